@@ -1,0 +1,8 @@
+//! What is known of a node's death and what to do about it.
+//!
+//! Pure: no I/O, no clock, no tokio, no aya, no kube. Facts and the time come
+//! in as values ([`model`]), actions go out as values ([`engine`]).
+
+#![forbid(unsafe_code)]
+
+pub mod model;

@@ -1,0 +1,115 @@
+//! One death: everything that all channels said about one boot's end.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BootId, DeathName, NodeName, Notice, Report, Timestamp};
+
+/// How sure we are (DESIGN section 4).
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub enum Proof {
+    /// Unauthenticated text.
+    P0,
+    /// Authenticated oops; the node may live on.
+    P1,
+    /// Authenticated panic or restart.
+    P2,
+    /// P2, and silence by heartbeat and Lease.
+    P3,
+    /// The node is back with a new boot id, or is provably off.
+    P4,
+}
+
+/// A way that evidence left the node.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+pub enum Channel {
+    /// Our authenticated datagrams.
+    Gasp,
+    /// Heartbeats that stopped, or came back.
+    Heartbeat,
+}
+
+/// One thing that one channel said, and when it reached us.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// By which way it came.
+    pub channel: Channel,
+    /// When it was received.
+    pub at: Timestamp,
+    /// What it says, for people.
+    pub text: String,
+}
+
+/// Whether the work of a pod may be run again.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
+pub enum RetryAdvice {
+    /// The death had nothing to do with the workload.
+    Safe,
+    /// The workload brought the node down.
+    Unsafe,
+    /// Nobody can know.
+    Unknown,
+}
+
+impl RetryAdvice {
+    /// As it is written into an annotation.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Safe => "safe",
+            Self::Unsafe => "unsafe",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// Where a death stands.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
+pub enum DeathState {
+    /// An oops was reported; it is not known yet whether the node survived.
+    Suspected,
+    /// The kernel lived on: a report, no death.
+    Survived,
+    /// The boot ended.
+    Dead,
+    /// The same boot spoke again: it was no death.
+    Revoked,
+    /// The node is back with another boot.
+    Returned,
+}
+
+/// What is known of the end of one boot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Death {
+    /// Key: node and boot.
+    pub name: DeathName,
+    /// The node.
+    pub node: NodeName,
+    /// The Node object's uid, if known.
+    pub node_uid: Option<String>,
+    /// The boot that ended.
+    pub boot: BootId,
+    /// Where it stands.
+    pub state: DeathState,
+    /// How sure we are.
+    pub proof: Proof,
+    /// The strongest notice so far.
+    pub notice: Notice,
+    /// The decoded log; absent until lines came.
+    pub report: Option<Report>,
+    /// When the first evidence was received.
+    pub detected_at: Timestamp,
+    /// When the node itself says that it happened (its wall clock).
+    pub happened_at: Timestamp,
+    /// What each channel said, oldest first. Bounded.
+    pub evidence: Vec<Evidence>,
+    /// Kernel release of the boot, from its hello.
+    pub kernel_release: Option<String>,
+}
+
+/// When a node was last heard of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sighting {
+    /// The boot that spoke.
+    pub boot: BootId,
+    /// When it was received.
+    pub at: Timestamp,
+}

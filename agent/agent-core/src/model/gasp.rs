@@ -1,0 +1,154 @@
+//! What a node says of itself: the content of one verified datagram.
+
+use serde::{Deserialize, Serialize};
+
+use super::{BootId, Inventory, NodeName};
+
+/// One authenticated, replay-checked message of an agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Gasp {
+    /// The node that says so.
+    pub node: NodeName,
+    /// The Node object's uid, if the agent knew it.
+    pub node_uid: Option<String>,
+    /// The boot it speaks of.
+    pub boot: BootId,
+    /// Random number of the agent process; a restarted agent has another.
+    pub session: u64,
+    /// The node's `CLOCK_MONOTONIC` at sending, in nanoseconds.
+    pub mono_ns: u64,
+    /// The node's wall clock at sending, in nanoseconds since the Unix epoch.
+    pub wall_ns: u64,
+    /// What it says.
+    pub body: Body,
+}
+
+/// The kinds of message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Body {
+    /// The agent is up: what this boot is made of.
+    Hello(Box<Inventory>),
+    /// The node lives.
+    Heartbeat,
+    /// The agent stops in an orderly way; silence from now on means nothing.
+    Goodbye,
+    /// Something is dying: the first words.
+    Word(Word),
+    /// Kernel log lines around a death.
+    Lines(Vec<Line>),
+    /// A death that was announced did not happen: the kernel lived on.
+    Survived,
+}
+
+/// The first words of a death, small enough for one datagram.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Word {
+    /// What the kernel is doing.
+    pub notice: Notice,
+    /// The CPU that does it.
+    pub cpu: u32,
+    /// Process id of the current task.
+    pub pid: u32,
+    /// `comm` of the current task.
+    pub comm: String,
+    /// Where it happened.
+    pub context: Context,
+    /// The line that says why; empty where the kernel printed none.
+    pub line: String,
+    /// The kernel's monotonic clock when its hook fired, in nanoseconds.
+    pub at_ns: u64,
+    /// How long the kernel had been held when this was sent, in nanoseconds.
+    pub held_ns: u64,
+}
+
+/// What a kernel is doing when it speaks. The number is the wire's.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]
+#[repr(u16)]
+pub enum Notice {
+    /// An oops or BUG(): the machine may live on (`oops_enter`, `die`).
+    Oops = 1,
+    /// `panic()`: it never returns.
+    Panic = 2,
+    /// Reboot without an orderly stop of the agent (`kernel_restart`).
+    Restart = 3,
+    /// Halt (`kernel_halt`).
+    Halt = 4,
+    /// Power off (`kernel_power_off`).
+    PowerOff = 5,
+    /// A new kernel takes over without firmware (`kernel_kexec`).
+    Kexec = 6,
+    /// Reboot at once, without shutting anything down (`emergency_restart`).
+    EmergencyRestart = 7,
+}
+
+impl Notice {
+    /// All notices.
+    pub const ALL: [Self; 7] = [
+        Self::Oops,
+        Self::Panic,
+        Self::Restart,
+        Self::Halt,
+        Self::PowerOff,
+        Self::Kexec,
+        Self::EmergencyRestart,
+    ];
+
+    /// The notice with this number on the wire.
+    pub fn from_wire(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|n| *n as u16 == number)
+    }
+
+    /// Whether the kernel cannot come back from it.
+    pub fn is_final(self) -> bool {
+        !matches!(self, Self::Oops)
+    }
+}
+
+/// The context a CPU was in, from `preempt_count`. The number is the wire's.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Context {
+    /// Not known on this kernel.
+    #[default]
+    Unknown = 0,
+    /// A process, or a kernel thread.
+    Process = 1,
+    /// A soft interrupt.
+    Softirq = 2,
+    /// A hard interrupt.
+    Hardirq = 3,
+    /// A non-maskable interrupt.
+    Nmi = 4,
+}
+
+impl Context {
+    /// The context with this number on the wire; any other is [`Self::Unknown`].
+    pub fn from_wire(number: u8) -> Self {
+        match number {
+            1 => Self::Process,
+            2 => Self::Softirq,
+            3 => Self::Hardirq,
+            4 => Self::Nmi,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// One line of the kernel's log.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// Position in the node's line ring since the agent attached: the same
+    /// line has the same number however often it arrives.
+    pub seq: u64,
+    /// The kernel's monotonic clock when it was printed, in nanoseconds.
+    pub mono_ns: u64,
+    /// CPU that printed it.
+    pub cpu: u16,
+    /// Log level 0 to 7, or `None` where the call site gave none.
+    pub level: Option<u8>,
+    /// The line continues the one before it from the same CPU (`KERN_CONT`).
+    pub continues: bool,
+    /// The text, without level and time stamp. Any bytes the kernel printed,
+    /// with invalid UTF-8 replaced.
+    pub text: String,
+}

@@ -1,0 +1,43 @@
+//! What a boot is made of.
+
+use serde::{Deserialize, Serialize};
+
+use super::PodRef;
+
+/// The boot's inventory, sent with the agent's hello as JSON.
+///
+/// Every field is optional on the wire: an older agent sends fewer, a newer
+/// one more.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Inventory {
+    /// The agent's version.
+    pub agent: String,
+    /// `uname -r`.
+    pub kernel_release: String,
+    /// `uname -v`.
+    pub kernel_version: String,
+    /// `uname -m`.
+    pub machine: String,
+    /// `PRETTY_NAME` of os-release.
+    pub os: String,
+    /// System vendor and product, from DMI.
+    pub hardware: String,
+    /// Firmware vendor, version and date, from DMI.
+    pub firmware: String,
+    /// Microcode revision of CPU 0.
+    pub microcode: String,
+    /// CPUs online.
+    pub cpus: u32,
+    /// `kernel.panic_on_oops`.
+    pub panic_on_oops: Option<bool>,
+    /// Loaded modules, sorted by name.
+    pub modules: Vec<String>,
+    /// Pods on the node, as far as the agent can see them without an API
+    /// server.
+    pub pods: Vec<PodRef>,
+    /// Per probe role: how it is attached, or why not.
+    pub probes: Vec<(String, String)>,
+    /// Milliseconds since boot when the agent was ready.
+    pub uptime_ms: u64,
+}

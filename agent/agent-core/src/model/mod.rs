@@ -1,0 +1,17 @@
+//! The words of the product: who died, how we know, what was said.
+//!
+//! Every channel turns its bytes into these types, every exporter reads them.
+
+mod death;
+mod gasp;
+mod identity;
+mod inventory;
+mod report;
+mod time;
+
+pub use death::{Channel, Death, DeathState, Evidence, Proof, RetryAdvice, Sighting};
+pub use gasp::{Body, Context, Gasp, Line, Notice, Word};
+pub use identity::{BootId, DeathName, NodeName, PodRef};
+pub use inventory::Inventory;
+pub use report::{ReasonCode, Report};
+pub use time::Timestamp;

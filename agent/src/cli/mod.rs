@@ -1,0 +1,47 @@
+//! The commands. Only this room puts the others together.
+
+mod agent;
+mod annotator;
+mod completions;
+mod deaths;
+mod decode;
+mod doctor;
+pub mod out;
+mod why;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Makes a dying kernel say why, and writes it on its pods.
+#[derive(Debug, Parser)]
+#[command(name = "lastgasp", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Agent(agent::Args),
+    Annotator(annotator::Args),
+    Deaths(deaths::Args),
+    Why(why::Args),
+    Decode(decode::Args),
+    Doctor(doctor::Args),
+    Completions(completions::Args),
+}
+
+/// Runs one command and says how it ended.
+pub fn run(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Agent(args) => agent::run(args),
+        Command::Annotator(args) => annotator::run(args),
+        Command::Deaths(args) => deaths::run(args),
+        Command::Why(args) => why::run(args),
+        Command::Decode(args) => decode::run(args),
+        Command::Doctor(args) => doctor::run(args),
+        Command::Completions(args) => completions::run(&args),
+    };
+    result.unwrap_or_else(|error| out::fail(&error))
+}

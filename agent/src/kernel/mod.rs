@@ -1,0 +1,4 @@
+//! The kernel's side of things: eBPF, mapped memory, sockets below UDP,
+//! scheduling, capabilities. The only room of the agent with `unsafe`.
+
+#![allow(unsafe_code, reason = "this room is where system calls are made")]
