@@ -122,8 +122,8 @@ pub struct Control {
     pub unreadable: u64,
     /// Nanoseconds spent in holds for the present death.
     pub hold_used_ns: u64,
-    /// Holds that waited at all.
-    pub holds: u64,
+    /// When the hold that now waits began (`bpf_ktime_get_ns`), or zero.
+    pub hold_since_ns: u64,
     /// Holds that ended by their limit, not by an acknowledgement.
     pub holds_expired: u64,
 

@@ -51,12 +51,13 @@ pub fn until_acked() {
     // SAFETY: `turn` has the signature that the helper calls, and `wait`
     // outlives the call.
     unsafe {
+        write_volatile(&raw mut (*control).hold_since_ns, wait.start_ns);
         bpf_loop(TURNS_MAX, turn as *mut c_void, (&raw mut wait).cast(), 0);
         write_volatile(
             &raw mut (*control).hold_used_ns,
             (*control).hold_used_ns + wait.waited_ns,
         );
-        (*control).holds += 1;
+        write_volatile(&raw mut (*control).hold_since_ns, 0);
         (*control).holds_expired += wait.expired;
     }
 }
