@@ -324,6 +324,9 @@ fn drain_threads(
             warn!("a drain thread is less sure: {note}");
         }
     }
+    if let Err(error) = sched::lock_memory() {
+        warn!("the drain threads may be swapped out (needs CAP_IPC_LOCK): {error}");
+    }
     Ok(threads)
 }
 

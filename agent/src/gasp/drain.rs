@@ -183,6 +183,29 @@ impl<'a> Drain<'a> {
         }
     }
 
+    /// Goes through the motions once, so that what the dying path touches, code
+    /// and buffers, is in memory. Nothing is sent.
+    pub fn rehearse(&mut self) {
+        let to = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+        let nowhere = Link {
+            interface: 0,
+            source_mac: [0; 6],
+            next_hop_mac: [0; 6],
+            vlan: None,
+            from: to,
+            to,
+        };
+        let stamp = Stamp { seq: 0, mono_ns: 0, wall_ns: 0, fragment: (0, 1), below_udp: false };
+        let mut draft = self.shared.sealer.begin(&mut self.frame, Kind::Lines);
+        draft.line(0, 0, 0, 0, 0, &[b'x'; MAX_FRAME / 2]);
+        let len = draft.seal(stamp);
+        nowhere.wrap(0, &self.frame[..len], &mut self.wire);
+        for frame in self.queue.iter_mut() {
+            frame.copy_from_slice(&self.frame[..]);
+        }
+        std::hint::black_box((&self.wire, &self.queue));
+    }
+
     /// Runs until told to stop.
     pub fn run(mut self) {
         // A death needs a second entry for its cause; made now, used then.

@@ -82,11 +82,14 @@ pub fn fifo(priority: u8) -> io::Result<()> {
     }
 }
 
-/// Keeps every page that is or will be touched in memory. Needs
-/// `CAP_IPC_LOCK` or `RLIMIT_MEMLOCK`.
+/// Keeps every page of what is mapped now in memory, from its first use on.
+/// Needs `CAP_IPC_LOCK` or `RLIMIT_MEMLOCK`.
+///
+/// Not what is mapped later: without the capability that would count against
+/// the limit, and allocations would fail.
 pub fn lock_memory() -> io::Result<()> {
-    // SAFETY: flags only. MCL_ONFAULT, so that stacks do not become resident whole.
-    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) })
+    // SAFETY: flags only.
+    check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT) })
 }
 
 /// Waits until the descriptor is readable or the time is over; neither is an

@@ -1,1 +1,13 @@
-//! skeleton
+//! Boots real kernels under QEMU, builds and starts a real control plane.
+
+pub mod cache;
+pub mod initramfs;
+pub mod kernels;
+pub mod module;
+pub mod packages;
+pub mod progress;
+pub mod qmp;
+pub mod sources;
+pub mod tool;
+pub mod vm;
+pub mod wire;

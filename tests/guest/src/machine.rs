@@ -1,0 +1,195 @@
+//! What an init does: file systems, modules, the network.
+
+use std::ffi::CString;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+/// Names of the modules to load, in order; made with the initramfs.
+const MODULES: &str = "/modules/order";
+
+const ADDRESS: [u8; 4] = [10, 0, 2, 15];
+const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+const NETMASK: [u8; 4] = [255, 255, 255, 0];
+
+/// Everything up to a network with an address.
+pub fn set_up() -> Result<()> {
+    for (kind, target) in [
+        ("devtmpfs", "/dev"),
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("tmpfs", "/run"),
+        ("debugfs", "/sys/kernel/debug"),
+        ("tracefs", "/sys/kernel/tracing"),
+    ] {
+        let _ = fs::create_dir_all(target);
+        // Some kernels have no debugfs; the agent needs none.
+        if let Err(error) = mount(kind, target)
+            && kind != "debugfs"
+        {
+            return Err(error).with_context(|| format!("cannot mount {target}"));
+        }
+    }
+    for name in fs::read_to_string(MODULES).unwrap_or_default().lines() {
+        let file = format!("/modules/{name}");
+        insert(Path::new(&file), "").with_context(|| format!("cannot load {file}"))?;
+    }
+    network()
+}
+
+/// The virtio port of this name.
+pub fn port(name: &str) -> Result<File> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        for entry in fs::read_dir("/sys/class/virtio-ports")?.flatten() {
+            let found = fs::read_to_string(entry.path().join("name")).unwrap_or_default();
+            if found.trim() == name {
+                let device = Path::new("/dev").join(entry.file_name());
+                return Ok(OpenOptions::new().read(true).write(true).open(device)?);
+            }
+        }
+        if Instant::now() > deadline {
+            bail!("no virtio port {name}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn mount(kind: &str, target: &str) -> Result<()> {
+    let (kind, target) = (CString::new(kind)?, CString::new(target)?);
+    // SAFETY: both strings outlive the call; no data is passed.
+    check(unsafe {
+        libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null())
+    })?;
+    Ok(())
+}
+
+/// Loads a module.
+pub fn insert(file: &Path, parameters: &str) -> Result<()> {
+    let image = fs::read(file)?;
+    let parameters = CString::new(parameters)?;
+    // SAFETY: the image is readable for its length, the parameters end in NUL.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_init_module,
+            image.as_ptr(),
+            image.len(),
+            parameters.as_ptr(),
+        )
+    };
+    if result != 0 {
+        let error = io::Error::last_os_error();
+        if error.raw_os_error() != Some(libc::EEXIST) {
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}
+
+fn network() -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !Path::new("/sys/class/net/eth0").exists() {
+        if Instant::now() > deadline {
+            bail!("no eth0");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    up("lo", [127, 0, 0, 1], [255, 0, 0, 0])?;
+    up("eth0", ADDRESS, NETMASK)?;
+    default_route(GATEWAY)
+}
+
+fn socket() -> Result<File> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: numbers only; the descriptor is owned by the File.
+    unsafe {
+        let fd = libc::socket(libc::AF_INET, libc::SOCK_DGRAM, 0);
+        check(fd.min(0))?;
+        Ok(File::from_raw_fd(fd))
+    }
+}
+
+fn address(bytes: [u8; 4]) -> libc::sockaddr {
+    let mut data = [0; 14];
+    for (to, from) in data[2..6].iter_mut().zip(bytes) {
+        *to = from as libc::c_char;
+    }
+    libc::sockaddr { sa_family: libc::AF_INET as u16, sa_data: data }
+}
+
+fn up(name: &str, local: [u8; 4], mask: [u8; 4]) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let socket = socket()?;
+    // SAFETY: an all-zero ifreq is valid; the union's field is the one that
+    // each request reads.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_addr = address(local);
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR as _, &raw mut request))?;
+        request.ifr_ifru.ifru_netmask = address(mask);
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFNETMASK as _, &raw mut request))?;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request))?;
+    }
+    Ok(())
+}
+
+fn default_route(gateway: [u8; 4]) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let socket = socket()?;
+    // SAFETY: an all-zero rtentry is valid: any destination, no device.
+    unsafe {
+        let mut route: libc::rtentry = std::mem::zeroed();
+        route.rt_dst = address([0; 4]);
+        route.rt_genmask = address([0; 4]);
+        route.rt_gateway = address(gateway);
+        route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT as _, &raw mut route))?;
+    }
+    Ok(())
+}
+
+/// Asks a process to end.
+pub fn terminate(pid: u32) -> Result<()> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) })?;
+    Ok(())
+}
+
+/// Keeps a CPU busy for ever.
+pub fn burn(cpu: usize) -> ! {
+    // SAFETY: an all-zero set is valid; a CPU that is not there is refused.
+    unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        libc::CPU_SET(cpu.min(libc::CPU_SETSIZE as usize - 1), &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
+    }
+    loop {
+        std::hint::spin_loop();
+    }
+}
+
+/// reboot(2) with this command: it does not shut anything down by itself.
+pub fn reboot(command: libc::c_int) -> Result<()> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::reboot(command) })?;
+    Ok(())
+}
+
+/// Ends the machine.
+pub fn power_off() -> ! {
+    let _ = reboot(libc::LINUX_REBOOT_CMD_POWER_OFF);
+    loop {
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

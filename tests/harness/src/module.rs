@@ -1,0 +1,112 @@
+//! Kernel modules of the lab, built against the distribution's headers.
+//!
+//! A kernel's headers want the compiler that built it, which the machine may
+//! not have: so gcc of the youngest suite is unpacked beside the machine, and
+//! make runs in there.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
+
+use crate::cache::Cache;
+use crate::kernels::{self, Kernel};
+use crate::packages::{self, Packages};
+use crate::progress;
+use crate::tool::{self, Skip, UNSHARE};
+
+/// The suite whose compiler builds for all kernels.
+const SUITE: &str = "sid";
+
+/// What make and the kernel's scripts call.
+const PROGRAMS: &[&str] = &[
+    "base-files", "coreutils", "dash", "diffutils", "findutils", "gcc", "grep", "libelf1t64",
+    "libssl3t64", "make", "mawk", "sed",
+];
+
+const SOURCE: &str = include_str!("../../guest/module/boom.c");
+const MAKEFILE: &str = include_str!("../../guest/module/Makefile");
+
+/// `boom.ko` for this kernel, built if the cache does not have it yet.
+pub fn boom(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
+    let mut hash = Sha256::new();
+    hash.update(SOURCE);
+    hash.update(MAKEFILE);
+    let hash = hash.finalize();
+    let key = format!("modules/boom-{}-{:02x}{:02x}{:02x}", kernel.release, hash[0], hash[1], hash[2]);
+    let dir = cache
+        .fill(&key, |dir| build(cache, kernel, dir))
+        .with_context(|| format!("cannot build the crash module for {}", kernel.release))?;
+    Ok(dir.join("boom.ko"))
+}
+
+fn build(cache: &Cache, kernel: &Kernel, dir: &Path) -> Result<()> {
+    if !Path::new("/proc/self/ns/mnt").exists() || !is_root()? {
+        return Err(Skip("kernel modules are built in a mount namespace, which needs root".into()).into());
+    }
+    let sysroot = compiler(cache)?;
+    progress::say(&format!("building the crash module for {}", kernel.release));
+    fs::write(dir.join("boom.c"), SOURCE)?;
+    fs::write(dir.join("Makefile"), MAKEFILE)?;
+    let script = format!(
+        "set -e
+         mount --make-rprivate /
+         cd {sysroot}
+         mkdir -p usr/src usr/lib/kbuild-here mnt proc dev
+         mount --bind {headers}/usr/src usr/src
+         mount -t tmpfs none mnt
+         for d in {headers}/usr/lib/linux-kbuild-*; do
+             mkdir -p usr/lib/$(basename $d)
+             mount --bind $d usr/lib/$(basename $d)
+         done
+         mkdir mnt/module
+         mount --bind {dir} mnt/module
+         mount -t proc proc proc
+         mount --bind /dev dev
+         exec chroot . /usr/bin/env -i PATH=/usr/bin:/usr/sbin LC_ALL=C \
+             make -C /usr/src/linux-headers-{release} M=/mnt/module CC=gcc HOSTCC=gcc \
+             KBUILD_MODPOST_WARN=1 CONFIG_DEBUG_INFO_BTF_MODULES= modules",
+        sysroot = quoted(&sysroot)?,
+        headers = quoted(&kernel.headers)?,
+        dir = quoted(dir)?,
+        release = kernel.release,
+    );
+    tool::run(UNSHARE.command()?.args(["--mount", "sh", "-c", &script]))?;
+    if !dir.join("boom.ko").is_file() {
+        bail!("make ended well but left no boom.ko");
+    }
+    Ok(())
+}
+
+/// A compiler in a folder of its own.
+fn compiler(cache: &Cache) -> Result<PathBuf> {
+    cache.fill(&format!("compiler-{SUITE}"), |dir| {
+        let suites: Vec<String> = kernels::all()?.into_iter().map(|k| k.suite).collect();
+        let suites: Vec<&str> = suites.iter().map(String::as_str).collect();
+        let packages = Packages::open(cache, &suites)?;
+        let debs = packages.download_with_dependencies(SUITE, PROGRAMS)?;
+        packages::unpack(&debs, dir)?;
+        // Links that packages leave to their installation scripts.
+        for (link, target) in [("usr/bin/awk", "mawk"), ("usr/bin/sh", "dash")] {
+            if !dir.join(link).exists() {
+                std::os::unix::fs::symlink(target, dir.join(link))?;
+            }
+        }
+        Ok(())
+    })
+}
+
+fn is_root() -> Result<bool> {
+    let status = fs::read_to_string("/proc/self/status").context("cannot read /proc")?;
+    let uid = status.lines().find_map(|l| l.strip_prefix("Uid:"));
+    Ok(uid.is_some_and(|uid| uid.split_ascii_whitespace().nth(1) == Some("0")))
+}
+
+fn quoted(path: &Path) -> Result<String> {
+    let text = path.to_str().context("a path is not UTF-8")?;
+    if text.contains('\'') {
+        bail!("the path {text} has a quote in it; set LASTGASP_CACHE to another");
+    }
+    Ok(format!("'{text}'"))
+}

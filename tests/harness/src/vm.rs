@@ -1,0 +1,270 @@
+//! A lab machine: one kernel under QEMU's software emulation.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::initramfs;
+use crate::qmp::{self, Qmp};
+use crate::tool::QEMU;
+use crate::wire::{Datagram, Wire};
+
+/// What a machine is made of.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Bootable image.
+    pub image: PathBuf,
+    /// Files of its initramfs; `/init` is PID 1.
+    pub files: Vec<initramfs::File>,
+    /// CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Added to the kernel's command line.
+    pub append: String,
+    /// Where datagrams go on to, beside the test.
+    pub forward: Option<SocketAddr>,
+    /// The machine's whole life may take this long.
+    pub limit: Duration,
+}
+
+/// A line of the console, and when it came.
+pub type ConsoleLine = (Instant, String);
+
+/// A machine that runs.
+#[derive(Debug)]
+pub struct Vm {
+    qemu: Child,
+    qmp: Qmp,
+    control: UnixStream,
+    answers: BufReader<UnixStream>,
+    console: Arc<Mutex<Vec<ConsoleLine>>>,
+    console_thread: Option<JoinHandle<()>>,
+    /// What left the machine.
+    pub datagrams: Receiver<Datagram>,
+    deadline: Instant,
+    started: Instant,
+    // Dropped last: the sockets of all the others are in there.
+    _wire: Wire,
+    _dir: TempDir,
+}
+
+/// How a machine ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Whether QEMU ended by itself, as it does when the guest resets.
+    pub ended: bool,
+    /// All of the console.
+    pub console: Vec<ConsoleLine>,
+    /// All datagrams that were not taken before.
+    pub datagrams: Vec<Datagram>,
+    /// From start to end.
+    pub wall: Duration,
+}
+
+impl Vm {
+    /// Boots, and waits until PID 1 answers.
+    pub fn boot(machine: &Machine) -> Result<Self> {
+        let mut vm = Self::start(machine, None)?;
+        vm.expect_ok().context("the machine did not come up")?;
+        Ok(vm)
+    }
+
+    /// Goes on from a snapshot of the same machine.
+    pub fn restore(machine: &Machine, snapshot: &Path) -> Result<Self> {
+        let mut vm = Self::start(machine, Some(snapshot))?;
+        let deadline = vm.deadline;
+        vm.qmp.wait_for("query-status", "status", "paused", deadline)?;
+        vm.qmp.execute("cont", &json!({}))?;
+        Ok(vm)
+    }
+
+    fn start(machine: &Machine, snapshot: Option<&Path>) -> Result<Self> {
+        let started = Instant::now();
+        let deadline = started + machine.limit;
+        let dir = tempfile::Builder::new().prefix("lab-").tempdir()?;
+        let path = |name: &str| dir.path().join(name);
+        fs::write(path("initramfs"), initramfs::archive(&machine.files)?)?;
+        let (wire, datagrams) = Wire::listen(&path("wire"), &path("nic"), machine.forward)?;
+        let socket = |id: &str, name: &str| {
+            format!("socket,id={id},server=on,wait=off,path={}", path(name).display())
+        };
+        let netdev = format!(
+            "dgram,id=net,local.type=unix,local.path={},remote.type=unix,remote.path={}",
+            path("nic").display(),
+            path("wire").display()
+        );
+        let mut command = QEMU.command()?;
+        command
+            .args(["-nodefaults", "-no-reboot", "-display", "none"])
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+            .args(["-m", &machine.memory.to_string(), "-smp", &machine.cpus.to_string()])
+            .arg("-kernel")
+            .arg(&machine.image)
+            .arg("-initrd")
+            .arg(path("initramfs"))
+            .args(["-append", &format!("console=ttyS0 panic=1 {}", machine.append)])
+            .args(["-chardev", &socket("console", "console"), "-serial", "chardev:console"])
+            .args(["-chardev", &socket("qmp", "qmp"), "-mon", "chardev=qmp,mode=control"])
+            .args(["-device", "virtio-serial-pci"])
+            .args(["-chardev", &socket("ctl", "ctl")])
+            .args(["-device", "virtserialport,chardev=ctl,name=lastgasp.ctl"])
+            .args(["-netdev", &netdev, "-device", "virtio-net-pci,netdev=net,romfile="])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(path("stderr"))?);
+        if let Some(snapshot) = snapshot {
+            command.args(["-incoming", &format!("exec:cat {}", snapshot.display())]);
+        }
+        let mut qemu = command.spawn().context("cannot start QEMU")?;
+        let connected = connect(&dir, deadline);
+        let (console_stream, qmp, control) = match connected {
+            Ok(all) => all,
+            Err(error) => {
+                let _ = qemu.kill();
+                let _ = qemu.wait();
+                let said = fs::read_to_string(path("stderr")).unwrap_or_default();
+                return Err(error.context(format!("QEMU said: {}", said.trim())));
+            }
+        };
+        control.set_read_timeout(Some(machine.limit))?;
+        let console = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&console);
+        // Never stops reading: a full serial port would hold the guest up.
+        let console_thread = std::thread::Builder::new()
+            .name("console".into())
+            .spawn(move || read_console(console_stream, &kept))?;
+        Ok(Self {
+            qemu,
+            qmp,
+            answers: BufReader::new(control.try_clone()?),
+            control,
+            console,
+            console_thread: Some(console_thread),
+            datagrams,
+            deadline,
+            started,
+            _wire: wire,
+            _dir: dir,
+        })
+    }
+
+    /// Has PID 1 do something, and gives its answer.
+    pub fn ask(&mut self, command: &str) -> Result<String> {
+        self.tell(command)?;
+        self.expect_ok().with_context(|| format!("`{command}` in the machine"))
+    }
+
+    /// Tells PID 1 something without waiting for the answer.
+    pub fn tell(&mut self, command: &str) -> Result<()> {
+        writeln!(self.control, "{command}")?;
+        Ok(())
+    }
+
+    fn expect_ok(&mut self) -> Result<String> {
+        let mut line = String::new();
+        let read = self.answers.read_line(&mut line);
+        if !matches!(read, Ok(n) if n > 0) {
+            let console = self.console.lock().map(|c| c.clone()).unwrap_or_default();
+            let end: Vec<String> = console.iter().rev().take(15).rev().map(|(_, l)| l.clone()).collect();
+            bail!("no answer; the console ends:\n  {}", end.join("\n  "));
+        }
+        match line.trim_end().split_once(' ') {
+            Some(("ok", answer)) => Ok(answer.to_owned()),
+            _ if line.trim_end() == "ok" => Ok(String::new()),
+            _ => bail!("{}", line.trim_end()),
+        }
+    }
+
+    /// Saves the machine as it is now, and ends it.
+    pub fn save(mut self, to: &Path) -> Result<()> {
+        self.qmp.execute("stop", &json!({}))?;
+        let uri = format!("exec:cat > {}", to.display());
+        self.qmp.execute("migrate", &json!({ "uri": uri }))?;
+        let deadline = self.deadline;
+        self.qmp.wait_for("query-migrate", "status", "completed", deadline)?;
+        Ok(())
+    }
+
+    /// The console so far.
+    pub fn console(&self) -> Vec<ConsoleLine> {
+        self.console.lock().map(|console| console.clone()).unwrap_or_default()
+    }
+
+    /// Waits for the end, or `at_most`; what is still there then is ended.
+    pub fn finish(mut self, at_most: Duration) -> Result<Outcome> {
+        let until = (Instant::now() + at_most).min(self.deadline);
+        let ended = loop {
+            if self.qemu.try_wait()?.is_some() {
+                break true;
+            }
+            if Instant::now() > until {
+                break false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.end();
+        if let Some(thread) = self.console_thread.take() {
+            let _ = thread.join();
+        }
+        Ok(Outcome {
+            ended,
+            console: self.console(),
+            datagrams: self.datagrams.try_iter().collect(),
+            wall: self.started.elapsed(),
+        })
+    }
+
+    fn end(&mut self) {
+        let _ = self.qemu.kill();
+        let _ = self.qemu.wait();
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn connect(dir: &TempDir, deadline: Instant) -> Result<(UnixStream, Qmp, UnixStream)> {
+    let deadline = deadline.min(Instant::now() + Duration::from_secs(20));
+    let console = qmp::connect(&dir.path().join("console"), deadline)?;
+    let control = qmp::connect(&dir.path().join("ctl"), deadline)?;
+    let qmp = Qmp::connect(&dir.path().join("qmp"), deadline)?;
+    Ok((console, qmp, control))
+}
+
+fn read_console(mut stream: UnixStream, lines: &Mutex<Vec<ConsoleLine>>) {
+    let mut buffer = [0; 4096];
+    let mut line = Vec::new();
+    let keep = |line: &mut Vec<u8>| {
+        let text = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
+        line.clear();
+        if let Ok(mut lines) = lines.lock() {
+            lines.push((Instant::now(), text));
+        }
+    };
+    while let Ok(len) = stream.read(&mut buffer) {
+        if len == 0 {
+            break;
+        }
+        for byte in &buffer[..len] {
+            if *byte == b'\n' { keep(&mut line) } else { line.push(*byte) }
+        }
+    }
+    if !line.is_empty() {
+        keep(&mut line);
+    }
+}
