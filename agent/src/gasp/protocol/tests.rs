@@ -84,11 +84,10 @@ fn the_hmac_is_hmac_sha256() {
     // RFC 4231, test case 1: the key is 20 bytes of 0x0b.
     let key = Key::new(&[0x0b; 20]).expect("20 bytes");
     let expected = "b0344c61d8db38535ca8afceaf0bf12b881dc200c9833da726e9376c2e32cff7";
-    let got: String = key
+    let got = key
         .seal(b"Hi There")
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+        .fold(String::new(), |hex, b| hex + &format!("{b:02x}"));
     assert_eq!(got, expected);
 }
 
