@@ -1,9 +1,14 @@
 //! The datagrams of a dying node: how they are laid out ([`protocol`]), how
 //! the dying path sends them ([`drain`]), what is said while all is well
-//! ([`beacon`]), and how a collector takes them in.
+//! ([`beacon`]), and how a collector takes them in ([`receiver`]).
 
 pub mod beacon;
+pub(crate) mod bounded;
 mod cause;
+pub mod counters;
 pub mod drain;
 pub mod link;
 pub mod protocol;
+mod reassembly;
+pub mod receiver;
+mod replay;

@@ -141,8 +141,10 @@ fn decode(file: &[u8]) -> Vec<u8> {
         return text.to_vec();
     }
     let digit = |byte: u8| char::from(byte).to_digit(16).unwrap_or(0) as u8;
-    text.chunks_exact(2)
-        .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+    text.as_chunks::<2>()
+        .0
+        .iter()
+        .map(|[high, low]| (digit(*high) << 4) | digit(*low))
         .collect()
 }
 
@@ -200,7 +202,9 @@ mod tests {
     fn hex_and_raw_give_the_same_key_with_or_without_a_newline() {
         let dir = tempfile::tempdir().expect("directory");
         let raw: Vec<u8> = (0x80..0xa0).collect();
-        let hex: String = raw.iter().map(|b| format!("{b:02x}")).collect();
+        let hex = raw
+            .iter()
+            .fold(String::new(), |hex, b| hex + &format!("{b:02x}"));
         let expected = Key::new(&raw).expect("32 bytes").seal(b"x");
         for bytes in [
             raw.clone(),
