@@ -6,8 +6,8 @@ use agent_core::engine::{
     Action, Engine, Input, Keys, KnownNode, Limits, Output, VALUE_MAX, annotations, reason, retry,
 };
 use agent_core::model::{
-    Body, BootId, Context, Death, DeathName, DeathState, Gasp, Inventory, NodeName, Notice, Proof,
-    ReasonCode, Report, RetryAdvice, Timestamp, Word,
+    Body, BootId, Context, Death, DeathName, DeathState, Gasp, NodeName, Notice, Proof, ReasonCode,
+    Report, RetryAdvice, Timestamp, Word,
 };
 use proptest::prelude::*;
 
@@ -89,7 +89,7 @@ fn tell(engine: &mut Engine, story: Vec<Input>) -> Vec<String> {
 
 #[test]
 fn stories() {
-    let hello = || Body::Hello(Box::new(Inventory::default()));
+    let hello = || Body::Hello(Box::default());
     let quiet = |n: usize| std::iter::repeat_n(Input::Tick, n);
     let story = |inputs: Vec<Input>| tell(&mut Engine::new(Limits::default()), inputs);
 
@@ -368,6 +368,9 @@ fn annotations_explain_and_are_bounded() {
 
 #[test]
 fn retry_advice_follows_the_cause() {
+    use DeathState::{Dead, Survived};
+    use ReasonCode::{KernelBug, MachineCheck, OutOfMemory, Restart, SoftLockup};
+
     let mut engine = Engine::new(Limits::default());
     tell(&mut engine, vec![gasp(1, 100, word(Notice::Panic, 100))]);
     let death = engine.deaths().next().expect("one death").clone();
@@ -380,8 +383,6 @@ fn retry_advice_follows_the_cause() {
         }
         retry(&death).advice
     };
-    use DeathState::{Dead, Survived};
-    use ReasonCode::{KernelBug, MachineCheck, OutOfMemory, Restart, SoftLockup};
     for (code, context, state, want) in [
         (MachineCheck, Context::Process, Dead, RetryAdvice::Safe),
         (Restart, Context::Process, Dead, RetryAdvice::Safe),

@@ -81,6 +81,10 @@ impl Heard {
 
 /// One boot's end, as far as it is known.
 #[derive(Debug)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts; each is set by another event"
+)]
 pub(super) struct Case {
     pub(super) death: Death,
     words: Vec<Heard>,
@@ -257,9 +261,11 @@ impl Case {
 
     fn judge(&self, facts: &Facts) -> Verdict {
         let stands = |h: &&Heard| !facts.refute(&h.word);
-        let last_word = match self.words.iter().any(|h| h.word.notice.is_final()) {
-            true => DeathState::Revoked,
-            false => DeathState::Survived,
+        let any_final = self.words.iter().any(|h| h.word.notice.is_final());
+        let last_word = if any_final {
+            DeathState::Revoked
+        } else {
+            DeathState::Survived
         };
         let best = self.words.iter().filter(stands).min_by_key(|h| h.order());
         let Some(best) = best else {
@@ -335,7 +341,8 @@ impl Case {
     fn actions(&mut self, over: bool, better: bool) -> Vec<Action> {
         let name = || self.death.name.clone();
         let mut actions = Vec::new();
-        if over && (better || !self.annotated) {
+        // Pods that came after the node's return are none of this death's.
+        if over && (!self.annotated || better && !self.returned) {
             if !self.returned {
                 actions.push(Action::MarkNode(name()));
             }
