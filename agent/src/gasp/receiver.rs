@@ -1,0 +1,394 @@
+//! Taking datagrams in: parse, prove, tell new from seen, hand on.
+//!
+//! [`Handler`] is all of it without socket and clock; [`Receiver`] runs it on
+//! a thread of its own, so that a burst from a thousand dying nodes waits in
+//! the socket's buffer and not behind other work.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{fs, io, thread};
+
+use agent_core::model::{Gasp, Timestamp};
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use super::counters::{Counters, Outcome, add};
+use super::protocol::{self, BodyError, Frame, KeyRing, Kind, MAX_FRAME, ParseError, VerifyError};
+use super::reassembly::{Reassembly, Step};
+use super::replay::{Seen, Sessions};
+
+/// How long after a warning about a source the next one may come, in
+/// milliseconds.
+const WARN_SOURCE_MS: u64 = 60_000;
+/// How many such warnings there may be within that time from all sources.
+const WARN_ALL: u32 = 10;
+/// How long the thread waits in the socket before it looks whether to stop.
+const STOP_POLL: Duration = Duration::from_millis(200);
+
+/// One message of an agent, proven and new.
+#[derive(Clone, Debug)]
+pub struct Received {
+    /// What it says.
+    pub gasp: Gasp,
+    /// The address it came from; of a hello in fragments, the last one.
+    pub source: SocketAddr,
+    /// When it was received.
+    pub at: Timestamp,
+    /// Whether it left the node below UDP, by AF_PACKET.
+    pub below_udp: bool,
+}
+
+/// What a receiver may hold at most.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Agent processes whose sequence numbers are remembered (0.5 KiB each).
+    pub sessions: usize,
+    /// Hellos under way in fragments (at most 64 KiB each).
+    pub messages: usize,
+    /// Sources of wrong keys that are told apart.
+    pub sources: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sessions: 16_384,
+            messages: 256,
+            sources: 1_024,
+        }
+    }
+}
+
+/// Judges datagrams one by one. No socket, no clock.
+#[derive(Debug)]
+pub struct Handler {
+    keys: Arc<KeyRing>,
+    counters: Arc<Counters>,
+    sessions: Sessions,
+    hellos: Reassembly,
+    queue: mpsc::Sender<Received>,
+    /// Places in the queue that heartbeats leave free for what matters more.
+    reserve: usize,
+    /// Since when, and how many warnings there were.
+    warnings: (Timestamp, u32),
+}
+
+impl Handler {
+    /// Hands messages to `queue`, a quarter of which no heartbeat may fill.
+    pub fn new(
+        keys: Arc<KeyRing>,
+        queue: mpsc::Sender<Received>,
+        counters: Arc<Counters>,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            keys,
+            counters,
+            sessions: Sessions::new(limits.sessions),
+            hellos: Reassembly::new(limits.messages),
+            reserve: queue.max_capacity() / 4,
+            queue,
+            warnings: (Timestamp(0), 0),
+        }
+    }
+
+    /// Takes one datagram, and counts what became of it.
+    pub fn handle(&mut self, datagram: &[u8], source: SocketAddr, now: Timestamp) -> Outcome {
+        let outcome = self.judge(datagram, source, now);
+        self.counters.count(outcome);
+        outcome
+    }
+
+    fn judge(&mut self, datagram: &[u8], source: SocketAddr, now: Timestamp) -> Outcome {
+        let frame = match Frame::parse(datagram) {
+            Ok(frame) => frame,
+            Err(error) => return unreadable(error),
+        };
+        if let Err(error) = frame.verify(&self.keys) {
+            self.warn(source.ip(), error, now);
+            return match error {
+                VerifyError::UnknownKey(_) => Outcome::UnknownKey,
+                VerifyError::WrongKey(_) => Outcome::WrongKey,
+            };
+        }
+        let (boot, session, seq) = (frame.boot(), frame.session(), frame.seq());
+        match self.sessions.look(boot, session, seq, now) {
+            Seen::New => {}
+            Seen::Copy => return Outcome::Duplicate,
+            Seen::Replay => return Outcome::Replay,
+        }
+        let outcome = self.hand_on(&frame, source, now);
+        // What the queue had no place for is not remembered: its copy by
+        // another way may find one.
+        let is_kept = matches!(outcome, Outcome::Accepted | Outcome::Fragment);
+        if is_kept && self.sessions.mark(boot, session, seq, now) {
+            add(&self.counters.sessions_evicted);
+        }
+        outcome
+    }
+
+    fn hand_on(&mut self, frame: &Frame<'_>, source: SocketAddr, now: Timestamp) -> Outcome {
+        if frame.kind() == Kind::Heartbeat && self.queue.capacity() <= self.reserve {
+            return Outcome::HeartbeatDropped;
+        }
+        let body = if frame.fragment().1 == 1 {
+            frame.body()
+        } else {
+            let (step, evicted) = self.hellos.take(frame);
+            if evicted {
+                add(&self.counters.reassembly_evicted);
+            }
+            match step {
+                Step::Kept => return Outcome::Fragment,
+                Step::Refused => return Outcome::Malformed,
+                Step::Whole(json) => protocol::hello(&json),
+            }
+        };
+        let gasp = match body.and_then(|body| frame.gasp(body)) {
+            Ok(gasp) => gasp,
+            Err(BodyError::Malformed(_)) => return Outcome::Malformed,
+            Err(BodyError::UnknownNotice(_)) => return Outcome::UnknownKind,
+        };
+        let received = Received {
+            gasp,
+            source,
+            at: now,
+            below_udp: frame.below_udp(),
+        };
+        match self.queue.try_send(received) {
+            Ok(()) => Outcome::Accepted,
+            Err(TrySendError::Full(_)) => Outcome::QueueFull,
+            Err(TrySendError::Closed(_)) => Outcome::Closed,
+        }
+    }
+
+    fn warn(&mut self, source: IpAddr, error: VerifyError, now: Timestamp) {
+        let Some(frames) = self.counters.wrong_key(source, now, WARN_SOURCE_MS) else {
+            return;
+        };
+        let (since, count) = &mut self.warnings;
+        if now.since(*since) >= WARN_SOURCE_MS {
+            (*since, *count) = (now, 0);
+        }
+        if *count >= WARN_ALL {
+            add(&self.counters.warnings_suppressed);
+            return;
+        }
+        *count += 1;
+        tracing::warn!(
+            %source,
+            frames,
+            %error,
+            "frames that no key proves; does this node have the annotator's key?"
+        );
+    }
+}
+
+fn unreadable(error: ParseError) -> Outcome {
+    match error {
+        ParseError::Short(_) => Outcome::Short,
+        ParseError::BadMagic => Outcome::BadMagic,
+        ParseError::UnknownVersion(_) => Outcome::UnknownVersion,
+        ParseError::Malformed(_) => Outcome::Malformed,
+        ParseError::UnknownKind(_) => Outcome::UnknownKind,
+    }
+}
+
+/// How a receiver is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Address and port to listen on.
+    pub listen: SocketAddr,
+    /// Bytes of socket buffer to ask for; the kernel may give less.
+    pub socket_buffer: usize,
+    /// Messages that may wait to be taken.
+    pub queue: usize,
+    /// What may be held besides.
+    pub limits: Limits,
+}
+
+impl Settings {
+    /// Defaults for this address: 64 MiB hold a burst of 100,000 datagrams
+    /// (measured: 8 MiB lose a third of it), 4,096 messages a storm of words.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self {
+            listen,
+            socket_buffer: 64 << 20,
+            queue: 4_096,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Why a receiver cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket cannot be had.
+    #[error("cannot listen for gasps on UDP {listen}; choose another address or stop who has it")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The thread cannot be had.
+    #[error("cannot start the thread that receives gasps; is the limit of processes reached?")]
+    Thread {
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A thread that receives. Dropping it stops the thread.
+#[derive(Debug)]
+pub struct Receiver {
+    socket: Arc<UdpSocket>,
+    counters: Arc<Counters>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Receiver {
+    /// Opens the socket and starts the thread. `clock` gives the time that
+    /// messages are stamped with.
+    pub fn spawn(
+        settings: &Settings,
+        keys: Arc<KeyRing>,
+        clock: impl Fn() -> Timestamp + Send + 'static,
+    ) -> Result<(Self, mpsc::Receiver<Received>), Error> {
+        let socket = open(settings).map_err(|source| Error::Listen {
+            listen: settings.listen,
+            source,
+        })?;
+        let (queue, taker) = mpsc::channel(settings.queue.max(1));
+        let counters = Arc::new(Counters::new(settings.limits.sources));
+        let handler = Handler::new(keys, queue, Arc::clone(&counters), settings.limits);
+        let socket = Arc::new(socket);
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (socket, stop) = (Arc::clone(&socket), Arc::clone(&stop));
+            thread::Builder::new()
+                .name("gasp-receiver".to_owned())
+                .spawn(move || receive(&socket, handler, &stop, &clock))
+                .map_err(|source| Error::Thread { source })?
+        };
+        let receiver = Self {
+            socket,
+            counters,
+            stop,
+            thread: Some(thread),
+        };
+        Ok((receiver, taker))
+    }
+
+    /// The address it listens on, with the port that the kernel chose.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// What became of the datagrams.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Datagrams that the kernel dropped because the socket's buffer was full,
+    /// from `/proc/net/udp` (Documentation/networking/proc_net_tcp.rst has the
+    /// columns); `None` if that cannot be read.
+    pub fn kernel_drops(&self) -> Option<u64> {
+        let inode = fs::metadata(format!("/proc/self/fd/{}", self.socket.as_raw_fd()))
+            .ok()?
+            .ino();
+        ["/proc/net/udp", "/proc/net/udp6"]
+            .iter()
+            .filter_map(|path| fs::read_to_string(path).ok())
+            .find_map(|table| drops_of(&table, inode))
+    }
+
+    /// Stops the thread and waits for its end, a fifth of a second at most.
+    /// What it handed on before can still be taken.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that receives gasps had panicked");
+        }
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn open(settings: &Settings) -> io::Result<UdpSocket> {
+    let domain = Domain::for_address(settings.listen);
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    // Forced where we may (CAP_NET_ADMIN), else up to net.core.rmem_max.
+    if setsockopt(&socket, sockopt::RcvBufForce, &settings.socket_buffer).is_err() {
+        socket.set_recv_buffer_size(settings.socket_buffer)?;
+    }
+    // The kernel reports twice what was asked for: it counts its own overhead.
+    let given = socket.recv_buffer_size()? / 2;
+    if given < settings.socket_buffer {
+        tracing::info!(
+            given,
+            wanted = settings.socket_buffer,
+            "small receive buffer: a storm of deaths may overflow it; raise net.core.rmem_max or give CAP_NET_ADMIN"
+        );
+    }
+    socket.set_read_timeout(Some(STOP_POLL))?;
+    socket.bind(&settings.listen.into())?;
+    Ok(socket.into())
+}
+
+fn receive(
+    socket: &UdpSocket,
+    mut handler: Handler,
+    stop: &AtomicBool,
+    clock: &impl Fn() -> Timestamp,
+) {
+    // One byte more than a frame: what fills it was too long.
+    let mut buf = [0; MAX_FRAME + 1];
+    while !stop.load(Ordering::Acquire) {
+        match socket.recv_from(&mut buf) {
+            Ok((len, source)) => {
+                handler.handle(&buf[..len], source, clock());
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock
+                | io::ErrorKind::TimedOut
+                | io::ErrorKind::Interrupted => {}
+                _ => {
+                    add(&handler.counters.receive_errors);
+                    // An error that stays must not become a busy loop.
+                    thread::sleep(Duration::from_millis(10));
+                }
+            },
+        }
+    }
+}
+
+/// The column `drops` of the socket with this inode.
+fn drops_of(table: &str, inode: u64) -> Option<u64> {
+    table.lines().skip(1).find_map(|line| {
+        let mut columns = line.split_ascii_whitespace().skip(9);
+        let is_ours = columns.next()?.parse() == Ok(inode);
+        is_ours.then(|| columns.nth(2)?.parse().ok()).flatten()
+    })
+}
+
+#[cfg(test)]
+mod tests;

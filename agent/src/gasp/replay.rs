@@ -1,0 +1,201 @@
+//! Which frames were seen before.
+
+use agent_core::model::{BootId, Timestamp};
+
+use super::bounded::Bounded;
+
+/// How far behind the newest a sequence number may be.
+const REACH: u64 = 1024;
+/// One bit for each number within reach, and the newest itself.
+const WORDS: usize = 17;
+const BITS: u64 = WORDS as u64 * 64;
+/// A second copy within one to two of these is a duplicate, later a replay.
+/// In milliseconds.
+const COPY_MS: u64 = 5_000;
+
+/// Whether a frame was seen before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Seen {
+    /// Never.
+    New,
+    /// A moment ago: it came by another way too.
+    Copy,
+    /// Long ago, or so long that nobody remembers.
+    Replay,
+}
+
+/// The sequence numbers of the sessions that are remembered.
+#[derive(Debug)]
+pub(super) struct Sessions(Bounded<(BootId, u64), Window>);
+
+impl Sessions {
+    /// Remembers at most `max` sessions.
+    pub(super) fn new(max: usize) -> Self {
+        Self(Bounded::new(max))
+    }
+
+    /// Whether this frame was seen before.
+    pub(super) fn look(&mut self, boot: BootId, session: u64, seq: u64, now: Timestamp) -> Seen {
+        self.0
+            .get_mut(&(boot, session))
+            .map_or(Seen::New, |window| window.look(seq, now))
+    }
+
+    /// Remembers this frame. True if another session had to be forgotten.
+    pub(super) fn mark(&mut self, boot: BootId, session: u64, seq: u64, now: Timestamp) -> bool {
+        let (window, evicted) = self
+            .0
+            .get_or_insert(&(boot, session), || Window::new(seq, now));
+        window.mark(seq, now);
+        evicted.is_some()
+    }
+}
+
+/// The numbers of one session: rings of bits, a number's place is its
+/// remainder.
+#[derive(Debug)]
+struct Window {
+    newest: u64,
+    seen: [u64; WORDS],
+    /// Marked since `turned`.
+    young: [u64; WORDS],
+    /// Marked in the turn before.
+    old: [u64; WORDS],
+    turned: Timestamp,
+}
+
+impl Window {
+    fn new(newest: u64, now: Timestamp) -> Self {
+        Self {
+            newest,
+            seen: [0; WORDS],
+            young: [0; WORDS],
+            old: [0; WORDS],
+            turned: now,
+        }
+    }
+
+    fn look(&mut self, seq: u64, now: Timestamp) -> Seen {
+        self.turn(now);
+        let (word, bit) = place(seq);
+        if seq > self.newest {
+            Seen::New
+        } else if self.newest - seq > REACH {
+            Seen::Replay
+        } else if self.seen[word] & bit == 0 {
+            Seen::New
+        } else if (self.young[word] | self.old[word]) & bit != 0 {
+            Seen::Copy
+        } else {
+            Seen::Replay
+        }
+    }
+
+    fn mark(&mut self, seq: u64, now: Timestamp) {
+        self.turn(now);
+        if seq > self.newest {
+            let steps = (seq - self.newest).min(BITS);
+            for passed in 0..steps {
+                let (word, bit) = place(seq - passed);
+                for ring in [&mut self.seen, &mut self.young, &mut self.old] {
+                    ring[word] &= !bit;
+                }
+            }
+            self.newest = seq;
+        }
+        if self.newest - seq <= REACH {
+            let (word, bit) = place(seq);
+            self.seen[word] |= bit;
+            self.young[word] |= bit;
+        }
+    }
+
+    fn turn(&mut self, now: Timestamp) {
+        let turns = now.since(self.turned) / COPY_MS;
+        if turns == 0 {
+            return;
+        }
+        self.old = if turns == 1 { self.young } else { [0; WORDS] };
+        self.young = [0; WORDS];
+        self.turned = now;
+    }
+}
+
+fn place(seq: u64) -> (usize, u64) {
+    let at = seq % BITS;
+    ((at / 64) as usize, 1 << (at % 64))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOOT: BootId = BootId([1; 16]);
+
+    fn step(sessions: &mut Sessions, seq: u64, at: u64) -> Seen {
+        let seen = sessions.look(BOOT, 1, seq, Timestamp(at));
+        if seen == Seen::New {
+            sessions.mark(BOOT, 1, seq, Timestamp(at));
+        }
+        seen
+    }
+
+    #[test]
+    fn a_copy_is_told_from_a_replay_by_its_age() {
+        let mut sessions = Sessions::new(4);
+        assert_eq!(step(&mut sessions, 5, 0), Seen::New);
+        assert_eq!(step(&mut sessions, 5, 10), Seen::Copy);
+        assert_eq!(step(&mut sessions, 5, 5_010), Seen::Copy);
+        assert_eq!(step(&mut sessions, 5, 20_000), Seen::Replay);
+        assert_eq!(step(&mut sessions, 6, 20_001), Seen::New);
+        assert_eq!(step(&mut sessions, 6, 20_002), Seen::Copy);
+    }
+
+    #[test]
+    fn the_reach_is_1024_exactly() {
+        let mut sessions = Sessions::new(4);
+        assert_eq!(step(&mut sessions, 5000, 0), Seen::New);
+        assert_eq!(step(&mut sessions, 5000 - 1025, 0), Seen::Replay);
+        assert_eq!(step(&mut sessions, 5000 - 1024, 0), Seen::New);
+        assert_eq!(step(&mut sessions, 5000 - 1024, 0), Seen::Copy);
+        assert_eq!(step(&mut sessions, u64::MAX, 0), Seen::New);
+        assert_eq!(step(&mut sessions, 5001, 0), Seen::Replay);
+    }
+
+    #[test]
+    fn forgotten_sessions_are_said() {
+        let mut sessions = Sessions::new(2);
+        let forgot: Vec<bool> = (0..4)
+            .map(|session| sessions.mark(BOOT, session, 1, Timestamp(0)))
+            .collect();
+        assert_eq!(forgot, [false, false, true, true]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_number_is_new_twice(
+            seqs in prop::collection::vec(
+                prop_oneof![1u64..3000, 1u64..100_000, Just(u64::MAX), Just(u64::MAX - 1024)],
+                0..600,
+            ),
+            gap in 0u64..4000,
+        ) {
+            let mut sessions = Sessions::new(1);
+            let mut taken = HashSet::new();
+            let mut newest = 0;
+            for (n, seq) in seqs.into_iter().enumerate() {
+                let seen = step(&mut sessions, seq, n as u64 * gap);
+                if seen == Seen::New {
+                    prop_assert!(taken.insert(seq), "{seq} twice");
+                } else {
+                    prop_assert!(taken.contains(&seq) || newest - seq > REACH, "{seq} refused");
+                }
+                newest = newest.max(seq);
+            }
+        }
+    }
+}
