@@ -102,9 +102,7 @@ impl Api {
     }
 }
 
-async fn load(
-    settings: &Settings,
-) -> Result<Config, Box<dyn std::error::Error + Send + Sync>> {
+async fn load(settings: &Settings) -> Result<Config, Box<dyn std::error::Error + Send + Sync>> {
     let options = KubeConfigOptions {
         context: settings.context.clone(),
         ..KubeConfigOptions::default()

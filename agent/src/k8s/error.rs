@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::text::clean;
+use agent_core::engine::escaped;
 
 /// Longest part of the server's own message that we pass on, in bytes.
 const SERVER_MESSAGE_MAX: usize = 500;
@@ -56,7 +56,9 @@ pub enum Error {
         message: String,
     },
     /// We may not: 401 or 403.
-    #[error("{what}: denied ({code}): {message}; apply deploy/annotator.yaml, which has the ClusterRole")]
+    #[error(
+        "{what}: denied ({code}): {message}; apply deploy/annotator.yaml, which has the ClusterRole"
+    )]
     Denied {
         /// The request.
         what: String,
@@ -134,7 +136,7 @@ impl Error {
                 source: Box::new(error),
             };
         };
-        let message = clean(&status.message, SERVER_MESSAGE_MAX);
+        let message = escaped(&status.message, SERVER_MESSAGE_MAX);
         let asked = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
         match status.code {
             code @ (401 | 403) => Self::Denied {
@@ -174,10 +176,17 @@ mod tests {
     fn answer(code: u16, retry_after_seconds: u32) -> Error {
         let mut status = Status::failure("no\u{1b}", "Reason").with_code(code);
         status.details = Some(StatusDetails {
+            name: String::new(),
+            group: String::new(),
+            kind: String::new(),
+            uid: String::new(),
+            causes: Vec::new(),
             retry_after_seconds,
-            ..StatusDetails::default()
         });
-        Error::from_kube("patch node w01".to_owned(), kube::Error::Api(status.boxed()))
+        Error::from_kube(
+            "patch node w01".to_owned(),
+            kube::Error::Api(status.boxed()),
+        )
     }
 
     #[test]

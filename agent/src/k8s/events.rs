@@ -1,6 +1,7 @@
 //! Events: one on the node, one on each workload that lost pods. Their names
 //! follow from what they say, so that a repetition finds its own.
 
+use agent_core::engine::escaped;
 use agent_core::model::Death;
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
@@ -12,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::Error;
 use super::client::Api;
 use super::names::{FIELD_MANAGER, REPORTER};
-use super::text::{self, NOTE_MAX, clean};
+use super::text::{self, NOTE_MAX};
 
 /// Longest `reportingInstance`.
 /// Source: kubernetes, `pkg/apis/core/validation/events.go`.
@@ -105,7 +106,7 @@ fn event(instance: &str, death: &Death, said: Said<'_>) -> Event {
         type_: Some(said.type_.to_owned()),
         reason: Some(said.reason.to_owned()),
         action: Some(said.action.to_owned()),
-        note: Some(clean(&said.note, NOTE_MAX)),
+        note: Some(escaped(&said.note, NOTE_MAX)),
         event_time: Some(MicroTime(text::time(death.detected_at))),
         regarding: Some(said.regarding),
         related: Some(ObjectReference {
@@ -115,7 +116,7 @@ fn event(instance: &str, death: &Death, said: Said<'_>) -> Event {
             ..ObjectReference::default()
         }),
         reporting_controller: Some(REPORTER.to_owned()),
-        reporting_instance: Some(clean(instance, INSTANCE_MAX)),
+        reporting_instance: Some(escaped(instance, INSTANCE_MAX)),
         ..Event::default()
     }
 }

@@ -15,9 +15,7 @@ mod text;
 mod writer;
 
 pub use client::Settings;
-pub use crd::{
-    Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, PodCounts, Said, crd_yaml,
-};
+pub use crd::{Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, PodCounts, Said, crd_yaml};
 pub use error::Error;
 pub use names::{
     ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, FIELD_MANAGER,

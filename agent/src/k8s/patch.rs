@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use agent_core::engine::{escaped, reason, reason_code, rfc3339};
 use agent_core::model::Death;
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod as CorePod;
@@ -16,7 +17,7 @@ use serde_json::{Value, json};
 use super::client::Api;
 use super::names::{ANNOTATION_DEATH, FIELD_MANAGER, POD_CONDITION};
 use super::pods::Pod;
-use super::text::{self, ANNOTATION_MAX, MESSAGE_MAX, clean};
+use super::text::ANNOTATION_MAX;
 use super::{Error, PodOutcome, PodResult};
 
 /// Pauses between tries of one patch, in milliseconds. What is not written
@@ -37,16 +38,16 @@ impl Words {
     pub(super) fn new(death: &Death, annotations: &BTreeMap<String, String>) -> Self {
         let mut annotations: BTreeMap<String, String> = annotations
             .iter()
-            .map(|(key, value)| (key.clone(), clean(value, ANNOTATION_MAX)))
+            .map(|(key, value)| (key.clone(), escaped(value, ANNOTATION_MAX)))
             .collect();
+        // Under another prefix the caller's own key says it too.
         annotations.insert(ANNOTATION_DEATH.to_owned(), death.name.to_string());
-        let since = text::time(death.detected_at).strftime("%Y-%m-%dT%H:%M:%SZ");
         let condition = json!({
             "type": POD_CONDITION,
             "status": "True",
-            "reason": text::reason(death).as_str(),
-            "message": text::summary(death, MESSAGE_MAX),
-            "lastTransitionTime": since.to_string(),
+            "reason": reason_code(death).as_str(),
+            "message": reason(death),
+            "lastTransitionTime": rfc3339(death.detected_at),
         });
         Self {
             annotations,
@@ -139,9 +140,9 @@ async fn try_one(api: &Api, words: &Words, pod: &Pod) -> Result<PodResult, Error
         Err(Error::Refused { message, .. }) if is_uid_conflict(&message) => Ok(PodResult::Gone),
         Err(Error::Refused { message, .. }) => Ok(PodResult::Refused(message)),
         // An admission rule forbids this one pod; missing rights would forbid all.
-        Err(Error::Denied { code: 403, message, .. }) if !message.contains(" cannot patch ") => {
-            Ok(PodResult::Refused(message))
-        }
+        Err(Error::Denied {
+            code: 403, message, ..
+        }) if !message.contains(" cannot patch ") => Ok(PodResult::Refused(message)),
         Err(error) => Err(error),
     }
 }

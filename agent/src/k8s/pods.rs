@@ -8,7 +8,10 @@ use serde::Deserialize;
 
 use super::Error;
 use super::client::Api;
-use super::names::{ANNOTATION_DEATH, ANNOTATION_REASON_CODE, MIRROR};
+use super::names::{ANNOTATION_DEATH, MIRROR};
+
+/// How the keys that hold the reason code end, under whatever prefix.
+const REASON_CODE: &str = "/reason-code";
 
 /// The workload that a pod belongs to: its controller.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -162,15 +165,17 @@ impl Pod {
         if self.owner().is_some_and(|o| o.kind == "DaemonSet") {
             return Some(Ineligible::DaemonSet);
         }
-        matches!(self.status.phase.as_str(), "Succeeded" | "Failed")
-            .then_some(Ineligible::Finished)
+        matches!(self.status.phase.as_str(), "Succeeded" | "Failed").then_some(Ineligible::Finished)
     }
 
     /// Whether it carries this death with this reason already.
     fn is_told(&self, death: &Death, annotations: &BTreeMap<String, String>) -> bool {
-        let has = |key: &str| self.metadata.annotations.get(key);
-        has(ANNOTATION_DEATH).map(String::as_str) == Some(death.name.as_str())
-            && has(ANNOTATION_REASON_CODE) == annotations.get(ANNOTATION_REASON_CODE)
+        let own = &self.metadata.annotations;
+        own.get(ANNOTATION_DEATH).map(String::as_str) == Some(death.name.as_str())
+            && annotations
+                .iter()
+                .filter(|(key, _)| key.ends_with(REASON_CODE))
+                .all(|(key, code)| own.get(key) == Some(code))
     }
 
     /// Who is told first: Jobs, whose retries wait for it; then what usually
@@ -230,11 +235,7 @@ pub(super) struct Plan {
 }
 
 /// Decides for each pod.
-pub(super) fn plan(
-    pods: Vec<Pod>,
-    death: &Death,
-    annotations: &BTreeMap<String, String>,
-) -> Plan {
+pub(super) fn plan(pods: Vec<Pod>, death: &Death, annotations: &BTreeMap<String, String>) -> Plan {
     let mut plan = Plan::default();
     for pod in pods {
         let result = match pod.ineligible() {
@@ -258,6 +259,7 @@ pub(super) fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::k8s::names::ANNOTATION_REASON_CODE;
     use crate::k8s::text::tests::death;
     use serde_json::json;
 
@@ -281,13 +283,10 @@ mod tests {
     #[test]
     fn jobs_come_first_and_what_must_not_be_touched_is_left_alone() {
         let death = death();
-        let annotations = BTreeMap::from([(
-            ANNOTATION_REASON_CODE.to_owned(),
-            "KernelPanic".to_owned(),
-        )]);
-        let told = |code: &str, name: &str| {
-            json!({ANNOTATION_REASON_CODE: code, ANNOTATION_DEATH: name})
-        };
+        let annotations =
+            BTreeMap::from([(ANNOTATION_REASON_CODE.to_owned(), "KernelPanic".to_owned())]);
+        let told =
+            |code: &str, name: &str| json!({ANNOTATION_REASON_CODE: code, ANNOTATION_DEATH: name});
         let name = death.name.as_str();
         let pods = vec![
             pod("bare", "", "Running", json!({"someone/else": "x"})),

@@ -1,5 +1,6 @@
 //! Writing a `NodeDeath`: created once, its status by read-modify-write.
 
+use agent_core::engine::{escaped, reason, reason_code, rfc3339};
 use agent_core::model::{Death, DeathState, Proof};
 use kube::Api as KubeApi;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -8,7 +9,7 @@ use serde_json::json;
 use super::client::Api;
 use super::crd::{Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, Said};
 use super::names::FIELD_MANAGER;
-use super::text::{self, MESSAGE_MAX, clean};
+use super::text::MESSAGE_MAX;
 use super::{Error, PodCounts};
 
 /// Tries against somebody else's changes.
@@ -157,22 +158,22 @@ async fn change(
 fn spec(death: &Death) -> NodeDeathSpec {
     NodeDeathSpec {
         node_name: death.node.to_string(),
-        node_uid: death.node_uid.as_deref().map(|uid| clean(uid, 64)),
+        node_uid: death.node_uid.as_deref().map(|uid| escaped(uid, 64)),
         boot_id: death.boot.to_string(),
-        detected_at: text::time(death.detected_at).to_string(),
+        detected_at: rfc3339(death.detected_at),
     }
 }
 
 /// Fills in what is known of the death itself.
 fn describe(status: &mut NodeDeathStatus, death: &Death) {
     let proof = format!("{:?}", death.proof);
-    let short = |text: &Option<String>| text.as_deref().map(|t| clean(t, 256));
-    status.reason = Some(text::reason(death).as_str().to_owned());
-    status.message = Some(text::summary(death, MESSAGE_MAX));
+    let short = |text: &Option<String>| text.as_deref().map(|t| escaped(t, 256));
+    status.reason = Some(reason_code(death).as_str().to_owned());
+    status.message = Some(reason(death));
     status.kernel_release = short(&death.kernel_release);
-    status.happened_at = Some(text::time(death.happened_at).to_string());
+    status.happened_at = Some(rfc3339(death.happened_at));
     if let Some(report) = &death.report {
-        status.kernel_line = Some(clean(&report.line, MESSAGE_MAX));
+        status.kernel_line = Some(escaped(&report.line, MESSAGE_MAX));
         status.fault_function = short(&report.fault_function);
         status.module = short(&report.module);
     }
@@ -182,8 +183,8 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
         .take(EVIDENCE_MAX)
         .map(|said| Said {
             channel: format!("{:?}", said.channel),
-            at: text::time(said.at).to_string(),
-            text: clean(&said.text, MESSAGE_MAX),
+            at: rfc3339(said.at),
+            text: escaped(&said.text, MESSAGE_MAX),
         })
         .collect();
     let confirmed = match death.state {

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::atomic::AtomicBool;
 
+use agent_core::engine::{reason, reason_code};
 use agent_core::model::Death;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::client::Api;
 use super::names::{CONDITION_OOPS, CONDITION_PANIC};
 use super::patch::{self, Words};
 use super::pods::{self, Freshness, Owner};
-use super::text::{self, NOTE_MAX};
+use super::text;
 use super::{Error, PodCounts, PodOutcome, PodResult, PodTally, Settings, events, node, record};
 
 /// Most pod patches in flight, whatever the settings say.
@@ -53,9 +54,7 @@ impl Writer {
     /// still gets its `NodeDeath` and event. One step that fails does not keep
     /// the next from being tried; the first error is returned.
     pub async fn mark_node(&self, death: &Death) -> Result<(), Error> {
-        let reason = text::reason(death).as_str();
-        let summary = text::summary(death, NOTE_MAX);
-        let marked = self.condemn_and_taint(death, reason, &summary).await;
+        let marked = self.condemn_and_taint(death).await;
         if marked.as_ref().is_err_and(Error::is_outage) {
             return marked.map(drop);
         }
@@ -65,7 +64,7 @@ impl Writer {
         }
         let uid = marked.as_ref().ok().and_then(Clone::clone);
         let told = self
-            .node_event(death, uid, "Warning", "NodeDied", "MarkNode", summary)
+            .node_event(death, uid, "Warning", "NodeDied", "MarkNode", reason(death))
             .await;
         marked.map(drop).and(recorded).and(told)
     }
@@ -73,18 +72,23 @@ impl Writer {
     /// Says on the node that its kernel had an oops and lives: condition
     /// `KernelOops` and an event. No taint, no pods.
     pub async fn report_oops(&self, death: &Death) -> Result<(), Error> {
-        let reason = text::reason(death).as_str();
-        let summary = text::summary(death, NOTE_MAX);
-        let message = text::node_message(death, &summary);
+        let code = reason_code(death).as_str();
+        let message = text::why_message(death);
         let since = text::time(death.detected_at);
         let mut uid = None;
         if let Some(node) = node::find(&self.api, death).await? {
-            let node =
-                node::condemn(&self.api, node, CONDITION_OOPS, reason, message, since).await?;
+            let node = node::condemn(&self.api, node, CONDITION_OOPS, code, message, since).await?;
             uid = node.metadata.uid;
         }
-        self.node_event(death, uid, "Warning", "KernelOops", "ReportOops", summary)
-            .await
+        self.node_event(
+            death,
+            uid,
+            "Warning",
+            "KernelOops",
+            "ReportOops",
+            reason(death),
+        )
+        .await
     }
 
     /// Writes the annotations, and `lastgasp.dev/death`, on every pod of the
@@ -144,8 +148,15 @@ impl Writer {
         const SAID: &str = "the same boot spoke again: it had not ended";
         let uid = self.clear_node(death, "Revoked", SAID).await?;
         record::revoked(&self.api, death).await?;
-        self.node_event(death, uid, "Normal", "NodeDeathRevoked", "ClearNode", SAID.to_owned())
-            .await
+        self.node_event(
+            death,
+            uid,
+            "Normal",
+            "NodeDeathRevoked",
+            "ClearNode",
+            SAID.to_owned(),
+        )
+        .await
     }
 
     /// Clears the node: it is back with another boot. The `NodeDeath` stays.
@@ -153,28 +164,28 @@ impl Writer {
         const SAID: &str = "the node is back with another boot";
         let uid = self.clear_node(death, "NodeReturned", SAID).await?;
         record::returned(&self.api, death).await?;
-        self.node_event(death, uid, "Normal", "NodeReturned", "ClearNode", SAID.to_owned())
-            .await
+        self.node_event(
+            death,
+            uid,
+            "Normal",
+            "NodeReturned",
+            "ClearNode",
+            SAID.to_owned(),
+        )
+        .await
     }
 
     /// Condition and taint; the uid of the node, if it exists.
-    async fn condemn_and_taint(
-        &self,
-        death: &Death,
-        reason: &str,
-        summary: &str,
-    ) -> Result<Option<String>, Error> {
+    async fn condemn_and_taint(&self, death: &Death) -> Result<Option<String>, Error> {
         let Some(node) = node::find(&self.api, death).await? else {
             return Ok(None);
         };
         let uid = node.metadata.uid.clone();
-        let message = text::node_message(death, summary);
+        let code = reason_code(death).as_str();
+        let message = text::why_message(death);
         let since = text::time(death.detected_at);
-        let condemned = |node: Node| {
-            node::condemn(&self.api, node, CONDITION_PANIC, reason, message, since)
-        };
-        let node = condemned(node).await?;
-        node::taint(&self.api, node, Some(reason)).await?;
+        let node = node::condemn(&self.api, node, CONDITION_PANIC, code, message, since).await?;
+        node::taint(&self.api, node, Some(code)).await?;
         Ok(uid)
     }
 
@@ -230,11 +241,7 @@ impl Writer {
         if done && tally.annotated == 0 {
             return Ok(());
         }
-        let note = format!(
-            "node {} died: {}",
-            death.node,
-            text::summary(death, NOTE_MAX)
-        );
+        let note = format!("node {} died: {}", death.node, reason(death));
         stream::iter(owners)
             .map(|(namespace, owner)| {
                 let said = events::Said {

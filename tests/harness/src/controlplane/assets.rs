@@ -164,9 +164,11 @@ impl Assets {
         fs::create_dir_all(&self.directory)
             .with_context(|| format!("cannot create {}", self.directory.display()))?;
         let lock = self.directory.join("lock");
-        let lock = File::create(&lock).with_context(|| format!("cannot open {}", lock.display()))?;
+        let lock =
+            File::create(&lock).with_context(|| format!("cannot open {}", lock.display()))?;
         progress("control plane: waiting for other builds of it to end");
-        lock.lock().context("cannot lock the control plane's cache")?;
+        lock.lock()
+            .context("cannot lock the control plane's cache")?;
         // Who held the lock may have built what was missing.
         for program in self.lacks(programs) {
             self.build_one(program, versions, progress)?;
@@ -289,7 +291,11 @@ fn required(go_mod: &str, package: &str) -> Result<String> {
 
 /// The cache for what is downloaded and built once.
 fn cache() -> Result<PathBuf> {
-    let set = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name| {
+        env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     set("LASTGASP_CACHE")
         .or_else(|| Some(set("XDG_CACHE_HOME")?.join("lastgasp")))
         .or_else(|| Some(set("HOME")?.join(".cache/lastgasp")))

@@ -18,7 +18,11 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts `command`, logging to `<directory>/<name>.log`.
-    pub(super) fn start(name: &'static str, mut command: Command, directory: &Path) -> Result<Self> {
+    pub(super) fn start(
+        name: &'static str,
+        mut command: Command,
+        directory: &Path,
+    ) -> Result<Self> {
         let log = directory.join(format!("{name}.log"));
         let file = File::options()
             .create(true)
@@ -43,7 +47,11 @@ impl Process {
                 bail!("{} ended ({status}):\n{}", self.name, self.tail());
             }
             if start.elapsed() > limit {
-                bail!("{} is not ready after {limit:?}:\n{}", self.name, self.tail());
+                bail!(
+                    "{} is not ready after {limit:?}:\n{}",
+                    self.name,
+                    self.tail()
+                );
             }
             thread::sleep(Duration::from_millis(20));
         }

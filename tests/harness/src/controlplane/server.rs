@@ -215,11 +215,8 @@ impl ControlPlane {
                 self.directory.path().join("controllers").display()
             ),
         ]);
-        let mut process = Process::start(
-            "kube-controller-manager",
-            command,
-            self.directory.path(),
-        )?;
+        let mut process =
+            Process::start("kube-controller-manager", command, self.directory.path())?;
         process.wait_until(READY_WITHIN, || {
             TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
         })?;
@@ -300,7 +297,10 @@ fn free_ports<const N: usize>() -> Result<[u16; N]> {
     for port in &mut ports {
         let listener =
             TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on loopback")?;
-        *port = listener.local_addr().context("a port without number")?.port();
+        *port = listener
+            .local_addr()
+            .context("a port without number")?
+            .port();
         held.push(listener);
     }
     Ok(ports)
