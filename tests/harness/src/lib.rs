@@ -1,1 +1,3 @@
-//! skeleton
+//! What the cases stand on: a real control plane.
+
+pub mod controlplane;
