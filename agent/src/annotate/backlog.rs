@@ -38,12 +38,12 @@ impl Backlog {
             }
             self.change.nodes.push(node);
         }
-        for (node, boot, lines) in change.lines {
-            if self.lines + lines.len() > LINES_MAX {
-                lost += lines.len() as u64;
+        for new in change.lines {
+            if self.lines + new.lines.len() > LINES_MAX {
+                lost += new.lines.len() as u64;
             } else {
-                self.lines += lines.len();
-                self.change.lines.push((node, boot, lines));
+                self.lines += new.lines.len();
+                self.change.lines.push(new);
             }
         }
         lost
@@ -65,8 +65,6 @@ pub(super) fn put_death(deaths: &mut Vec<Death>, death: Death) {
 /// revocation makes what waits pointless.
 pub(super) fn put_action(actions: &mut Vec<Action>, action: Action) {
     let revoke = matches!(action, Action::Revoke(_));
-    actions.retain(|other| {
-        *other != action && !(revoke && other.death() == action.death())
-    });
+    actions.retain(|other| *other != action && !(revoke && other.death() == action.death()));
     actions.push(action);
 }

@@ -134,7 +134,9 @@ impl Lanes {
             lane.tasks.swap(0, 1);
             Duration::ZERO
         } else {
-            retry_after.unwrap_or_else(|| backoff(attempts)).min(BACKOFF_MAX)
+            retry_after
+                .unwrap_or_else(|| backoff(attempts))
+                .min(BACKOFF_MAX)
         };
         lane.due = now + wait;
         Some((attempts, wait))

@@ -25,7 +25,7 @@ use lanes::Lanes;
 
 use crate::channels::gasp::Assembler;
 use crate::gasp::receiver::Received;
-use crate::store::{self, Change, SeenNode, Store, Task};
+use crate::store::{self, BootLines, Change, SeenNode, Store, Task};
 use crate::telemetry::Metrics;
 
 /// Messages taken from the queue at once.
@@ -108,7 +108,11 @@ impl Annotator {
     }
 
     /// Runs until `stop` says so or the receiver ends.
-    pub async fn run(mut self, mut queue: mpsc::Receiver<Received>, mut stop: watch::Receiver<bool>) {
+    pub async fn run(
+        mut self,
+        mut queue: mpsc::Receiver<Received>,
+        mut stop: watch::Receiver<bool>,
+    ) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -117,7 +121,7 @@ impl Annotator {
             let due = self.lanes.next_due();
             tokio::select! {
                 biased;
-                _ = stop.wait_for(|stop| *stop) => break,
+                () = told_to_stop(&mut stop) => break,
                 Some(done) = self.running.join_next(), if !self.running.is_empty() => {
                     if let Ok(done) = done {
                         self.finish(done).await;
@@ -141,13 +145,18 @@ impl Annotator {
         let mut change = Change::default();
         for received in batch {
             let update = self.assembler.take(&received);
-            let at = received.at;
+            let (at, session) = (received.at, received.gasp.session);
             let said = self.engine.step(at, Input::Said(received.gasp));
             self.collect(said, &mut change);
             let Some(update) = update else { continue };
             let (node, boot) = (update.node, update.boot);
             if !update.fresh_lines.is_empty() {
-                change.lines.push((node.clone(), boot, update.fresh_lines));
+                change.lines.push(BootLines {
+                    node: node.clone(),
+                    boot,
+                    session,
+                    lines: update.fresh_lines,
+                });
             }
             if let Some(report) = update.report {
                 let decoded = Input::Decoded { node, boot, report };
@@ -230,7 +239,9 @@ impl Annotator {
         self.metrics.lost("lines_not_stored", lost);
         let whole = Arc::new(self.backlog.take());
         let shared = Arc::clone(&whole);
-        let stored = self.on_store(move |store| store.commit(now(), &shared)).await;
+        let stored = self
+            .on_store(move |store| store.commit(now(), &shared))
+            .await;
         let tasks = match self.note_store(stored) {
             Some(committed) => {
                 self.metrics.lost("lines_over_limit", committed.lines_cut);
@@ -268,7 +279,9 @@ impl Annotator {
                 Arc::clone(&self.keys),
             );
             self.running.spawn(async move {
-                let tried = executor.carry_out(&store, &keys, &task.action, &death).await;
+                let tried = executor
+                    .carry_out(&store, &keys, &task.action, &death)
+                    .await;
                 Done { task, death, tried }
             });
         }
@@ -301,7 +314,9 @@ impl Annotator {
             return;
         }
         self.metrics.action(&task.action, "failed");
-        let failed = self.lanes.failed(&death.name, error.retry_after(), Instant::now());
+        let failed = self
+            .lanes
+            .failed(&death.name, error.retry_after(), Instant::now());
         if let Some((attempts, wait)) = failed {
             tracing::warn!(death = %death.name, action = task.action.word(), attempts, wait_ms = wait.as_millis() as u64, cause, "to be tried again");
             if task.id != 0 {
@@ -381,4 +396,9 @@ fn with_causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
+}
+
+async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    // An error means that nobody can say it any more: stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -2,6 +2,7 @@
 
 mod agent;
 mod annotator;
+mod ask;
 mod completions;
 mod deaths;
 mod decode;
@@ -37,8 +38,8 @@ pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Agent(args) => agent::run(args),
         Command::Annotator(args) => annotator::run(args),
-        Command::Deaths(args) => deaths::run(args),
-        Command::Why(args) => why::run(args),
+        Command::Deaths(args) => deaths::run(&args),
+        Command::Why(args) => why::run(&args),
         Command::Decode(args) => decode::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(&args),

@@ -19,7 +19,10 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use read::Query;
 pub use view::{Explanation, PodNote, Summary};
-pub use write::{Change, SeenNode, Task};
+pub use write::{BootLines, Change, SeenNode, Task};
+
+#[cfg(test)]
+mod tests;
 
 /// How long to wait for a lock of another process (a reader's checkpoint).
 const BUSY: Duration = Duration::from_secs(2);

@@ -50,7 +50,7 @@ impl Store {
             reader
                 .prepare_cached(
                     "SELECT seq, mono_ns, cpu, level, continues, text FROM line
-                     WHERE node = ?1 AND boot = ?2 ORDER BY seq DESC LIMIT ?3",
+                     WHERE node = ?1 AND boot = ?2 ORDER BY mono_ns DESC, seq DESC LIMIT ?3",
                 )?
                 .query_map(
                     params![death.node.as_str(), death.boot.to_string(), last],

@@ -42,13 +42,14 @@ CREATE INDEX death_time ON death (detected_ms);
 CREATE TABLE line (
     node      TEXT NOT NULL,
     boot      TEXT NOT NULL,
+    session   INTEGER NOT NULL,
     seq       INTEGER NOT NULL,
     mono_ns   INTEGER NOT NULL,
     cpu       INTEGER NOT NULL,
     level     INTEGER,
     continues INTEGER NOT NULL,
     text      TEXT NOT NULL,
-    PRIMARY KEY (node, boot, seq)
+    PRIMARY KEY (node, boot, session, seq)
 ) STRICT, WITHOUT ROWID;
 -- What was written on which pod.
 CREATE TABLE note (

@@ -28,6 +28,19 @@ pub struct SeenNode {
     pub inventory: Option<Box<Inventory>>,
 }
 
+/// New lines of a boot, numbered by the agent process that sent them.
+#[derive(Clone, Debug)]
+pub struct BootLines {
+    /// The node.
+    pub node: NodeName,
+    /// The boot.
+    pub boot: BootId,
+    /// The agent process; another one counts its lines anew.
+    pub session: u64,
+    /// The lines.
+    pub lines: Vec<Line>,
+}
+
 /// Everything that follows from one batch of facts.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
@@ -36,7 +49,7 @@ pub struct Change {
     /// Deaths as they stand now.
     pub deaths: Vec<Death>,
     /// New lines of a boot.
-    pub lines: Vec<(NodeName, BootId, Vec<Line>)>,
+    pub lines: Vec<BootLines>,
     /// What is to be done, in order.
     pub actions: Vec<Action>,
 }
@@ -91,8 +104,8 @@ impl Store {
             for (death, body) in &bodies {
                 put_death(&tx, death, body)?;
             }
-            for (node, boot, lines) in &change.lines {
-                done.lines_cut += put_lines(&tx, node, *boot, lines)?;
+            for lines in &change.lines {
+                done.lines_cut += put_lines(&tx, lines)?;
             }
             for action in &change.actions {
                 done.tasks.push(put_task(&tx, action)?);
@@ -233,25 +246,22 @@ fn put_death(tx: &Transaction<'_>, death: &Death, body: &str) -> rusqlite::Resul
 }
 
 /// Stores lines and gives how many there was no room for.
-fn put_lines(
-    tx: &Transaction<'_>,
-    node: &NodeName,
-    boot: BootId,
-    lines: &[Line],
-) -> rusqlite::Result<u64> {
-    let boot = boot.to_string();
+fn put_lines(tx: &Transaction<'_>, new: &BootLines) -> rusqlite::Result<u64> {
+    let (node, boot) = (new.node.as_str(), new.boot.to_string());
     let have: i64 = tx
         .prepare_cached("SELECT count(*) FROM line WHERE node = ?1 AND boot = ?2")?
-        .query_row(params![node.as_str(), boot], |row| row.get(0))?;
+        .query_row(params![node, boot], |row| row.get(0))?;
     let room = usize::try_from(LINES_MAX - have).unwrap_or(0);
     let mut insert = tx.prepare_cached(
-        "INSERT OR IGNORE INTO line (node, boot, seq, mono_ns, cpu, level, continues, text)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT OR IGNORE INTO line
+         (node, boot, session, seq, mono_ns, cpu, level, continues, text)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
-    for line in lines.iter().take(room) {
+    for line in new.lines.iter().take(room) {
         insert.execute(params![
-            node.as_str(),
+            node,
             boot,
+            new.session as i64,
             line.seq as i64,
             line.mono_ns as i64,
             line.cpu,
@@ -260,7 +270,7 @@ fn put_lines(
             line.text,
         ])?;
     }
-    Ok(lines.len().saturating_sub(room) as u64)
+    Ok(new.lines.len().saturating_sub(room) as u64)
 }
 
 /// Puts an action at the end of its death's queue. What it makes pointless is

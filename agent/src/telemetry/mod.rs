@@ -79,18 +79,57 @@ impl Metrics {
         let r = &mut registry;
         let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
         r.register("build", "What runs here", version);
-        r.register("node_deaths", "Records of node deaths, by what was newly known", metrics.deaths.clone());
+        r.register(
+            "node_deaths",
+            "Records of node deaths, by what was newly known",
+            metrics.deaths.clone(),
+        );
         r.register("actions", "Actions tried", metrics.actions.clone());
-        r.register("pod_patches", "Pods of dead nodes, by what became of writing on them", metrics.pods.clone());
-        r.register("collector_datagrams", "Datagrams, by what became of them", metrics.datagrams.clone());
-        r.register("losses", "What had to be dropped, by what it was", metrics.losses.clone());
-        r.register("first_write_seconds", "First datagram of a death to the mark on its node", metrics.first_write.clone());
-        r.register("annotate_duration_seconds", "First datagram of a death to its last pod", metrics.annotate.clone());
+        r.register(
+            "pod_patches",
+            "Pods of dead nodes, by what became of writing on them",
+            metrics.pods.clone(),
+        );
+        r.register(
+            "collector_datagrams",
+            "Datagrams, by what became of them",
+            metrics.datagrams.clone(),
+        );
+        r.register(
+            "losses",
+            "What had to be dropped, by what it was",
+            metrics.losses.clone(),
+        );
+        r.register(
+            "first_write_seconds",
+            "First datagram of a death to the mark on its node",
+            metrics.first_write.clone(),
+        );
+        r.register(
+            "annotate_duration_seconds",
+            "First datagram of a death to its last pod",
+            metrics.annotate.clone(),
+        );
         r.register("nodes", "Nodes known", metrics.nodes.clone());
-        r.register("silent_nodes", "Nodes whose heartbeats stopped without a goodbye", metrics.silent_nodes.clone());
-        r.register("deaths_held", "Deaths in memory", metrics.open_deaths.clone());
-        r.register("actions_waiting", "Actions that are not done yet", metrics.waiting.clone());
-        Self { registry, ..metrics }
+        r.register(
+            "silent_nodes",
+            "Nodes whose heartbeats stopped without a goodbye",
+            metrics.silent_nodes.clone(),
+        );
+        r.register(
+            "deaths_held",
+            "Deaths in memory",
+            metrics.open_deaths.clone(),
+        );
+        r.register(
+            "actions_waiting",
+            "Actions that are not done yet",
+            metrics.waiting.clone(),
+        );
+        Self {
+            registry,
+            ..metrics
+        }
     }
 
     /// A death was recorded, or more became known of it.
