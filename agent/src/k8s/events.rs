@@ -51,7 +51,7 @@ pub(super) async fn once(
     let events = KubeApi::<Event>::namespaced(api.client.clone(), &namespace);
     let what = format!("event {namespace}/{name}");
     let found = api
-        .call(format_args!("get {what}"), events.get_opt(&name))
+        .call(format!("get {what}"), events.get_opt(&name))
         .await?;
     if found.is_some() {
         return Ok(());
@@ -84,7 +84,7 @@ async fn create(
         ..PostParams::default()
     };
     let created = events.create(&params, event);
-    match api.call(format_args!("create {what}"), created).await {
+    match api.call(format!("create {what}"), created).await {
         Ok(_) | Err(Error::Conflict { .. }) => Ok(()),
         Err(error) => Err(error),
     }

@@ -23,7 +23,7 @@ pub(super) async fn find(api: &Api, death: &Death) -> Result<Option<Node>, Error
     let nodes = KubeApi::<Node>::all(api.client.clone());
     let name = death.node.as_str();
     let found = api
-        .call(format_args!("get node {name}"), nodes.get_opt(name))
+        .call(format!("get node {name}"), nodes.get_opt(name))
         .await?;
     let same = |node: &Node| death.node_uid.is_none() || node.metadata.uid == death.node_uid;
     Ok(found.filter(same))
@@ -109,7 +109,7 @@ pub(super) async fn taint(api: &Api, mut node: Node, value: Option<&str>) -> Res
         let (params, patch) = (params(), Patch::Merge(patch));
         let patched = nodes.patch(&name, &params, &patch);
         match api
-            .call(format_args!("patch taints of node {name}"), patched)
+            .call(format!("patch taints of node {name}"), patched)
             .await
         {
             Ok(_) => return Ok(()),
@@ -117,7 +117,7 @@ pub(super) async fn taint(api: &Api, mut node: Node, value: Option<&str>) -> Res
             Err(error) => return Err(error),
         }
         let read = api
-            .call(format_args!("get node {name}"), nodes.get_opt(&name))
+            .call(format!("get node {name}"), nodes.get_opt(&name))
             .await?;
         match read {
             Some(read) => node = read,
@@ -167,7 +167,7 @@ async fn set_conditions(
     let patch = json!({"status": {"conditions": conditions}});
     let (params, patch) = (params(), Patch::Strategic(patch));
     let patched = nodes.patch_status(name, &params, &patch);
-    api.call(format_args!("patch status of node {name}"), patched)
+    api.call(format!("patch status of node {name}"), patched)
         .await
 }
 

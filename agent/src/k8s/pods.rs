@@ -220,7 +220,7 @@ pub(super) async fn list(
         api.client.request::<List>(request).await
     };
     let list = api
-        .call(format_args!("list pods of node {}", death.node), ask)
+        .call(format!("list pods of node {}", death.node), ask)
         .await?;
     Ok(list.items)
 }

@@ -30,7 +30,7 @@ pub(super) async fn read(api: &Api, death: &Death) -> Result<Option<NodeDeathSta
     let deaths = KubeApi::<NodeDeath>::all(api.client.clone());
     let name = death.name.as_str();
     let found = api
-        .call(format_args!("get NodeDeath {name}"), deaths.get_opt(name))
+        .call(format!("get NodeDeath {name}"), deaths.get_opt(name))
         .await?;
     Ok(found.map(|object| object.status.unwrap_or_default()))
 }
@@ -99,7 +99,7 @@ async fn change(
     let mut last = None;
     for _ in 0..TRIES {
         let found = api
-            .call(format_args!("get NodeDeath {name}"), deaths.get_opt(name))
+            .call(format!("get NodeDeath {name}"), deaths.get_opt(name))
             .await?;
         let object = match found {
             Some(object) => object,
@@ -111,10 +111,7 @@ async fn change(
                     ..PostParams::default()
                 };
                 let created = deaths.create(&post, &fresh);
-                match api
-                    .call(format_args!("create NodeDeath {name}"), created)
-                    .await
-                {
+                match api.call(format!("create NodeDeath {name}"), created).await {
                     Ok(object) => object,
                     Err(error @ Error::Conflict { .. }) => {
                         last = Some(error);
@@ -141,7 +138,7 @@ async fn change(
         let patch = Patch::Merge(patch);
         let patched = deaths.patch_status(name, &params, &patch);
         match api
-            .call(format_args!("patch status of NodeDeath {name}"), patched)
+            .call(format!("patch status of NodeDeath {name}"), patched)
             .await
         {
             Ok(_) => return Ok(()),
