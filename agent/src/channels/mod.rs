@@ -1,1 +1,4 @@
-//! channels
+//! The ways that evidence leaves a node: one file each turns what was received
+//! into evidence.
+
+pub mod gasp;

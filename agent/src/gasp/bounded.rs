@@ -74,6 +74,16 @@ impl<K: Hash + Eq + Clone, V> Bounded<K, V> {
         (&mut self.slots[at].value, evicted)
     }
 
+    /// Gives up an entry that was not touched for long.
+    pub(crate) fn evict(&mut self) -> Option<(K, V)> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let at = self.victim();
+        let key = self.slots[at].key.clone();
+        self.remove(&key).map(|value| (key, value))
+    }
+
     /// Takes an entry out.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         let at = self.index.remove(key)?;
@@ -117,6 +127,9 @@ mod tests {
         assert_eq!(table.get_or_insert(&3, || 30).1, Some((1, 10)));
         assert_eq!(table.get_or_insert(&4, || 40).1, Some((2, 20)));
         assert_eq!(table.get_mut(&0), Some(&mut 0));
+        let mut gone: Vec<_> = std::iter::from_fn(|| table.evict()).collect();
+        gone.sort_unstable();
+        assert_eq!(gone, [(0, 0), (3, 30), (4, 40)]);
     }
 
     proptest! {
