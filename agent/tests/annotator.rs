@@ -126,6 +126,7 @@ impl Node {
             node_uid: None,
             boot: BootId([boot; 16]),
             session: u64::from(boot),
+            key_id: 0,
         };
         let key = Key::read(&dir.join("key")).expect("the key is there");
         Self {
@@ -327,6 +328,16 @@ fn an_oops_that_the_node_survives_reaches_no_pod() {
     let report = annotator.death("the report", |d| d["death"]["state"] == "Survived");
     assert_eq!(report["death"]["proof"], "P1");
     assert_eq!(report["pods_annotated"], 0);
+
+    // Much later it dies of something else.
+    node.word(
+        &annotator,
+        Notice::Panic,
+        900,
+        "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
+    );
+    let dead = annotator.death("the pods to be written", |d| d["pods_annotated"] == 2);
+    assert_eq!(dead["reason_code"], "InitExited", "{dead}");
     annotator.stop();
 }
 

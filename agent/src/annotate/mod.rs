@@ -23,7 +23,7 @@ pub use executor::Executor;
 use executor::Tried;
 use lanes::Lanes;
 
-use crate::channels::gasp::Assembler;
+use crate::channels::gasp::{Assembler, Limits as AssemblerLimits};
 use crate::gasp::receiver::Received;
 use crate::store::{self, BootLines, Change, SeenNode, Store, Task};
 use crate::telemetry::Metrics;
@@ -93,7 +93,7 @@ impl Annotator {
         let (state, watch) = watch::channel(State::default());
         let annotator = Self {
             engine,
-            assembler: Assembler::default(),
+            assembler: Assembler::new(AssemblerLimits::default()),
             store,
             executor,
             keys: Arc::new(keys),
@@ -173,6 +173,9 @@ impl Annotator {
         self.collect(ticked, &mut change);
         let stats = self.engine.stats();
         self.metrics.engine(&stats);
+        let losses = self.assembler.losses();
+        self.metrics.set_lost("assembler_boot", losses.boots);
+        self.metrics.set_lost("assembler_line", losses.lines);
         self.metrics.waiting(self.lanes.waiting());
         self.state.send_modify(|state| {
             state.round_at = now();
@@ -242,22 +245,19 @@ impl Annotator {
         let stored = self
             .on_store(move |store| store.commit(now(), &shared))
             .await;
-        let tasks = match self.note_store(stored) {
-            Some(committed) => {
-                self.metrics.lost("lines_over_limit", committed.lines_cut);
-                committed.tasks
-            }
-            None => {
-                let kept = Arc::try_unwrap(whole).unwrap_or_else(|whole| (*whole).clone());
-                let lost = self.backlog.add(kept);
-                self.metrics.lost("lines_not_stored", lost);
-                let unstored = |action| Task {
-                    id: 0,
-                    action,
-                    attempts: 0,
-                };
-                actions.into_iter().map(unstored).collect()
-            }
+        let tasks = if let Some(committed) = self.note_store(stored) {
+            self.metrics.lost("lines_over_limit", committed.lines_cut);
+            committed.tasks
+        } else {
+            let kept = Arc::try_unwrap(whole).unwrap_or_else(|whole| (*whole).clone());
+            let lost = self.backlog.add(kept);
+            self.metrics.lost("lines_not_stored", lost);
+            let unstored = |action| Task {
+                id: 0,
+                action,
+                attempts: 0,
+            };
+            actions.into_iter().map(unstored).collect()
         };
         for task in tasks {
             let name = task.action.death();

@@ -58,7 +58,7 @@ enum LogFormat {
     Json,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     log_to_stderr(args.log_format);
     let low = layer(&args.low, args.config.as_deref(), "annotator")?;
     let settings = Settings::try_from(low)?;

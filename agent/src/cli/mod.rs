@@ -25,7 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Agent(agent::Args),
-    Annotator(annotator::Args),
+    Annotator(Box<annotator::Args>),
     Deaths(deaths::Args),
     Why(why::Args),
     Decode(decode::Args),
@@ -37,7 +37,7 @@ enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Agent(args) => agent::run(args),
-        Command::Annotator(args) => annotator::run(args),
+        Command::Annotator(args) => annotator::run(&args),
         Command::Deaths(args) => deaths::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Decode(args) => decode::run(args),
