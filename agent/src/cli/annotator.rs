@@ -208,7 +208,15 @@ fn keep_warm(writer: Writer) -> watch::Receiver<Option<String>> {
     tokio::spawn(async move {
         while !tell.is_closed() {
             let problem = writer.warm().await.err();
-            tell.send_replace(problem.map(|e| format!("{:#}", anyhow::Error::from(e))));
+            let problem = problem.map(|e| format!("{:#}", anyhow::Error::from(e)));
+            let before = tell.send_replace(problem.clone());
+            match (before, problem) {
+                (Some(_), None) => tracing::info!("the API server answers"),
+                (before, Some(why)) if before.as_ref() != Some(&why) => {
+                    tracing::warn!(why, "the API server does not answer");
+                }
+                _ => {}
+            }
             tokio::time::sleep(KUBE_EVERY).await;
         }
     });
@@ -246,7 +254,8 @@ fn show_receiver(metrics: &Metrics, receiver: &Receiver) {
 
 fn log_to_stderr(format: LogFormat) {
     let filter = tracing_subscriber::EnvFilter::try_from_env("LASTGASP_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+        // kube logs each failed connection, once a pod; we say the same once, with its cause.
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,kube_client=off"));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
