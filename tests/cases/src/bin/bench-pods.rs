@@ -1,7 +1,8 @@
 //! `cargo xtask bench pods`: JSON lines on standard output or into a file.
 
+use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{Write, stdout};
+use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
@@ -24,8 +25,11 @@ struct Args {
 async fn main() -> Result<()> {
     let args = Args::parse();
     let cluster = start(Options::default())?;
-    let lines = bench_pods(&cluster, args.runs).await?;
-    let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let lines = Box::pin(bench_pods(&cluster, args.runs)).await?;
+    let mut text = String::new();
+    for line in lines {
+        writeln!(text, "{line}")?;
+    }
     stdout().write_all(text.as_bytes())?;
     if let Some(path) = args.json {
         let mut file =

@@ -1,5 +1,6 @@
 //! One control plane for all cases of a test program.
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -84,10 +85,12 @@ pub fn unavailable(error: &Unavailable) {
 impl Cluster {
     /// A client that may do everything.
     pub async fn admin(&self) -> Result<Client> {
-        let kubeconfig = Kubeconfig::read_from(self.plane.admin_kubeconfig())?;
-        let options = KubeConfigOptions::default();
-        let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-        Ok(Client::try_from(config)?)
+        client(&self.plane.admin_kubeconfig()).await
+    }
+
+    /// A client of one of the users that the control plane was started with.
+    pub async fn client(&self, user: &User) -> Result<Client> {
+        client(&self.plane.kubeconfig(user)).await
     }
 
     /// Settings of a writer with the rights that `deploy/` gives.
@@ -130,6 +133,13 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+async fn client(kubeconfig: &Path) -> Result<Client> {
+    let kubeconfig = Kubeconfig::read_from(kubeconfig)?;
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+    Ok(Client::try_from(config)?)
 }
 
 /// Waits until the new resource is served.
