@@ -29,6 +29,10 @@ use serde::{Deserialize, Serialize};
         priority = 1
     )
 )]
+#[allow(
+    clippy::duplicated_attributes,
+    reason = "each printer column says its own type"
+)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [{
     "rule": "self == oldSelf",

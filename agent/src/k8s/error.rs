@@ -27,6 +27,14 @@ pub enum Error {
         /// Cause.
         source: Box<kube::Error>,
     },
+    /// What answered does not speak as an API server does.
+    #[error("{what}: the answer cannot be read; is there a proxy in between?")]
+    Garbled {
+        /// The request.
+        what: String,
+        /// Cause.
+        source: Box<kube::Error>,
+    },
     /// The API server answered too late.
     #[error("{what}: no answer from the API server within {after:?}; it is overloaded or gone")]
     Timeout {
@@ -130,11 +138,16 @@ impl Error {
 
     /// Sorts what kube says about the request `what`.
     pub(super) fn from_kube(what: String, error: kube::Error) -> Self {
-        let kube::Error::Api(status) = error else {
-            return Self::Unreachable {
-                what,
-                source: Box::new(error),
-            };
+        let status = match error {
+            kube::Error::Api(status) => status,
+            error @ (kube::Error::SerdeError(_) | kube::Error::FromUtf8(_)) => {
+                let source = Box::new(error);
+                return Self::Garbled { what, source };
+            }
+            error => {
+                let source = Box::new(error);
+                return Self::Unreachable { what, source };
+            }
         };
         let message = escaped(&status.message, SERVER_MESSAGE_MAX);
         let asked = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);

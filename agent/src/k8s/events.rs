@@ -1,6 +1,8 @@
 //! Events: one on the node, one on each workload that lost pods. Their names
 //! follow from what they say, so that a repetition finds its own.
 
+use std::fmt::Write as _;
+
 use agent_core::engine::escaped;
 use agent_core::model::Death;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -135,7 +137,11 @@ fn name(death: &Death, regarding: &ObjectReference, reason: &str) -> String {
         hash.update([0]);
     }
     let digest = hash.finalize();
-    let hex: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let mut hex = String::with_capacity(16);
+    for byte in digest.iter().take(8) {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+    }
     // Names of objects are ASCII; anything else would be refused anyway.
     let object: String = regarding
         .name

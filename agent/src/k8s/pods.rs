@@ -263,7 +263,7 @@ mod tests {
     use crate::k8s::text::tests::death;
     use serde_json::json;
 
-    fn pod(name: &str, owner: &str, phase: &str, annotations: serde_json::Value) -> Pod {
+    fn pod(name: &str, owner: &str, phase: &str, annotations: &serde_json::Value) -> Pod {
         let owners = match owner {
             "" => json!([]),
             kind => json!([
@@ -289,17 +289,22 @@ mod tests {
             |code: &str, name: &str| json!({ANNOTATION_REASON_CODE: code, ANNOTATION_DEATH: name});
         let name = death.name.as_str();
         let pods = vec![
-            pod("bare", "", "Running", json!({"someone/else": "x"})),
-            pod("web", "ReplicaSet", "Running", json!({})),
-            pod("db", "StatefulSet", "Pending", json!({})),
-            pod("job", "Job", "Running", json!({})),
-            pod("mirror", "Node", "Running", json!({MIRROR: "hash"})),
-            pod("ds", "DaemonSet", "Running", json!({})),
-            pod("ok", "Job", "Succeeded", json!({})),
-            pod("bad", "Job", "Failed", json!({})),
-            pod("told", "Job", "Running", told("KernelPanic", name)),
-            pod("worse", "Job", "Running", told("PageFault", name)),
-            pod("older", "", "Running", told("KernelPanic", "another-death")),
+            pod("bare", "", "Running", &json!({"someone/else": "x"})),
+            pod("web", "ReplicaSet", "Running", &json!({})),
+            pod("db", "StatefulSet", "Pending", &json!({})),
+            pod("job", "Job", "Running", &json!({})),
+            pod("mirror", "Node", "Running", &json!({MIRROR: "hash"})),
+            pod("ds", "DaemonSet", "Running", &json!({})),
+            pod("ok", "Job", "Succeeded", &json!({})),
+            pod("bad", "Job", "Failed", &json!({})),
+            pod("told", "Job", "Running", &told("KernelPanic", name)),
+            pod("worse", "Job", "Running", &told("PageFault", name)),
+            pod(
+                "older",
+                "",
+                "Running",
+                &told("KernelPanic", "another-death"),
+            ),
         ];
         let plan = plan(pods, &death, &annotations);
         let todo: Vec<&str> = plan.todo.iter().map(|p| p.metadata.name.as_str()).collect();
@@ -323,8 +328,8 @@ mod tests {
 
     #[test]
     fn an_owner_is_the_controller_and_nobody_else() {
-        let owned = pod("p", "Job", "Running", json!({}));
+        let owned = pod("p", "Job", "Running", &json!({}));
         assert_eq!(owned.owner().map(|o| o.uid).as_deref(), Some("2"));
-        assert_eq!(pod("p", "", "Running", json!({})).owner(), None);
+        assert_eq!(pod("p", "", "Running", &json!({})).owner(), None);
     }
 }

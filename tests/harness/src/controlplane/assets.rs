@@ -2,6 +2,7 @@
 //! modules into the cache.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -248,7 +249,11 @@ impl Versions {
             pinned.push(required(&go_mod, package)?);
         }
         let digest = hash.finalize();
-        let short: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();
+        let mut short = String::with_capacity(8);
+        for byte in digest.iter().take(4) {
+            // Writing to a String cannot fail.
+            let _ = write!(short, "{byte:02x}");
+        }
         let [kubernetes, etcd] = pinned.as_slice() else {
             bail!("two modules, two versions");
         };

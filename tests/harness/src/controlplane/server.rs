@@ -1,11 +1,11 @@
 //! Starting, stopping and restarting the programs.
 
+use std::env;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -77,15 +77,13 @@ pub struct ControlPlane {
     apiserver: Option<Process>,
     _etcd: Process,
     directory: TempDir,
+    _lock: File,
 }
 
 impl ControlPlane {
     /// Starts everything and waits until the API server is ready.
     pub fn start(assets: &Assets, options: Options) -> Result<Self> {
-        let directory = tempfile::Builder::new()
-            .prefix("lastgasp-controlplane-")
-            .tempdir()
-            .context("cannot make a directory for the control plane")?;
+        let (directory, lock) = private_directory()?;
         let [etcd_port, peer_port, api_port] = free_ports()?;
         let etcd = start_etcd(assets, directory.path(), etcd_port, peer_port)?;
         let mut plane = Self {
@@ -97,6 +95,7 @@ impl ControlPlane {
             apiserver: None,
             _etcd: etcd,
             directory,
+            _lock: lock,
         };
         plane.write_tokens()?;
         plane.start_apiserver()?;
@@ -145,7 +144,8 @@ impl ControlPlane {
         }
         let mut apiserver = Process::start(
             "kube-apiserver",
-            self.apiserver_command()?,
+            &self.assets.path(Program::ApiServer),
+            &self.apiserver_flags()?,
             self.directory.path(),
         )?;
         // The server makes its own certificate when it starts.
@@ -158,13 +158,12 @@ impl ControlPlane {
         Ok(())
     }
 
-    fn apiserver_command(&self) -> Result<Command> {
+    fn apiserver_flags(&self) -> Result<Vec<String>> {
         let at = |file: &str| self.directory.path().join(file).display().to_string();
         // The key pair of the serving certificate also signs tokens of
         // service accounts: one file less to make.
         let key = at("apiserver.key");
-        let mut command = Command::new(self.assets.path(Program::ApiServer));
-        command.args([
+        let mut flags = vec![
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
             format!("--secure-port={}", self.api_port),
             "--bind-address=127.0.0.1".to_owned(),
@@ -179,18 +178,18 @@ impl ControlPlane {
             "--service-account-issuer=https://lastgasp.invalid".to_owned(),
             format!("--service-account-key-file={key}"),
             format!("--service-account-signing-key-file={key}"),
-        ]);
+        ];
         if self.options.audit {
             let policy = self.directory.path().join("audit.yaml");
             fs::write(&policy, audit::POLICY).context("cannot write the audit policy")?;
-            command.args([
+            flags.extend([
                 format!("--audit-policy-file={}", policy.display()),
                 format!("--audit-log-path={}", at("audit.log")),
                 "--audit-log-mode=blocking".to_owned(),
             ]);
         }
-        command.args(&self.options.apiserver_flags);
-        Ok(command)
+        flags.extend(self.options.apiserver_flags.iter().cloned());
+        Ok(flags)
     }
 
     fn start_controllers(&mut self, controllers: &str) -> Result<()> {
@@ -201,8 +200,7 @@ impl ControlPlane {
         );
         let kubeconfig = self.admin_kubeconfig().display().to_string();
         let [port] = free_ports()?;
-        let mut command = Command::new(self.assets.path(Program::ControllerManager));
-        command.args([
+        let flags = [
             format!("--kubeconfig={kubeconfig}"),
             format!("--authentication-kubeconfig={kubeconfig}"),
             format!("--authorization-kubeconfig={kubeconfig}"),
@@ -214,9 +212,13 @@ impl ControlPlane {
                 "--cert-dir={}",
                 self.directory.path().join("controllers").display()
             ),
-        ]);
-        let mut process =
-            Process::start("kube-controller-manager", command, self.directory.path())?;
+        ];
+        let mut process = Process::start(
+            "kube-controller-manager",
+            &self.assets.path(Program::ControllerManager),
+            &flags,
+            self.directory.path(),
+        )?;
         process.wait_until(READY_WITHIN, || {
             TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
         })?;
@@ -260,20 +262,49 @@ impl ControlPlane {
     }
 }
 
+/// A directory of our own, and the lock that says that it is in use. Removes
+/// those of processes that ended without a chance to do so.
+fn private_directory() -> Result<(TempDir, File)> {
+    const PREFIX: &str = "lastgasp-controlplane-";
+    const LOCK: &str = "lock";
+    for entry in fs::read_dir(env::temp_dir())
+        .context("cannot read the directory for temporary files")?
+        .flatten()
+    {
+        let ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let lock = ours.then(|| File::open(entry.path().join(LOCK)).ok());
+        if lock.flatten().is_some_and(|l| l.try_lock().is_ok()) {
+            // Another process may do the same at the same time.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let directory = tempfile::Builder::new()
+        .prefix(PREFIX)
+        .tempdir()
+        .context("cannot make a directory for the control plane")?;
+    let unnamed = directory.path().join("unlocked");
+    let lock = File::create(&unnamed).context("cannot make a lock file")?;
+    lock.lock().context("cannot lock a new file")?;
+    // Locked before it has the name that others look for.
+    fs::rename(&unnamed, directory.path().join(LOCK)).context("cannot name the lock file")?;
+    Ok((directory, lock))
+}
+
 fn start_etcd(assets: &Assets, directory: &Path, port: u16, peer_port: u16) -> Result<Process> {
     let client = format!("http://127.0.0.1:{port}");
     let peer = format!("http://127.0.0.1:{peer_port}");
-    let mut command = Command::new(assets.path(Program::Etcd));
-    command
-        .arg(format!("--data-dir={}", directory.join("etcd").display()))
-        .arg(format!("--listen-client-urls={client}"))
-        .arg(format!("--advertise-client-urls={client}"))
-        .arg(format!("--listen-peer-urls={peer}"))
-        .arg(format!("--initial-advertise-peer-urls={peer}"))
-        .arg(format!("--initial-cluster=default={peer}"))
+    let flags = [
+        format!("--data-dir={}", directory.join("etcd").display()),
+        format!("--listen-client-urls={client}"),
+        format!("--advertise-client-urls={client}"),
+        format!("--listen-peer-urls={peer}"),
+        format!("--initial-advertise-peer-urls={peer}"),
+        format!("--initial-cluster=default={peer}"),
         // The data need not survive the machine.
-        .args(["--unsafe-no-fsync", "--log-level=warn"]);
-    let mut etcd = Process::start("etcd", command, directory)?;
+        "--unsafe-no-fsync".to_owned(),
+        "--log-level=warn".to_owned(),
+    ];
+    let mut etcd = Process::start("etcd", &assets.path(Program::Etcd), &flags, directory)?;
     etcd.wait_until(READY_WITHIN, || etcd_healthy(port))?;
     Ok(etcd)
 }
