@@ -267,8 +267,8 @@ fn main() {
 
     let before = status_kib("VmHWM:");
     let mut half = before;
-    let (mut taken, mut reports) = (0u64, 0u64);
-    let mut seen = [0u64; Outcome::ALL.len()];
+    let (mut messages, mut reports) = (0u64, 0u64);
+    let mut outcome_counts = [0u64; Outcome::ALL.len()];
     let mut pace = 1;
     let start = Instant::now();
     for n in 0..datagrams {
@@ -276,7 +276,7 @@ fn main() {
         let host = (n % 3_000) as u16;
         let source = SocketAddr::from(([10, 0, (host >> 8) as u8, host as u8], host));
         let outcome = handler.handle(&datagram, source, Timestamp(n / 50));
-        seen[outcome as usize] += 1;
+        outcome_counts[outcome as usize] += 1;
         // Whoever takes the messages is sometimes fast and sometimes not there.
         if n % 4_000 == 0 {
             pace = attacker.random.below(3);
@@ -285,7 +285,7 @@ fn main() {
             let Ok(received) = taker.try_recv() else {
                 break;
             };
-            taken += 1;
+            messages += 1;
             let update = assembler.take(&received);
             reports += u64::from(update.is_some_and(|update| update.report.is_some()));
         }
@@ -297,16 +297,20 @@ fn main() {
     let after = status_kib("VmHWM:");
 
     for outcome in Outcome::ALL {
-        assert_eq!(counters.of(outcome), seen[outcome as usize], "{outcome:?}");
+        assert_eq!(
+            counters.of(outcome),
+            outcome_counts[outcome as usize],
+            "{outcome:?}"
+        );
         let must_occur = outcome != Outcome::Closed;
         assert!(
-            !must_occur || datagrams < DEFAULT || seen[outcome as usize] > 0,
+            !must_occur || datagrams < DEFAULT || outcome_counts[outcome as usize] > 0,
             "no datagram was {outcome:?}: the driver does not reach it"
         );
     }
-    assert_eq!(seen.iter().sum::<u64>(), datagrams);
+    assert_eq!(outcome_counts.iter().sum::<u64>(), datagrams);
     assert_eq!(counters.received(), datagrams);
-    assert!(taken <= counters.of(Outcome::Accepted));
+    assert!(messages <= counters.of(Outcome::Accepted));
     assert!(
         after < before + CEILING_KIB,
         "{before} KiB at first, {after} KiB at last"

@@ -219,7 +219,7 @@ fn a_line_larger_than_a_frame_is_cut_and_marked() {
     assert!(draft.line(1, 0, 0, 255, 0, text.as_bytes()));
     assert!(!draft.line(2, 0, 0, 255, 0, b"more"));
     let len = draft.seal(stamp(1));
-    assert!(len <= MAX_FRAME && len >= MAX_FRAME - 1, "{len}");
+    assert!((MAX_FRAME - 1..=MAX_FRAME).contains(&len), "{len}");
     let frame = Frame::parse(&buf[..len]).expect("a frame");
     assert_eq!(frame.payload()[19], LINE_CUT);
     let Ok(Body::Lines(lines)) = frame.body() else {

@@ -262,10 +262,10 @@ fn a_real_socket_receives_and_stops() {
     for datagram in [&beat, &b"x".to_vec(), &long] {
         socket.send_to(datagram, to).expect("sent");
     }
-    let received = taker.blocking_recv().expect("a message");
-    assert_eq!(received.gasp.body, Body::Heartbeat);
-    assert_eq!(received.at, Timestamp(42));
-    assert_eq!(received.source, socket.local_addr().expect("an address"));
+    let message = taker.blocking_recv().expect("a message");
+    assert_eq!(message.gasp.body, Body::Heartbeat);
+    assert_eq!(message.at, Timestamp(42));
+    assert_eq!(message.source, socket.local_addr().expect("an address"));
     let counters = Arc::clone(receiver.counters());
     let deadline = Instant::now() + Duration::from_secs(5);
     while counters.received() < 3 && Instant::now() < deadline {
