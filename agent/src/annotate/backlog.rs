@@ -61,10 +61,8 @@ pub(super) fn put_death(deaths: &mut Vec<Death>, death: Death) {
     deaths.push(death);
 }
 
-/// Keeps the last of equal actions, in the order in which they are wanted. A
-/// revocation makes what waits pointless.
+/// Puts an action at the end, and takes out what it makes pointless.
 pub(super) fn put_action(actions: &mut Vec<Action>, action: Action) {
-    let revoke = matches!(action, Action::Revoke(_));
-    actions.retain(|other| *other != action && !(revoke && other.death() == action.death()));
+    actions.retain(|other| !action.supersedes(other));
     actions.push(action);
 }

@@ -36,8 +36,8 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Puts a task at the end of its death's queue, in place of one that wants
-    /// the same.
+    /// Puts a task at the end of its death's queue, and takes out what it makes
+    /// pointless.
     pub(super) fn push(&mut self, death: &Arc<Death>, task: Task, now: Instant) {
         let lane = self
             .lanes
@@ -51,11 +51,10 @@ impl Lanes {
         lane.death = Arc::clone(death);
         // The first one of a running lane is being carried out.
         let fixed = usize::from(lane.running);
-        let revoke = matches!(task.action, Action::Revoke(_));
         let mut at = 0;
         lane.tasks.retain(|other| {
             at += 1;
-            at <= fixed || !(revoke || other.action == task.action)
+            at <= fixed || !task.action.supersedes(&other.action)
         });
         lane.tasks.push_back(task);
         if !lane.running {

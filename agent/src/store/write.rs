@@ -277,9 +277,18 @@ fn put_lines(tx: &Transaction<'_>, new: &BootLines) -> rusqlite::Result<u64> {
 /// taken out: nothing is marked that is revoked right after.
 fn put_task(tx: &Transaction<'_>, action: &Action) -> rusqlite::Result<Task> {
     let death = action.death().as_str();
-    let revoke = matches!(action, Action::Revoke(_));
-    tx.prepare_cached("DELETE FROM task WHERE death = ?1 AND (action = ?2 OR ?3)")?
-        .execute(params![death, action.word(), revoke])?;
+    let all = [
+        Action::ReportOops,
+        Action::MarkNode,
+        Action::AnnotatePods,
+        Action::Revoke,
+        Action::NodeReturned,
+    ]
+    .map(|make| make(action.death().clone()));
+    let mut remove = tx.prepare_cached("DELETE FROM task WHERE death = ?1 AND action = ?2")?;
+    for other in all.iter().filter(|other| action.supersedes(other)) {
+        remove.execute(params![death, other.word()])?;
+    }
     tx.prepare_cached("INSERT INTO task (death, action) VALUES (?1, ?2)")?
         .execute(params![death, action.word()])?;
     Ok(Task {

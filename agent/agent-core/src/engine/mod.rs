@@ -108,6 +108,19 @@ impl Action {
         }
     }
 
+    /// Whether this one makes `other`, which still waits, pointless: the same
+    /// again, an oops of a node that is dead by now, anything that is revoked.
+    pub fn supersedes(&self, other: &Self) -> bool {
+        self.death() == other.death()
+            && match self {
+                Self::Revoke(_) => true,
+                Self::MarkNode(_) => matches!(other, Self::MarkNode(_) | Self::ReportOops(_)),
+                Self::ReportOops(_) | Self::AnnotatePods(_) | Self::NodeReturned(_) => {
+                    self == other
+                }
+            }
+    }
+
     /// The action's word, as it is stored and counted.
     pub fn word(&self) -> &'static str {
         match self {
