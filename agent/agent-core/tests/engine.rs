@@ -511,10 +511,10 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
                         }
                         Action::MarkNode(_) => assert_eq!(death.state, DeathState::Dead),
                         Action::Revoke(_) => {
-                            assert!(death.proof < Proof::P2 || death.proof == Proof::P4)
+                            assert!(death.proof < Proof::P2 || death.proof == Proof::P4);
                         }
                         Action::NodeReturned(_) => assert_eq!(death.proof, Proof::P4),
-                        Action::ReportOops(_) => assert!(death.proof == Proof::P1),
+                        Action::ReportOops(_) => assert_eq!(death.proof, Proof::P1),
                     }
                 }
                 Output::NodeSeen { node, boot, .. } => drop(nodes.insert(node, boot)),

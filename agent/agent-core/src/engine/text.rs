@@ -106,7 +106,7 @@ mod tests {
         fn escaped_text_is_bounded_and_plain(text in "\\PC*|.*", max in 0usize..64) {
             let got = escaped(&text, max);
             prop_assert!(got.len() <= max);
-            prop_assert!(got.chars().all(|c| is_plain(c)), "{got:?}");
+            prop_assert!(got.chars().all(is_plain), "{got:?}");
         }
     }
 }
