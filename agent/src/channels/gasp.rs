@@ -83,7 +83,7 @@ impl Assembler {
     /// Takes a message; says what is known since, if it was of a death.
     pub fn take(&mut self, received: &Received) -> Option<Update> {
         let gasp = &received.gasp;
-        if !matches!(gasp.body, Body::Word(_) | Body::Lines(_)) {
+        if !matches!(gasp.body, Body::Word(_) | Body::Lines(_) | Body::Survived) {
             return None;
         }
         let key = (gasp.node.clone(), gasp.boot);
@@ -91,10 +91,16 @@ impl Assembler {
         let before = boot.bytes;
         let fresh_lines = match &gasp.body {
             Body::Word(word) => {
-                boot.word(&word.line);
+                if word.at_ns >= boot.survived_ns {
+                    boot.word(&word.line);
+                }
                 Vec::new()
             }
             Body::Lines(lines) => boot.lines(gasp.session, lines),
+            Body::Survived => {
+                boot.survived(gasp.mono_ns);
+                Vec::new()
+            }
             _ => Vec::new(),
         };
         self.losses.lines += boot.trim(&self.limits);
@@ -135,6 +141,9 @@ struct Boot {
     sessions: VecDeque<(u64, u32)>,
     next: u32,
     words: VecDeque<String>,
+    /// The kernel lived on after what it said before this, by its own clock:
+    /// none of that is the root of what comes.
+    survived_ns: u64,
     /// Where the lines begin of which the oldest go first. The very first
     /// ones, which hold the root of what follows, stay.
     middle: Option<(u32, u64)>,
@@ -152,11 +161,26 @@ impl Boot {
         self.words.push_back(line.to_owned());
     }
 
-    /// Adds lines; gives those that are new.
+    /// Lets go of what the kernel survived.
+    fn survived(&mut self, at_ns: u64) {
+        self.survived_ns = self.survived_ns.max(at_ns);
+        self.words.clear();
+        self.lines
+            .retain(|_, line| line.mono_ns >= self.survived_ns);
+        self.bytes = self.lines.values().map(cost).sum();
+        self.middle = None;
+    }
+
+    /// Adds lines; gives those that are new. Late ones of what the kernel
+    /// survived are new, but explain nothing that comes.
     fn lines(&mut self, session: u64, lines: &[Line]) -> Vec<Line> {
         let order = self.order(session);
         let mut fresh = Vec::new();
         for line in lines {
+            if line.mono_ns < self.survived_ns {
+                fresh.push(line.clone());
+                continue;
+            }
             if let std::collections::btree_map::Entry::Vacant(place) =
                 self.lines.entry((order, line.seq))
             {

@@ -2,6 +2,7 @@
 
 mod agent;
 mod annotator;
+mod ask;
 mod completions;
 mod deaths;
 mod decode;
@@ -24,7 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Agent(agent::Args),
-    Annotator(annotator::Args),
+    Annotator(Box<annotator::Args>),
     Deaths(deaths::Args),
     Why(why::Args),
     Decode(decode::Args),
@@ -36,9 +37,9 @@ enum Command {
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Agent(args) => agent::run(args),
-        Command::Annotator(args) => annotator::run(args),
-        Command::Deaths(args) => deaths::run(args),
-        Command::Why(args) => why::run(args),
+        Command::Annotator(args) => annotator::run(&args),
+        Command::Deaths(args) => deaths::run(&args),
+        Command::Why(args) => why::run(&args),
         Command::Decode(args) => decode::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(&args),

@@ -1,11 +1,201 @@
 //! `lastgasp why`.
 
+use std::fmt::Write;
 use std::process::ExitCode;
 
-/// Placeholder.
-#[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+use agent_core::engine::rfc3339;
+use agent_core::model::{DeathState, Line, Proof, RetryAdvice};
 
-pub(super) fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not there yet")
+use super::ask::{Format, NOTHING_KNOWN, Source};
+use super::out::{self, Style, sanitize, styled};
+use crate::store::{Explanation, Query};
+
+const EXAMPLES: &str = "\
+Examples:
+  lastgasp why web-5d9c                 a pod, a node or a death of that name
+  lastgasp why shop/web-5d9c            a pod in a namespace
+  lastgasp why pod/web-5d9c -n shop     the same
+  lastgasp why node/w01 --lines 100     with more of the kernel's last lines
+  lastgasp why node/w01 -o json | jq -r .reason_code
+
+Pods and nodes need not exist any more.
+Exit code: 0 if a reason is known, 3 if none is, 1 if it cannot be told.";
+
+/// Say why a pod or a node went, and whether to run the work again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// POD, NAMESPACE/POD, pod/POD or node/NODE
+    #[arg(value_name = "NAME")]
+    name: String,
+    /// The pod's namespace
+    #[arg(short, long, value_name = "NAME")]
+    namespace: Option<String>,
+    #[command(flatten)]
+    source: Source,
+    /// How many of the kernel's last lines to show, 0 to 8192
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=8192))]
+    lines: u32,
+    /// How to print it [default: text]
+    #[arg(short, long, value_enum, value_name = "FORMAT")]
+    output: Option<Format>,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let query = query(&args.name, args.namespace.as_deref());
+    let Some(answer) = args.source.why(&query, args.lines)? else {
+        let text = format!("nothing is known of {}\n", sanitize(&args.name));
+        out::bytes(text.as_bytes())?;
+        return Ok(ExitCode::from(NOTHING_KNOWN));
+    };
+    let text = match args.output {
+        Some(Format::Json) => serde_json::to_string_pretty(&answer)? + "\n",
+        Some(Format::Yaml) => serde_yaml_ng::to_string(&answer)?,
+        Some(Format::Wide) => told(&answer, true, out::colour())?,
+        None => told(&answer, false, out::colour())?,
+    };
+    out::bytes(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn query(name: &str, namespace: Option<&str>) -> Query {
+    let pod = |namespace: Option<&str>, name: &str| Query::Pod {
+        namespace: namespace.map(str::to_owned),
+        name: name.to_owned(),
+    };
+    match name.split_once('/') {
+        Some(("pod" | "pods" | "po", rest)) => match rest.split_once('/') {
+            Some((inner, name)) => pod(Some(inner), name),
+            None => pod(namespace, rest),
+        },
+        Some(("node" | "nodes" | "no", node)) => Query::Node(node.to_owned()),
+        Some((namespace, name)) => pod(Some(namespace), name),
+        None if namespace.is_some() => pod(namespace, name),
+        None => Query::Any(name.to_owned()),
+    }
+}
+
+fn told(answer: &Explanation, wide: bool, colour: bool) -> Result<String, std::fmt::Error> {
+    let summary = &answer.summary;
+    let death = &summary.death;
+    let mut out = String::new();
+    let reason = sanitize(&summary.reason);
+    let style = match death.state {
+        DeathState::Survived | DeathState::Revoked => Style::Bold,
+        DeathState::Suspected | DeathState::Dead | DeathState::Returned => Style::Red,
+    };
+    writeln!(out, "{}", styled(&reason, style, colour))?;
+    let mut field = |name: &str, value: &str| writeln!(out, "  {name:<9} {value}");
+    field("code", summary.reason_code.as_str())?;
+    if let Some(note) = &answer.pod {
+        let pod = format!("{}/{}", note.pod.namespace, note.pod.name);
+        field("pod", &sanitize(&format!("{pod}, {}", note.outcome)))?;
+        if let Some((kind, name)) = &note.owner {
+            field("owner", &sanitize(&format!("{kind}/{name}")))?;
+        }
+    }
+    field("node", death.node.as_str())?;
+    field("boot", &death.boot.to_string())?;
+    if let Some(release) = &death.kernel_release {
+        field("kernel", &sanitize(release))?;
+    }
+    field("when", &rfc3339(death.happened_at))?;
+    field("state", state(death.state))?;
+    field(
+        "proof",
+        &format!("{:?}, {}", death.proof, proof(death.proof)),
+    )?;
+    let retry = styled(summary.retry.as_str(), retry_style(summary.retry), colour);
+    field(
+        "retry",
+        &format!("{retry}: {}", sanitize(&summary.retry_why)),
+    )?;
+    field("death", death.name.as_str())?;
+    field("pods", &format!("{} told", summary.pods_annotated))?;
+
+    writeln!(out, "\n{}", styled("Timeline", Style::Bold, colour))?;
+    for evidence in &death.evidence {
+        let at = styled(&rfc3339(evidence.at), Style::Faint, colour);
+        let channel = format!("{:?}", evidence.channel).to_lowercase();
+        writeln!(out, "  {at}  {channel:<9}  {}", sanitize(&evidence.text))?;
+    }
+    if wide && !answer.pods.is_empty() {
+        writeln!(out, "\n{}", styled("Pods", Style::Bold, colour))?;
+        for note in &answer.pods {
+            let pod = format!("{}/{}  {}", note.pod.namespace, note.pod.name, note.outcome);
+            writeln!(out, "  {}", sanitize(&pod))?;
+        }
+    }
+    if !answer.lines.is_empty() {
+        writeln!(
+            out,
+            "\n{}",
+            styled("Last lines of the kernel", Style::Bold, colour)
+        )?;
+        for line in &answer.lines {
+            let time = styled(&printk_time(line), Style::Faint, colour);
+            writeln!(out, "  {time} {}", sanitize(&line.text))?;
+        }
+    }
+    Ok(out)
+}
+
+fn state(state: DeathState) -> &'static str {
+    match state {
+        DeathState::Suspected => {
+            "suspected: an oops; it is not known yet whether the node survived"
+        }
+        DeathState::Survived => "survived: the kernel lived on",
+        DeathState::Dead => "dead",
+        DeathState::Revoked => "revoked: the same boot spoke again",
+        DeathState::Returned => "returned: the node runs another boot now",
+    }
+}
+
+fn proof(proof: Proof) -> &'static str {
+    match proof {
+        Proof::P0 => "unauthenticated text",
+        Proof::P1 => "an authenticated report; the node may have lived on",
+        Proof::P2 => "an authenticated last word",
+        Proof::P3 => "an authenticated last word, and silence since",
+        Proof::P4 => "the node is back with another boot",
+    }
+}
+
+fn retry_style(advice: RetryAdvice) -> Style {
+    match advice {
+        RetryAdvice::Safe => Style::Green,
+        RetryAdvice::Unsafe => Style::Red,
+        RetryAdvice::Unknown => Style::Bold,
+    }
+}
+
+/// As dmesg prints it: seconds since boot.
+fn printk_time(line: &Line) -> String {
+    let us = line.mono_ns / 1_000;
+    format!("[{:>5}.{:06}]", us / 1_000_000, us % 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_people_write_them() {
+        let pod = |namespace: Option<&str>, name: &str| Query::Pod {
+            namespace: namespace.map(str::to_owned),
+            name: name.to_owned(),
+        };
+        for (name, namespace, want) in [
+            ("web-1", None, Query::Any("web-1".into())),
+            ("web-1", Some("shop"), pod(Some("shop"), "web-1")),
+            ("shop/web-1", None, pod(Some("shop"), "web-1")),
+            ("pod/web-1", None, pod(None, "web-1")),
+            ("pod/web-1", Some("shop"), pod(Some("shop"), "web-1")),
+            ("pod/shop/web-1", None, pod(Some("shop"), "web-1")),
+            ("node/w01", None, Query::Node("w01".into())),
+        ] {
+            assert_eq!(query(name, namespace), want, "{name}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! turns it into its *high* struct, checked and typed.
 
 pub mod agent;
+pub mod annotator;
 
 use std::path::{Path, PathBuf};
 

@@ -1,1 +1,25 @@
-//! k8s
+//! The one writer to the API server. Nothing else in the program changes a
+//! cluster, and nothing here decides: it carries out, once, what the engine
+//! decided. Every call may be repeated; a repetition writes nothing.
+
+mod client;
+mod crd;
+mod error;
+mod events;
+mod names;
+mod node;
+mod patch;
+mod pods;
+mod record;
+mod text;
+mod writer;
+
+pub use client::Settings;
+pub use crd::{Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, PodCounts, Said, crd_yaml};
+pub use error::Error;
+pub use names::{
+    ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, FIELD_MANAGER,
+    POD_CONDITION, PREFIX, TAINT,
+};
+pub use pods::{Ineligible, Owner, PodOutcome, PodResult, PodTally};
+pub use writer::Writer;

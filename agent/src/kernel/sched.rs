@@ -101,7 +101,7 @@ pub fn wait_readable(fd: RawFd, at_most: Duration) {
         revents: 0,
     };
     let time = libc::timespec {
-        tv_sec: at_most.as_secs() as libc::time_t,
+        tv_sec: at_most.as_secs() as _,
         tv_nsec: at_most.subsec_nanos().into(),
     };
     // SAFETY: one valid pollfd; a null signal mask leaves the mask alone.

@@ -1,1 +1,225 @@
-//! store
+//! What must outlive the annotator and the objects it writes on: nodes, pods,
+//! deaths with their lines, what was written where, and what is still to do.
+//!
+//! One SQLite file in WAL mode with `synchronous=NORMAL`: a commit survives
+//! SIGKILL of the annotator; a power cut may take the last commits, never the
+//! file. One process writes; anyone may read.
+
+mod read;
+mod schema;
+mod view;
+mod write;
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+pub use read::Query;
+pub use view::{Explanation, PodNote, Summary};
+pub use write::{BootLines, Change, SeenNode, Task};
+
+#[cfg(test)]
+mod tests;
+
+/// How long to wait for a lock of another process (a reader's checkpoint).
+const BUSY: Duration = Duration::from_secs(2);
+
+/// Why the store cannot do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be opened or made.
+    #[error(
+        "cannot open the store {path}; its directory must exist and be writable, or name another file with --store"
+    )]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: rusqlite::Error,
+    },
+    /// The file beside it that keeps a second writer away cannot be made.
+    #[error(
+        "cannot lock the store {path}; its directory must exist and be writable, or name another file with --store"
+    )]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Another annotator writes to it.
+    #[error(
+        "the store {path} is in use by another annotator; stop that one, or name another file with --store"
+    )]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer version wrote it.
+    #[error(
+        "the store {path} has format {found}, but this version knows up to {known}; use the newer lastgasp, or name another file with --store"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The newest format this version knows.
+        known: i64,
+    },
+    /// It is no database, or a broken one.
+    #[error(
+        "the store {path} is damaged; move it away together with its -wal and -shm files and start again: a new one is made"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// The disk is full.
+    #[error(
+        "no space left for the store {path}; free some: what is not stored is kept in memory until then"
+    )]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// Another process keeps it locked.
+    #[error("the store {path} is locked by another process; end what has it open")]
+    Busy {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// Anything else.
+    #[error("the store {path} failed")]
+    Sql {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// A row holds what this version cannot read.
+    #[error("the store {path} holds a record that cannot be read")]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: serde_json::Error,
+    },
+}
+
+/// An open store.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    writer: Option<Mutex<Connection>>,
+    /// Reads never wait for a commit, nor commits for a long answer.
+    reader: Mutex<Connection>,
+    /// Held for as long as this process may write.
+    _lock: Option<File>,
+}
+
+impl Store {
+    /// Opens the store to write, making or migrating it as needed.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let lock = lock(path)?;
+        let flags = OpenFlags::default();
+        let mut writer = connect(path, flags)?;
+        schema::prepare(path, &mut writer)?;
+        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Some(Mutex::new(writer)),
+            reader: Mutex::new(reader),
+            _lock: Some(lock),
+        })
+    }
+
+    /// Opens an existing store to read, also while an annotator writes to it.
+    pub fn open_to_read(path: &Path) -> Result<Self, Error> {
+        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        schema::check(path, &reader)?;
+        Ok(Self {
+            path: path.to_owned(),
+            writer: None,
+            reader: Mutex::new(reader),
+            _lock: None,
+        })
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Connection> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writer(&self) -> Result<MutexGuard<'_, Connection>, Error> {
+        let writer = self.writer.as_ref().ok_or_else(|| {
+            self.error(rusqlite::Error::SqliteFailure(
+                rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_READONLY),
+                None,
+            ))
+        })?;
+        Ok(writer.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn error(&self, source: rusqlite::Error) -> Error {
+        explain(&self.path, source)
+    }
+
+    fn record_error(&self, source: serde_json::Error) -> Error {
+        Error::Record {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+fn lock(path: &Path) -> Result<File, Error> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock_path = PathBuf::from(name);
+    let failed = |source| Error::Lock {
+        path: lock_path.clone(),
+        source,
+    };
+    let file = File::create(&lock_path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
+    let connection = Connection::open_with_flags(path, flags).map_err(|source| Error::Open {
+        path: path.to_owned(),
+        source,
+    })?;
+    connection
+        .busy_timeout(BUSY)
+        .map_err(|source| explain(path, source))?;
+    Ok(connection)
+}
+
+/// Says what an error of SQLite means for the user.
+fn explain(path: &Path, source: rusqlite::Error) -> Error {
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            Error::Damaged { path, source }
+        }
+        Some(ErrorCode::DiskFull) => Error::Full { path, source },
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => Error::Busy { path, source },
+        Some(ErrorCode::CannotOpen) => Error::Open { path, source },
+        _ => Error::Sql { path, source },
+    }
+}

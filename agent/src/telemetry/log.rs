@@ -25,17 +25,22 @@ pub enum Format {
     Json,
 }
 
-/// Starts logging. `RUST_LOG` sets what is shown; `info` and up by default.
+/// Starts logging. `LASTGASP_LOG` sets what is shown (`debug`,
+/// `info,lastgasp::gasp=trace`); `info` and up by default.
 pub fn start(format: Format) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_env("LASTGASP_LOG")
+        // kube logs each failed connection; the annotator says the same once, with its cause.
+        .unwrap_or_else(|_| EnvFilter::new("info,kube_client=off"));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
     match format {
-        Format::Text => builder
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_target(false)
-            .init(),
-        Format::Json => builder.json().flatten_event(true).init(),
+        Format::Text => builder.with_ansi(out_is_colour()).init(),
+        Format::Json => builder.json().init(),
     }
+}
+
+/// Colours only on a terminal, and not where NO_COLOR is set.
+fn out_is_colour() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
 }

@@ -1,6 +1,7 @@
 //! Boots real kernels under QEMU, builds and starts a real control plane.
 
 pub mod cache;
+pub mod controlplane;
 pub mod initramfs;
 pub mod kernels;
 pub mod module;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootId, DeathName, NodeName, Notice, Report, Timestamp};
+use super::{BootId, DeathName, NodeName, Notice, Report, Timestamp, Word};
 
 /// How sure we are (DESIGN section 4).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -93,7 +93,11 @@ pub struct Death {
     pub proof: Proof,
     /// The strongest notice so far.
     pub notice: Notice,
-    /// The decoded log; absent until lines came.
+    /// The first words that speak for `notice`; absent if only lines came.
+    #[serde(default)]
+    pub word: Option<Word>,
+    /// What happened: the decoded log, and until lines came what the first
+    /// words alone say.
     pub report: Option<Report>,
     /// When the first evidence was received.
     pub detected_at: Timestamp,

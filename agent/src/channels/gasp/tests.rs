@@ -192,3 +192,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_the_kernel_survived_does_not_explain_what_kills_it_later() {
+    let mut assembler = Assembler::new(Limits::default());
+    assembler.take(&received(1, 1, word(CRASH[1])));
+    let first = assembler.take(&received(1, 1, Body::Lines(crash())));
+    let code = |update: Option<Update>| update.and_then(|u| u.report).map(|r| r.code);
+    assert_eq!(code(first), Some(ReasonCode::NullPointerDereference));
+
+    let mut survived = received(1, 1, Body::Survived);
+    survived.gasp.mono_ns = 1_000;
+    assert_eq!(code(assembler.take(&survived)), None);
+    // Late lines of the oops are kept for the record only.
+    let late = assembler.take(&received(1, 1, Body::Lines(crash())));
+    let late = late.expect("lines are an update");
+    assert_eq!((late.fresh_lines.len(), late.report), (CRASH.len(), None));
+
+    let text = "sysrq: Trigger a crash";
+    let panic = Body::Lines(vec![line(2_000, text)]);
+    let code = code(assembler.take(&received(1, 1, panic)));
+    assert_ne!(code, Some(ReasonCode::NullPointerDereference));
+}

@@ -1,0 +1,216 @@
+//! What a death means, in words: the reason, and whether to run the work again.
+
+use std::fmt::Write;
+
+use super::text::escaped;
+use crate::model::{
+    Context, Death, DeathState, Notice, Proof, ReasonCode, Report, RetryAdvice, Word,
+};
+
+/// Longest reason line, in bytes: fits an annotation, a condition's message
+/// and two lines of a terminal.
+const REASON_MAX: usize = 512;
+
+/// Advice with the reason for it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Retry {
+    /// Whether the work may be run again.
+    pub advice: RetryAdvice,
+    /// Why, for people.
+    pub why: &'static str,
+}
+
+/// Whether the work of the node's pods may be run again.
+///
+/// It is *safe* where what killed the node is known not to be an act of a
+/// process: broken hardware, a restart or crash that somebody ordered, an
+/// interrupt that the CPU served. A process of a pod can be behind any death
+/// in process context, and behind memory exhaustion and lockups, so that is
+/// *unknown*: running it again may take the next node down. *Unsafe* needs
+/// more than one death and is not said here. Work in interrupt context can
+/// still be caused from outside (a packet of death); the next node would get
+/// that packet whether or not the pod runs there.
+pub fn retry(death: &Death) -> Retry {
+    let safe = |why| Retry {
+        advice: RetryAdvice::Safe,
+        why,
+    };
+    let unknown = |why| Retry {
+        advice: RetryAdvice::Unknown,
+        why,
+    };
+    if death.proof < Proof::P2
+        || matches!(death.state, DeathState::Survived | DeathState::Revoked)
+        || !death.notice.is_final()
+    {
+        return unknown("it is not established that the node died");
+    }
+    match reason_code(death) {
+        ReasonCode::MachineCheck => {
+            return safe("the hardware reported an error; no workload causes that");
+        }
+        ReasonCode::SysrqCrash => return safe("the crash was ordered by sysrq"),
+        ReasonCode::Restart | ReasonCode::Halt | ReasonCode::PowerOff | ReasonCode::Kexec => {
+            return safe("the node was stopped by an order, not by a fault");
+        }
+        ReasonCode::OutOfMemory => {
+            return unknown("the node ran out of memory; the workload may have used it up");
+        }
+        ReasonCode::SoftLockup
+        | ReasonCode::HardLockup
+        | ReasonCode::HungTask
+        | ReasonCode::RcuStall => {
+            return unknown("what kept the kernel busy is not known; the workload may have");
+        }
+        _ => {}
+    }
+    match death.word.as_ref().map(|word| word.context) {
+        Some(Context::Softirq | Context::Hardirq | Context::Nmi) => {
+            safe("the kernel died while serving an interrupt, not in a process")
+        }
+        Some(Context::Process) => {
+            unknown("the kernel died in the context of a process, which may be the workload's")
+        }
+        Some(Context::Unknown) | None => unknown("the context of the crash is not known"),
+    }
+}
+
+/// The machine's word for why.
+pub fn reason_code(death: &Death) -> ReasonCode {
+    death
+        .report
+        .as_ref()
+        .map_or_else(|| code_of(death.notice), |report| report.code)
+}
+
+/// One line for people, safe to print:
+/// `Kernel panic: NULL pointer dereference in boom_timer [boom]`.
+pub fn reason(death: &Death) -> String {
+    let notice = match death.notice {
+        Notice::Oops => "Kernel oops",
+        Notice::Panic => "Kernel panic",
+        Notice::Restart => "Restart without an orderly stop",
+        Notice::Halt => "Halt without an orderly stop",
+        Notice::PowerOff => "Power off without an orderly stop",
+        Notice::Kexec => "Another kernel started by kexec",
+        Notice::EmergencyRestart => "Emergency restart",
+    };
+    // Writing to a String cannot fail.
+    let mut text = notice.to_owned();
+    if let Some(report) = &death.report {
+        let title = report.title.trim();
+        if !title.is_empty() && title != notice {
+            text.push_str(": ");
+            text.push_str(title.strip_prefix("Kernel panic: ").unwrap_or(title));
+        }
+        if let Some(module) = &report.module
+            && !title.contains(&format!("[{module}]"))
+        {
+            let _ = write!(text, " [{module}]");
+        }
+    }
+    if matches!(
+        reason_code(death),
+        ReasonCode::Restart | ReasonCode::Halt | ReasonCode::PowerOff | ReasonCode::Kexec
+    ) && let Some(word) = &death.word
+        && !word.comm.is_empty()
+    {
+        let _ = write!(text, ", asked for by {} (pid {})", word.comm, word.pid);
+    }
+    escaped(&text, REASON_MAX)
+}
+
+/// Who says so, for the annotation `by`.
+pub fn by() -> &'static str {
+    concat!("lastgasp-annotator/", env!("CARGO_PKG_VERSION"))
+}
+
+/// How much a report says. A death keeps the one that says most.
+pub(super) fn quality(report: &Report) -> impl Ord + use<> {
+    let precision = match report.code {
+        ReasonCode::Unknown => 0,
+        ReasonCode::Restart | ReasonCode::Halt | ReasonCode::PowerOff | ReasonCode::Kexec => 1,
+        ReasonCode::KernelPanic | ReasonCode::Oops => 2,
+        // A warning may have come long before what killed the node.
+        ReasonCode::Warning => 3,
+        _ => 4,
+    };
+    (
+        precision,
+        report.corrupted.is_none(),
+        report.fault_function.is_some(),
+        report.module.is_some(),
+    )
+}
+
+/// What the first words alone say, until the log is decoded.
+pub(super) fn provisional(word: &Word) -> Report {
+    let line = word.line.trim();
+    let title = line
+        .strip_prefix("Kernel panic - not syncing: ")
+        .unwrap_or(line);
+    Report {
+        code: code_of(word.notice),
+        title: title.to_owned(),
+        line: word.line.clone(),
+        fault_function: None,
+        module: None,
+        kernel_release: None,
+        comm: (!word.comm.is_empty()).then(|| word.comm.clone()),
+        corrupted: None,
+    }
+}
+
+/// Words in place of those that were lost, from a report that came.
+pub(super) fn word_of(report: &Report, at_ns: u64) -> Word {
+    Word {
+        notice: Notice::Oops,
+        cpu: 0,
+        pid: 0,
+        comm: report.comm.clone().unwrap_or_default(),
+        context: Context::Unknown,
+        line: report.line.clone(),
+        at_ns,
+        held_ns: 0,
+    }
+}
+
+/// An entry of the timeline.
+pub(super) fn word_text(word: &Word) -> String {
+    let notice = match word.notice {
+        Notice::Oops => "oops",
+        Notice::Panic => "panic",
+        Notice::Restart => "restart",
+        Notice::Halt => "halt",
+        Notice::PowerOff => "power off",
+        Notice::Kexec => "kexec",
+        Notice::EmergencyRestart => "emergency restart",
+    };
+    let context = match word.context {
+        Context::Unknown => "",
+        Context::Process => ", process",
+        Context::Softirq => ", softirq",
+        Context::Hardirq => ", hardirq",
+        Context::Nmi => ", NMI",
+    };
+    let mut text = format!("{notice} on CPU {}{context}", word.cpu);
+    if !word.comm.is_empty() {
+        let _ = write!(text, ", {} (pid {})", word.comm, word.pid);
+    }
+    if !word.line.is_empty() {
+        text.push_str(": ");
+        text.push_str(word.line.trim());
+    }
+    text
+}
+
+fn code_of(notice: Notice) -> ReasonCode {
+    match notice {
+        Notice::Oops => ReasonCode::Oops,
+        Notice::Panic => ReasonCode::KernelPanic,
+        Notice::Restart | Notice::EmergencyRestart => ReasonCode::Restart,
+        Notice::Halt => ReasonCode::Halt,
+        Notice::PowerOff => ReasonCode::PowerOff,
+        Notice::Kexec => ReasonCode::Kexec,
+    }
+}

@@ -1,0 +1,153 @@
+//! Which boots of which nodes were heard of.
+
+use std::collections::HashMap;
+
+use crate::model::{BootId, NodeName};
+
+/// Boots remembered per node: enough to know a late datagram of an earlier
+/// boot from the first one of a new boot.
+const BOOTS_MAX: usize = 8;
+
+/// One boot of a node, by its own clock.
+#[derive(Clone, Debug)]
+pub(super) struct Boot {
+    pub(super) id: BootId,
+    /// Newest hello, heartbeat or survival, in nanoseconds since boot.
+    pub(super) alive_ns: u64,
+    /// Newest goodbye, in nanoseconds since boot.
+    pub(super) goodbye_ns: u64,
+    /// Newest message that says outright that the kernel lived on (survival
+    /// or goodbye), in nanoseconds since boot.
+    pub(super) survived_ns: u64,
+    pub(super) kernel_release: Option<String>,
+}
+
+impl Boot {
+    /// The newest thing it said, death's words aside.
+    pub(super) fn newest_ns(&self) -> u64 {
+        self.alive_ns.max(self.goodbye_ns)
+    }
+
+    /// Whether the last thing it said was a goodbye.
+    fn stopped(&self) -> bool {
+        self.goodbye_ns > 0 && self.goodbye_ns >= self.alive_ns
+    }
+
+    fn new(id: BootId) -> Self {
+        Self {
+            id,
+            alive_ns: 0,
+            goodbye_ns: 0,
+            survived_ns: 0,
+            kernel_release: None,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Node {
+    /// In the order of their first words; the last one runs now.
+    boots: Vec<Boot>,
+    /// When it last spoke, by the engine's clock.
+    heard_ms: u64,
+    silent: bool,
+}
+
+/// All nodes. Bounded: the one that has been quiet longest goes first.
+#[derive(Debug)]
+pub(super) struct Fleet {
+    nodes: HashMap<NodeName, Node>,
+    max: usize,
+    evicted: u64,
+}
+
+impl Fleet {
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            nodes: HashMap::new(),
+            max: max.max(1),
+            evicted: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(super) fn silent(&self) -> usize {
+        self.nodes.values().filter(|node| node.silent).count()
+    }
+
+    pub(super) fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Notes that a boot spoke. True if it is new, and so the running one.
+    pub(super) fn meet(&mut self, node: &NodeName, boot: BootId, clock_ms: u64) -> bool {
+        let known = self
+            .nodes
+            .get(node)
+            .is_some_and(|n| n.boots.iter().any(|b| b.id == boot));
+        self.recall(node, boot, clock_ms);
+        if let Some(entry) = self.nodes.get_mut(node)
+            && entry.boots.last().is_some_and(|last| last.id == boot)
+        {
+            entry.heard_ms = clock_ms;
+            entry.silent = false;
+        }
+        !known
+    }
+
+    /// The entry of a boot, made if there is none.
+    pub(super) fn recall(&mut self, name: &NodeName, boot: BootId, clock_ms: u64) -> &mut Boot {
+        if !self.nodes.contains_key(name) {
+            self.make_room();
+        }
+        let node = self.nodes.entry(name.clone()).or_insert_with(|| Node {
+            boots: Vec::new(),
+            heard_ms: clock_ms,
+            silent: false,
+        });
+        let at = node.boots.iter().position(|b| b.id == boot);
+        let at = at.unwrap_or_else(|| {
+            if node.boots.len() >= BOOTS_MAX {
+                node.boots.remove(0);
+            }
+            node.boots.push(Boot::new(boot));
+            node.boots.len() - 1
+        });
+        &mut node.boots[at]
+    }
+
+    /// The boot that runs on a node now.
+    pub(super) fn current(&self, node: &NodeName) -> Option<BootId> {
+        Some(self.nodes.get(node)?.boots.last()?.id)
+    }
+
+    /// Whether the last thing this boot said of itself was a goodbye.
+    pub(super) fn said_goodbye(&self, node: &NodeName, boot: BootId) -> bool {
+        self.nodes
+            .get(node)
+            .and_then(|n| n.boots.iter().find(|b| b.id == boot))
+            .is_some_and(Boot::stopped)
+    }
+
+    /// Marks the nodes that have been quiet for too long.
+    pub(super) fn tick(&mut self, clock_ms: u64, silence_ms: u64) {
+        for node in self.nodes.values_mut() {
+            let stopped = node.boots.last().is_some_and(Boot::stopped);
+            node.silent = !stopped && clock_ms - node.heard_ms >= silence_ms;
+        }
+    }
+
+    fn make_room(&mut self) {
+        while self.nodes.len() >= self.max {
+            let quietest = self.nodes.iter().min_by_key(|(_, n)| n.heard_ms);
+            let Some(name) = quietest.map(|(name, _)| name.clone()) else {
+                return;
+            };
+            self.nodes.remove(&name);
+            self.evicted += 1;
+        }
+    }
+}

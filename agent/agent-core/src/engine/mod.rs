@@ -1,0 +1,526 @@
+//! What follows from what was said: `step(now, input) -> outputs`.
+//!
+//! Pure and synchronous. The state of a death is a function of a few facts
+//! (which words were heard, the newest sign of life, whether another boot came
+//! after), each of which only grows, so neither the order of datagrams nor
+//! their number changes the verdict.
+
+mod annotations;
+mod case;
+mod explain;
+mod fleet;
+mod text;
+
+use std::collections::BTreeMap;
+
+use case::{Case, Facts};
+use fleet::Fleet;
+
+use crate::model::{
+    Body, BootId, Channel, Death, DeathName, DeathState, Gasp, Inventory, NodeName, Report,
+    Timestamp, Word,
+};
+
+pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
+pub use explain::{Retry, by, reason, reason_code, retry};
+pub use text::{escaped, rfc3339};
+
+/// Longest time one step can move the engine's own clock, in milliseconds.
+///
+/// Silence is measured in time the engine itself lived through. A wall clock
+/// set forward, or an annotator that was stopped for an hour, therefore proves
+/// no silence: the loop ticks every second, so two seconds is a late tick.
+const STEP_MAX_MS: u64 = 2_000;
+
+/// What the engine may hold and how long it waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time without a sign of life after which a node counts as silent, in
+    /// milliseconds. Agents send a heartbeat a second.
+    pub silence_ms: u64,
+    /// How much later than a panic a sign of life must have been sent to
+    /// revoke it, in milliseconds of the node's own clock. Other CPUs run on
+    /// while the dying one prints, and datagrams change places.
+    pub revoke_ms: u64,
+    /// Most nodes remembered.
+    pub nodes: usize,
+    /// Most deaths held in memory.
+    pub deaths: usize,
+    /// Most entries in one death's timeline.
+    pub evidence: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            silence_ms: 10_000,
+            revoke_ms: 10_000,
+            nodes: 20_000,
+            deaths: 10_000,
+            evidence: 64,
+        }
+    }
+}
+
+/// One fact for the engine.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A verified, replay-checked message.
+    Said(Gasp),
+    /// The decoder read a report in the lines of this boot.
+    Decoded {
+        /// The node.
+        node: NodeName,
+        /// The boot.
+        boot: BootId,
+        /// What the lines say.
+        report: Report,
+    },
+    /// Time passes; to be given about once a second.
+    Tick,
+}
+
+/// What to do about one death.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Record an oops that the node may survive: Node condition and event.
+    /// Never anything on a pod.
+    ReportOops(DeathName),
+    /// The first write of a death: Node condition, taint, `NodeDeath`.
+    MarkNode(DeathName),
+    /// Write the reason on every pod that was on the node.
+    AnnotatePods(DeathName),
+    /// Take back what was written: the same boot spoke again.
+    Revoke(DeathName),
+    /// Another boot runs on the node: lift the mark.
+    NodeReturned(DeathName),
+}
+
+impl Action {
+    /// The death it belongs to.
+    pub fn death(&self) -> &DeathName {
+        match self {
+            Self::ReportOops(d)
+            | Self::MarkNode(d)
+            | Self::AnnotatePods(d)
+            | Self::Revoke(d)
+            | Self::NodeReturned(d) => d,
+        }
+    }
+
+    /// Whether this one makes `other`, which still waits, pointless: the same
+    /// again, an oops of a node that is dead by now, anything that is revoked.
+    pub fn supersedes(&self, other: &Self) -> bool {
+        self.death() == other.death()
+            && match self {
+                Self::Revoke(_) => true,
+                Self::MarkNode(_) => matches!(other, Self::MarkNode(_) | Self::ReportOops(_)),
+                Self::ReportOops(_) | Self::AnnotatePods(_) | Self::NodeReturned(_) => {
+                    self == other
+                }
+            }
+    }
+
+    /// The action's word, as it is stored and counted.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::ReportOops(_) => "ReportOops",
+            Self::MarkNode(_) => "MarkNode",
+            Self::AnnotatePods(_) => "AnnotatePods",
+            Self::Revoke(_) => "Revoke",
+            Self::NodeReturned(_) => "NodeReturned",
+        }
+    }
+
+    /// The action with this word.
+    pub fn from_word(word: &str, death: DeathName) -> Option<Self> {
+        Some(match word {
+            "ReportOops" => Self::ReportOops(death),
+            "MarkNode" => Self::MarkNode(death),
+            "AnnotatePods" => Self::AnnotatePods(death),
+            "Revoke" => Self::Revoke(death),
+            "NodeReturned" => Self::NodeReturned(death),
+            _ => return None,
+        })
+    }
+}
+
+/// What the caller has to do, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Persist the death as it stands now; actions on it follow.
+    Record(Box<Death>),
+    /// Carry out an action, and try until it is done.
+    Act(Action),
+    /// A boot of a node was seen for the first time, or introduced itself.
+    NodeSeen {
+        /// The node.
+        node: NodeName,
+        /// The Node object's uid, if the agent knew it.
+        uid: Option<String>,
+        /// The boot that runs there now.
+        boot: BootId,
+        /// What it is made of, if it said so.
+        inventory: Option<Box<Inventory>>,
+    },
+}
+
+/// What the engine holds and what it had to drop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Nodes known.
+    pub nodes: usize,
+    /// Nodes whose heartbeats stopped without a goodbye.
+    pub silent: usize,
+    /// Deaths in memory.
+    pub deaths: usize,
+    /// Nodes forgotten because there were too many.
+    pub evicted_nodes: u64,
+    /// Deaths dropped from memory because there were too many.
+    pub evicted_deaths: u64,
+    /// Entries cut from timelines that were full.
+    pub evidence_cut: u64,
+    /// Words not kept because one death had too many.
+    pub words_cut: u64,
+}
+
+/// A node as the store remembers it, for [`Engine::restore`].
+#[derive(Clone, Debug)]
+pub struct KnownNode {
+    /// The node.
+    pub node: NodeName,
+    /// The boot that ran there last.
+    pub boot: BootId,
+    /// That boot's kernel release.
+    pub kernel_release: Option<String>,
+}
+
+type Key = (NodeName, BootId);
+
+/// The decisions. See the module.
+#[derive(Debug)]
+pub struct Engine {
+    limits: Limits,
+    fleet: Fleet,
+    cases: BTreeMap<Key, Case>,
+    last: Option<Timestamp>,
+    clock_ms: u64,
+    evicted_deaths: u64,
+    cut: case::Cut,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            fleet: Fleet::new(limits.nodes),
+            cases: BTreeMap::new(),
+            last: None,
+            clock_ms: 0,
+            evicted_deaths: 0,
+            cut: case::Cut::default(),
+        }
+    }
+
+    /// Takes back what an earlier process recorded. Nothing follows from it
+    /// by itself: pending actions are in the store, not here.
+    pub fn restore(
+        &mut self,
+        nodes: impl IntoIterator<Item = KnownNode>,
+        deaths: impl IntoIterator<Item = Death>,
+    ) {
+        let mut deaths: Vec<Death> = deaths.into_iter().collect();
+        // Older boots first, so that the newest ends up as the running one.
+        deaths.sort_by_key(|d| d.detected_at);
+        for death in deaths {
+            let boot = self.fleet.recall(&death.node, death.boot, self.clock_ms);
+            // What refuted these words is not stored, only that something did.
+            if let Some(word) = &death.word {
+                match death.state {
+                    DeathState::Revoked => boot.alive_ns = case::revoking_ns(word, &self.limits),
+                    DeathState::Survived => boot.survived_ns = word.at_ns.saturating_add(1),
+                    DeathState::Suspected | DeathState::Dead | DeathState::Returned => {}
+                }
+            }
+            self.make_room();
+            let key = (death.node.clone(), death.boot);
+            self.cases.insert(key, Case::restore(death, self.clock_ms));
+        }
+        for known in nodes {
+            let boot = self.fleet.recall(&known.node, known.boot, self.clock_ms);
+            boot.kernel_release = known.kernel_release;
+        }
+    }
+
+    /// Takes in one fact at a time `now` and says what follows from it.
+    pub fn step(&mut self, now: Timestamp, input: Input) -> Vec<Output> {
+        let passed = self.last.map_or(0, |last| now.since(last));
+        self.clock_ms += passed.min(STEP_MAX_MS);
+        self.last = Some(now);
+        let mut out = Vec::new();
+        match input {
+            Input::Said(gasp) => self.said(now, gasp, &mut out),
+            Input::Decoded { node, boot, report } => {
+                self.meet(now, &node, None, boot, &mut out);
+                self.decoded(now, node, boot, report, &mut out);
+            }
+            Input::Tick => self.tick(now, &mut out),
+        }
+        out
+    }
+
+    /// What is held and what was dropped.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            nodes: self.fleet.len(),
+            silent: self.fleet.silent(),
+            deaths: self.cases.len(),
+            evicted_nodes: self.fleet.evicted(),
+            evicted_deaths: self.evicted_deaths,
+            evidence_cut: self.cut.evidence,
+            words_cut: self.cut.words,
+        }
+    }
+
+    /// The deaths in memory, by node and boot.
+    pub fn deaths(&self) -> impl Iterator<Item = &Death> {
+        self.cases.values().map(|case| &case.death)
+    }
+
+    fn said(&mut self, now: Timestamp, gasp: Gasp, out: &mut Vec<Output>) {
+        let uid = gasp.node_uid.clone();
+        self.meet(now, &gasp.node, uid.clone(), gasp.boot, out);
+        let mono = gasp.mono_ns;
+        let boot = self.fleet.recall(&gasp.node, gasp.boot, self.clock_ms);
+        let fresh = mono > boot.newest_ns();
+        match gasp.body {
+            Body::Hello(inventory) => {
+                boot.alive_ns = boot.alive_ns.max(mono);
+                if !inventory.kernel_release.is_empty() {
+                    boot.kernel_release = Some(inventory.kernel_release.clone());
+                }
+                if self.fleet.current(&gasp.node) == Some(gasp.boot) {
+                    out.push(Output::NodeSeen {
+                        node: gasp.node.clone(),
+                        uid,
+                        boot: gasp.boot,
+                        inventory: Some(inventory),
+                    });
+                }
+                self.alive(now, &(gasp.node, gasp.boot), fresh, out);
+            }
+            Body::Heartbeat => {
+                boot.alive_ns = boot.alive_ns.max(mono);
+                self.alive(now, &(gasp.node, gasp.boot), fresh, out);
+            }
+            Body::Survived => {
+                boot.alive_ns = boot.alive_ns.max(mono);
+                boot.survived_ns = boot.survived_ns.max(mono);
+                self.alive(now, &(gasp.node, gasp.boot), fresh, out);
+            }
+            Body::Goodbye => {
+                boot.goodbye_ns = boot.goodbye_ns.max(mono);
+                boot.survived_ns = boot.survived_ns.max(mono);
+                self.alive(now, &(gasp.node, gasp.boot), fresh, out);
+            }
+            Body::Word(word) => {
+                let sent_after_ms = mono.saturating_sub(word.at_ns) / 1_000_000;
+                let happened = match gasp.wall_ns / 1_000_000 {
+                    // No clock at all on the node.
+                    0 => now,
+                    ms => Timestamp(ms.saturating_sub(sent_after_ms)),
+                };
+                self.word(now, &(gasp.node, gasp.boot), uid, word, happened, out);
+            }
+            // The decoder reads them; they come back as `Decoded`.
+            Body::Lines(_) => {}
+        }
+    }
+
+    /// Notes that this boot spoke, and what follows if no boot of this name
+    /// was known: the one before it is over.
+    fn meet(
+        &mut self,
+        now: Timestamp,
+        node: &NodeName,
+        uid: Option<String>,
+        boot: BootId,
+        out: &mut Vec<Output>,
+    ) {
+        if !self.fleet.meet(node, boot, self.clock_ms) {
+            return;
+        }
+        out.push(Output::NodeSeen {
+            node: node.clone(),
+            uid,
+            boot,
+            inventory: None,
+        });
+        let all = (node.clone(), BootId([0; 16]))..=(node.clone(), BootId([255; 16]));
+        let ended: Vec<Key> = self
+            .cases
+            .range(all)
+            .filter(|(key, case)| key.1 != boot && !case.returned)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in ended {
+            if let Some(case) = self.cases.get_mut(&key) {
+                case.returned = true;
+                let text = format!("node is back with boot {boot}");
+                case.note(now, Channel::Heartbeat, text, &self.limits, &mut self.cut);
+            }
+            self.settle(now, &key, false, out);
+        }
+    }
+
+    /// A sign of life of this boot; `fresh`: none sent later is known.
+    fn alive(&mut self, now: Timestamp, key: &Key, fresh: bool, out: &mut Vec<Output>) {
+        let Some(case) = self.cases.get_mut(key) else {
+            return;
+        };
+        if fresh {
+            case.quiet_since = self.clock_ms;
+            case.silent = false;
+        }
+        self.settle(now, key, false, out);
+    }
+
+    fn word(
+        &mut self,
+        now: Timestamp,
+        key: &Key,
+        uid: Option<String>,
+        word: Word,
+        happened: Timestamp,
+        out: &mut Vec<Output>,
+    ) {
+        let facts = self.facts(key);
+        self.open(now, key, &word, happened);
+        let Some(case) = self.cases.get_mut(key) else {
+            return;
+        };
+        let text = explain::word_text(&word);
+        let over = matches!(case.death.state, DeathState::Survived | DeathState::Revoked)
+            && !case.is_new();
+        let provisional = explain::provisional(&word);
+        let refuted = facts.refute(&word);
+        if !case.hear(word, happened, &facts, &mut self.cut) {
+            return;
+        }
+        if over && !refuted {
+            // What was reported earlier was another event: the machine lived on after it.
+            case.begin_again(now);
+        }
+        if uid.is_some() {
+            case.death.node_uid = uid;
+        }
+        case.quiet_since = self.clock_ms;
+        case.note(now, Channel::Gasp, text, &self.limits, &mut self.cut);
+        let better = case.improve(provisional);
+        self.settle(now, key, better, out);
+    }
+
+    fn decoded(
+        &mut self,
+        now: Timestamp,
+        node: NodeName,
+        boot: BootId,
+        report: Report,
+        out: &mut Vec<Output>,
+    ) {
+        let key = (node, boot);
+        let facts = self.facts(&key);
+        if !self.cases.contains_key(&key) {
+            // The words were lost, the lines came. Lines alone never say that
+            // the boot is over: whoever may write to the kernel's log could.
+            let word = explain::word_of(&report, facts.alive_ns);
+            self.open(now, &key, &word, now);
+            if let Some(case) = self.cases.get_mut(&key) {
+                case.hear(word, now, &facts, &mut self.cut);
+            }
+        }
+        let Some(case) = self.cases.get_mut(&key) else {
+            return;
+        };
+        let text = format!("the log says: {}", report.title);
+        if !case.improve(report) && !case.is_new() {
+            return;
+        }
+        case.note(now, Channel::Gasp, text, &self.limits, &mut self.cut);
+        self.settle(now, &key, true, out);
+    }
+
+    fn tick(&mut self, now: Timestamp, out: &mut Vec<Output>) {
+        self.fleet.tick(self.clock_ms, self.limits.silence_ms);
+        let silent: Vec<Key> = self
+            .cases
+            .iter()
+            .filter(|(key, case)| {
+                case.death.state == DeathState::Dead
+                    && !case.silent
+                    && self.clock_ms - case.quiet_since >= self.limits.silence_ms
+                    && !self.fleet.said_goodbye(&key.0, key.1)
+            })
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in silent {
+            if let Some(case) = self.cases.get_mut(&key) {
+                case.silent = true;
+                let text = format!("no sign of life for {} ms", self.limits.silence_ms);
+                case.note(now, Channel::Heartbeat, text, &self.limits, &mut self.cut);
+            }
+            self.settle(now, &key, false, out);
+        }
+    }
+
+    /// Opens a case for this boot if there is none.
+    fn open(&mut self, now: Timestamp, key: &Key, word: &Word, happened: Timestamp) {
+        if self.cases.contains_key(key) {
+            return;
+        }
+        self.make_room();
+        let over = self.fleet.current(&key.0).is_some_and(|b| b != key.1);
+        let case = Case::open(now, key, word, happened, over);
+        self.cases.insert(key.clone(), case);
+    }
+
+    /// Drops the death that matters least if there is no room for another.
+    fn make_room(&mut self) {
+        while self.cases.len() >= self.limits.deaths.max(1) {
+            let victim = self
+                .cases
+                .iter()
+                .min_by_key(|(_, case)| (case.is_open(), case.death.detected_at))
+                .map(|(key, _)| key.clone());
+            let Some(victim) = victim else { return };
+            self.cases.remove(&victim);
+            self.evicted_deaths += 1;
+        }
+    }
+
+    fn facts(&mut self, key: &Key) -> Facts {
+        let boot = self.fleet.recall(&key.0, key.1, self.clock_ms);
+        Facts {
+            alive_ns: boot.newest_ns(),
+            survived_ns: boot.survived_ns,
+            revoke_ms: self.limits.revoke_ms,
+        }
+    }
+
+    /// Judges a case anew and says what changed.
+    fn settle(&mut self, now: Timestamp, key: &Key, better: bool, out: &mut Vec<Output>) {
+        let facts = self.facts(key);
+        let release = self
+            .fleet
+            .recall(&key.0, key.1, self.clock_ms)
+            .kernel_release
+            .clone();
+        if let Some(case) = self.cases.get_mut(key) {
+            if case.death.kernel_release.is_none() {
+                case.death.kernel_release = release;
+            }
+            case.settle(now, &facts, better, &self.limits, &mut self.cut, out);
+        }
+    }
+}

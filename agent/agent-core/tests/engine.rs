@@ -1,0 +1,564 @@
+//! The engine's rules: a table of stories, and properties over all others.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use agent_core::engine::{
+    Action, Engine, Input, Keys, KnownNode, Limits, Output, VALUE_MAX, annotations, reason, retry,
+};
+use agent_core::model::{
+    Body, BootId, Context, Death, DeathName, DeathState, Gasp, NodeName, Notice, Proof, ReasonCode,
+    Report, RetryAdvice, Timestamp, Word,
+};
+use proptest::prelude::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn node(i: u8) -> NodeName {
+    NodeName::new(&format!("w{i:02}")).expect("a DNS label")
+}
+
+fn gasp(boot: u8, mono_s: u64, body: Body) -> Input {
+    said(0, boot, mono_s * SECOND, body)
+}
+
+fn said(n: u8, boot: u8, mono_ns: u64, body: Body) -> Input {
+    Input::Said(Gasp {
+        node: node(n),
+        node_uid: None,
+        boot: BootId([boot; 16]),
+        session: 1,
+        mono_ns,
+        wall_ns: 1_700_000_000 * SECOND + mono_ns,
+        body,
+    })
+}
+
+fn word(notice: Notice, at_s: u64) -> Body {
+    Body::Word(Word {
+        notice,
+        cpu: 1,
+        pid: 42,
+        comm: "kworker/1:1".into(),
+        context: Context::Softirq,
+        line: "Kernel panic - not syncing: Fatal exception in interrupt".into(),
+        at_ns: at_s * SECOND,
+        held_ns: 0,
+    })
+}
+
+fn decoded(boot: u8, code: ReasonCode) -> Input {
+    Input::Decoded {
+        node: node(0),
+        boot: BootId([boot; 16]),
+        report: Report {
+            code,
+            title: "NULL pointer dereference in boom_timer [boom]".into(),
+            line: "BUG: kernel NULL pointer dereference, address: 0".into(),
+            fault_function: Some("boom_timer".into()),
+            module: Some("boom".into()),
+            kernel_release: Some("6.12.0".into()),
+            comm: None,
+            corrupted: None,
+        },
+    }
+}
+
+/// What came out, in short: actions as words, records as state and proof.
+fn brief(outputs: &[Output]) -> Vec<String> {
+    outputs
+        .iter()
+        .filter_map(|output| match output {
+            Output::Act(action) => Some(action.word().to_owned()),
+            Output::Record(death) => Some(format!("{:?} {:?}", death.state, death.proof)),
+            Output::NodeSeen { .. } => None,
+        })
+        .collect()
+}
+
+/// Tells a story, one fact a second.
+fn tell(engine: &mut Engine, story: Vec<Input>) -> Vec<String> {
+    let start = engine.stats();
+    assert_eq!(start.evicted_nodes, 0);
+    let mut out = Vec::new();
+    for (i, input) in story.into_iter().enumerate() {
+        let now = Timestamp(1_700_000_000_000 + i as u64 * 1_000);
+        out.extend(brief(&engine.step(now, input)));
+    }
+    out
+}
+
+#[test]
+fn stories() {
+    let hello = || Body::Hello(Box::default());
+    let quiet = |n: usize| std::iter::repeat_n(Input::Tick, n);
+    let story = |inputs: Vec<Input>| tell(&mut Engine::new(Limits::default()), inputs);
+
+    let panic = || gasp(1, 100, word(Notice::Panic, 100));
+    let dead = ["Dead P2", "MarkNode", "AnnotatePods"];
+
+    assert_eq!(story(vec![gasp(1, 1, hello()), panic()]), dead);
+    assert_eq!(story(vec![panic(), panic(), panic()]), dead, "duplicates");
+
+    for notice in Notice::ALL.into_iter().filter(|n| n.is_final()) {
+        assert_eq!(story(vec![gasp(1, 5, word(notice, 5))]), dead, "{notice:?}");
+    }
+
+    assert_eq!(
+        story(vec![
+            gasp(1, 100, word(Notice::Oops, 100)),
+            gasp(1, 102, Body::Survived),
+        ]),
+        ["Suspected P1", "ReportOops", "Survived P1"],
+        "an oops that the node survives never reaches a pod"
+    );
+    assert_eq!(
+        story(vec![
+            gasp(1, 100, word(Notice::Oops, 100)),
+            decoded(1, ReasonCode::NullPointerDereference),
+            gasp(1, 100, word(Notice::Panic, 100)),
+        ]),
+        [
+            "Suspected P1",
+            "ReportOops",
+            "Suspected P1",
+            "ReportOops",
+            "Dead P2",
+            "MarkNode",
+            "AnnotatePods"
+        ],
+        "an oops that becomes a panic"
+    );
+    assert_eq!(
+        story(vec![
+            panic(),
+            decoded(1, ReasonCode::NullPointerDereference),
+            decoded(1, ReasonCode::NullPointerDereference),
+            decoded(1, ReasonCode::KernelPanic),
+        ]),
+        [
+            "Dead P2",
+            "MarkNode",
+            "AnnotatePods",
+            "Dead P2",
+            "MarkNode",
+            "AnnotatePods"
+        ],
+        "refreshed once, by the better reason only"
+    );
+    assert_eq!(
+        story(vec![
+            panic(),
+            gasp(1, 99, Body::Heartbeat),
+            gasp(1, 109, Body::Heartbeat)
+        ]),
+        dead,
+        "heartbeats within the margin revoke nothing"
+    );
+    assert_eq!(
+        story(vec![panic(), gasp(1, 111, Body::Heartbeat), panic()]),
+        [
+            "Dead P2",
+            "MarkNode",
+            "AnnotatePods",
+            "Revoked P1",
+            "Revoke"
+        ],
+        "the same boot speaks again, and a late copy of the word changes nothing"
+    );
+    assert_eq!(
+        story(vec![
+            gasp(1, 100, word(Notice::Restart, 100)),
+            gasp(1, 150, Body::Heartbeat)
+        ]),
+        dead,
+        "a shutdown takes its time"
+    );
+    assert_eq!(
+        story([vec![panic()], quiet(9).collect()].concat()),
+        dead,
+        "not silent for long enough"
+    );
+    assert_eq!(
+        story([vec![panic()], quiet(12).collect()].concat()),
+        ["Dead P2", "MarkNode", "AnnotatePods", "Dead P3"],
+    );
+    assert_eq!(
+        story(vec![
+            panic(),
+            gasp(2, 3, Body::Heartbeat),
+            panic(),
+            gasp(2, 4, hello())
+        ]),
+        [
+            "Dead P2",
+            "MarkNode",
+            "AnnotatePods",
+            "Returned P4",
+            "NodeReturned"
+        ],
+        "the node is back with another boot"
+    );
+    assert_eq!(
+        story(vec![gasp(1, 1, hello()), gasp(2, 1, hello()), panic()]),
+        ["Returned P4", "AnnotatePods"],
+        "the last word comes after the first of the next boot: no mark on the new one"
+    );
+    let nothing: [&str; 0] = [];
+    assert_eq!(
+        story([vec![gasp(1, 1, hello())], quiet(60).collect()].concat()),
+        nothing,
+        "silence alone is no death"
+    );
+    assert_eq!(
+        story(vec![
+            gasp(1, 1, hello()),
+            gasp(1, 9, Body::Goodbye),
+            gasp(2, 1, hello())
+        ]),
+        nothing,
+        "an orderly reboot is no death"
+    );
+    assert_eq!(
+        story(vec![
+            gasp(1, 100, word(Notice::Oops, 100)),
+            gasp(1, 103, Body::Survived),
+            gasp(1, 900, word(Notice::Panic, 900)),
+        ]),
+        [
+            "Suspected P1",
+            "ReportOops",
+            "Survived P1",
+            "Dead P2",
+            "MarkNode",
+            "AnnotatePods"
+        ],
+        "a survived oops does not hide the panic that follows"
+    );
+    assert_eq!(
+        story(vec![decoded(1, ReasonCode::KernelPanic)]),
+        ["Suspected P1", "ReportOops"],
+        "lines without words: whoever may write to the log could have written them"
+    );
+}
+
+#[test]
+fn the_reason_of_a_survived_oops_is_not_that_of_the_panic_after_it() {
+    let mut engine = Engine::new(Limits::default());
+    tell(
+        &mut engine,
+        vec![
+            gasp(1, 100, word(Notice::Oops, 100)),
+            decoded(1, ReasonCode::NullPointerDereference),
+            gasp(1, 103, Body::Survived),
+            gasp(1, 900, word(Notice::Panic, 900)),
+        ],
+    );
+    let death = engine.deaths().next().expect("one death");
+    assert_eq!(
+        reason(death),
+        "Kernel panic: Fatal exception in interrupt",
+        "{death:?}"
+    );
+}
+
+#[test]
+fn silence_is_counted_and_a_goodbye_explains_it() {
+    let mut engine = Engine::new(Limits::default());
+    let ticks = || std::iter::repeat_n(Input::Tick, 20);
+    tell(
+        &mut engine,
+        [vec![gasp(1, 1, Body::Heartbeat)], ticks().collect()].concat(),
+    );
+    assert_eq!(engine.stats().silent, 1);
+    tell(
+        &mut engine,
+        [vec![gasp(1, 2, Body::Goodbye)], ticks().collect()].concat(),
+    );
+    assert_eq!(engine.stats().silent, 0);
+}
+
+#[test]
+fn a_wall_clock_that_jumps_proves_no_silence() {
+    let mut engine = Engine::new(Limits::default());
+    engine.step(Timestamp(0), gasp(1, 100, word(Notice::Panic, 100)));
+    for now in [86_400_000, 3, 900_000_000, 0] {
+        assert_eq!(brief(&engine.step(Timestamp(now), Input::Tick)), [""; 0]);
+    }
+}
+
+#[test]
+fn what_is_held_is_bounded_and_what_is_dropped_is_counted() {
+    let mut engine = Engine::new(Limits {
+        nodes: 4,
+        deaths: 3,
+        evidence: 4,
+        ..Limits::default()
+    });
+    for n in 0..20 {
+        engine.step(Timestamp(0), said(n, 1, SECOND, word(Notice::Panic, 1)));
+        for at in 0..40 {
+            engine.step(Timestamp(0), said(n, 1, SECOND, word(Notice::Oops, at)));
+        }
+    }
+    let stats = engine.stats();
+    assert_eq!((stats.nodes, stats.deaths), (4, 3));
+    assert_eq!((stats.evicted_nodes, stats.evicted_deaths), (16, 17));
+    assert!(stats.words_cut > 0 && stats.evidence_cut > 0, "{stats:?}");
+    assert!(engine.deaths().all(|d| d.evidence.len() <= 4));
+}
+
+#[test]
+fn a_restarted_annotator_goes_on_where_it_was() {
+    let mut engine = Engine::new(Limits::default());
+    tell(&mut engine, vec![gasp(1, 100, word(Notice::Panic, 100))]);
+    let mut next = Engine::new(Limits::default());
+    next.restore(
+        [KnownNode {
+            node: node(0),
+            boot: BootId([1; 16]),
+            kernel_release: None,
+        }],
+        engine.deaths().cloned(),
+    );
+    assert_eq!(
+        tell(
+            &mut next,
+            vec![
+                gasp(1, 100, word(Notice::Panic, 100)),
+                gasp(2, 1, Body::Heartbeat)
+            ]
+        ),
+        ["Returned P4", "NodeReturned"],
+        "nothing twice, and the return is seen"
+    );
+}
+
+#[test]
+fn annotations_explain_and_are_bounded() {
+    let mut engine = Engine::new(Limits::default());
+    tell(
+        &mut engine,
+        vec![
+            gasp(1, 100, word(Notice::Panic, 100)),
+            decoded(1, ReasonCode::NullPointerDereference),
+        ],
+    );
+    let mut death = engine.deaths().next().expect("one death").clone();
+    let keys = Keys {
+        legacy_prefix: Some("pod.example.org".into()),
+        ..Keys::default()
+    };
+    let got = annotations(&death, &keys);
+    let want = "Kernel panic: NULL pointer dereference in boom_timer [boom]";
+    assert_eq!(got["lastgasp.dev/reason"], want);
+    assert_eq!(got["pod.example.org/pod-termination-reason"], want);
+    assert_eq!(got["lastgasp.dev/reason-code"], "NullPointerDereference");
+    assert_eq!(got["lastgasp.dev/proof"], "P2");
+    assert_eq!(got["lastgasp.dev/time"], "2023-11-14T22:15:00.000Z");
+    assert_eq!(got["lastgasp.dev/retry"], "safe");
+    assert_eq!(got["lastgasp.dev/death"], "w00-01010101");
+
+    let report = death.report.as_mut().expect("decoded");
+    report.title = format!("\u{1b}[2J\u{202e}{}", "x".repeat(9_000));
+    for value in annotations(&death, &keys).values() {
+        assert!(value.len() <= VALUE_MAX);
+        assert!(!value.contains(['\u{1b}', '\u{202e}']), "{value}");
+    }
+}
+
+#[test]
+fn retry_advice_follows_the_cause() {
+    use DeathState::{Dead, Survived};
+    use ReasonCode::{KernelBug, MachineCheck, OutOfMemory, Restart, SoftLockup};
+
+    let mut engine = Engine::new(Limits::default());
+    tell(&mut engine, vec![gasp(1, 100, word(Notice::Panic, 100))]);
+    let death = engine.deaths().next().expect("one death").clone();
+    let with = |code, context, state| {
+        let mut death: Death = death.clone();
+        death.state = state;
+        if let (Some(report), Some(word)) = (&mut death.report, &mut death.word) {
+            report.code = code;
+            word.context = context;
+        }
+        retry(&death).advice
+    };
+    for (code, context, state, want) in [
+        (MachineCheck, Context::Process, Dead, RetryAdvice::Safe),
+        (Restart, Context::Process, Dead, RetryAdvice::Safe),
+        (KernelBug, Context::Softirq, Dead, RetryAdvice::Safe),
+        (KernelBug, Context::Process, Dead, RetryAdvice::Unknown),
+        (KernelBug, Context::Unknown, Dead, RetryAdvice::Unknown),
+        (OutOfMemory, Context::Hardirq, Dead, RetryAdvice::Unknown),
+        (SoftLockup, Context::Hardirq, Dead, RetryAdvice::Unknown),
+        (MachineCheck, Context::Nmi, Survived, RetryAdvice::Unknown),
+    ] {
+        assert_eq!(
+            with(code, context, state),
+            want,
+            "{code:?} {context:?} {state:?}"
+        );
+    }
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    let notice = prop::sample::select(Notice::ALL.to_vec());
+    prop_oneof![
+        1 => Just(Body::Hello(Box::default())),
+        4 => Just(Body::Heartbeat),
+        1 => Just(Body::Goodbye),
+        1 => Just(Body::Survived),
+        4 => (notice, 0u64..200).prop_map(|(notice, at)| word(notice, at)),
+    ]
+}
+
+fn input(nodes: u8, boots: u8) -> impl Strategy<Value = Input> {
+    let codes = prop::sample::select(vec![
+        ReasonCode::NullPointerDereference,
+        ReasonCode::KernelPanic,
+        ReasonCode::Warning,
+    ]);
+    prop_oneof![
+        8 => (0..nodes, 0..boots, 0u64..200, body())
+            .prop_map(|(n, boot, mono, body)| said(n, boot, mono * SECOND, body)),
+        1 => (0..boots, codes).prop_map(|(boot, code)| decoded(boot, code)),
+        2 => Just(Input::Tick),
+    ]
+}
+
+fn story(nodes: u8, boots: u8) -> impl Strategy<Value = Vec<Input>> {
+    prop::collection::vec(input(nodes, boots), 0..48)
+}
+
+/// A story with copies of its facts anywhere after them, and any clock.
+fn with_copies() -> impl Strategy<Value = (Vec<Input>, Vec<Input>)> {
+    (
+        story(2, 3),
+        prop::collection::vec(
+            (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+            0..24,
+        ),
+    )
+        .prop_map(|(story, copies)| {
+            let mut doubled = story.clone();
+            for (which, place) in copies {
+                // Time passing twice is no copy.
+                let sources: Vec<usize> = (0..doubled.len())
+                    .filter(|i| !matches!(doubled[*i], Input::Tick))
+                    .collect();
+                if sources.is_empty() {
+                    continue;
+                }
+                let from = sources[which.index(sources.len())];
+                let to = from + 1 + place.index(doubled.len() - from);
+                let copy = doubled[from].clone();
+                doubled.insert(to, copy);
+            }
+            (story, doubled)
+        })
+}
+
+type Verdicts = BTreeMap<DeathName, (DeathState, Proof, Notice)>;
+
+fn verdicts(engine: &Engine) -> Verdicts {
+    engine
+        .deaths()
+        .map(|d| (d.name.clone(), (d.state, d.proof, d.notice)))
+        .collect()
+}
+
+/// Runs a story at the times given (the last time repeats), with a restart
+/// before fact `restart`, and checks what must always hold.
+fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
+    let mut engine = Engine::new(Limits::default());
+    let mut stored: BTreeMap<DeathName, Death> = BTreeMap::new();
+    let mut nodes: BTreeMap<NodeName, BootId> = BTreeMap::new();
+    let mut last_words = BTreeSet::new();
+    for (i, input) in story.iter().enumerate() {
+        if restart == Some(i) {
+            engine = Engine::new(Limits::default());
+            let known = nodes.iter().map(|(node, boot)| KnownNode {
+                node: node.clone(),
+                boot: *boot,
+                kernel_release: None,
+            });
+            engine.restore(known, stored.values().cloned());
+        }
+        if let Input::Said(Gasp {
+            node,
+            boot,
+            body: Body::Word(w),
+            ..
+        }) = input
+            && w.notice.is_final()
+        {
+            last_words.insert(DeathName::of(node, *boot));
+        }
+        let now = times.get(i).or(times.last()).copied().unwrap_or(0);
+        for output in engine.step(Timestamp(now), input.clone()) {
+            match output {
+                Output::Record(death) => {
+                    assert!(death.evidence.len() <= Limits::default().evidence);
+                    assert!(death.proof >= Proof::P1);
+                    stored.insert(death.name.clone(), *death);
+                }
+                Output::Act(action) => {
+                    let death = &stored[action.death()];
+                    match action {
+                        Action::AnnotatePods(name) => {
+                            assert!(last_words.contains(&name), "pods without a final notice");
+                            assert!(death.proof >= Proof::P2);
+                        }
+                        Action::MarkNode(_) => assert_eq!(death.state, DeathState::Dead),
+                        Action::Revoke(_) => {
+                            assert!(death.proof < Proof::P2 || death.proof == Proof::P4);
+                        }
+                        Action::NodeReturned(_) => assert_eq!(death.proof, Proof::P4),
+                        Action::ReportOops(_) => assert_eq!(death.proof, Proof::P1),
+                    }
+                }
+                Output::NodeSeen { node, boot, .. } => drop(nodes.insert(node, boot)),
+            }
+        }
+    }
+    let mut boots = BTreeSet::new();
+    for death in engine.deaths() {
+        assert!(
+            boots.insert((&death.node, death.boot)),
+            "two deaths of one boot"
+        );
+        assert_eq!(
+            stored.get(&death.name),
+            Some(death),
+            "what is held is what was recorded"
+        );
+    }
+    verdicts(&engine)
+}
+
+proptest! {
+    #[test]
+    fn copies_change_no_verdict((story, doubled) in with_copies()) {
+        prop_assert_eq!(run(&story, &[], None), run(&doubled, &[], None));
+    }
+
+    #[test]
+    fn order_changes_no_verdict_on_one_boot(
+        (story, shuffled) in prop::collection::vec((0u64..200, body()), 0..14)
+            .prop_flat_map(|s| (Just(s.clone()), Just(s).prop_shuffle()))
+    ) {
+        let tell = |s: Vec<(u64, Body)>| -> Vec<Input> {
+            s.into_iter().map(|(mono, body)| gasp(1, mono, body)).collect()
+        };
+        prop_assert_eq!(run(&tell(story), &[], None), run(&tell(shuffled), &[], None));
+    }
+
+    #[test]
+    fn no_clock_and_no_restart_breaks_the_rules(
+        story in story(2, 3),
+        times in prop::collection::vec(any::<u64>(), 1..48),
+        restart in prop::option::of(0usize..48),
+    ) {
+        run(&story, &times, restart);
+    }
+}

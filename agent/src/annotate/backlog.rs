@@ -1,0 +1,68 @@
+//! What the store could not take yet.
+
+use agent_core::engine::Action;
+use agent_core::model::Death;
+
+use crate::store::Change;
+
+/// Most lines that wait in memory.
+const LINES_MAX: usize = 20_000;
+/// Most nodes that wait in memory.
+const NODES_MAX: usize = 20_000;
+
+/// Changes folded into one. Bounded: deaths and actions by what the engine
+/// holds, nodes and lines by a number.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    change: Change,
+    lines: usize,
+}
+
+impl Backlog {
+    pub(super) fn is_empty(&self) -> bool {
+        self.change.is_empty()
+    }
+
+    /// Adds a change; gives how many lines there was no room for.
+    pub(super) fn add(&mut self, change: Change) -> u64 {
+        let mut lost = 0;
+        for death in change.deaths {
+            put_death(&mut self.change.deaths, death);
+        }
+        for action in change.actions {
+            put_action(&mut self.change.actions, action);
+        }
+        for node in change.nodes {
+            if self.change.nodes.len() >= NODES_MAX {
+                self.change.nodes.remove(0);
+            }
+            self.change.nodes.push(node);
+        }
+        for new in change.lines {
+            if self.lines + new.lines.len() > LINES_MAX {
+                lost += new.lines.len() as u64;
+            } else {
+                self.lines += new.lines.len();
+                self.change.lines.push(new);
+            }
+        }
+        lost
+    }
+
+    pub(super) fn take(&mut self) -> Change {
+        self.lines = 0;
+        std::mem::take(&mut self.change)
+    }
+}
+
+/// Keeps the newest record of each death.
+pub(super) fn put_death(deaths: &mut Vec<Death>, death: Death) {
+    deaths.retain(|other| other.name != death.name);
+    deaths.push(death);
+}
+
+/// Puts an action at the end, and takes out what it makes pointless.
+pub(super) fn put_action(actions: &mut Vec<Action>, action: Action) {
+    actions.retain(|other| !action.supersedes(other));
+    actions.push(action);
+}

@@ -1,0 +1,210 @@
+//! `NodeDeath`: what is known of the end of one boot, kept after its pods and
+//! even its node are gone.
+
+use kube::{CustomResource, CustomResourceExt as _};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Who died. It never changes: what is found out later goes to the status.
+#[derive(CustomResource, Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "lastgasp.dev",
+    version = "v1alpha1",
+    kind = "NodeDeath",
+    plural = "nodedeaths",
+    shortname = "nd",
+    category = "lastgasp",
+    status = "NodeDeathStatus",
+    derive = "PartialEq",
+    doc = "One boot of one node that ended, why, and what became of its pods.",
+    printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.reason"),
+    printcolumn(name = "Proof", type_ = "string", json_path = ".status.proof"),
+    printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods.annotated"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".spec.detectedAt"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.message",
+        priority = 1
+    )
+)]
+#[allow(
+    clippy::duplicated_attributes,
+    reason = "each printer column says its own type"
+)]
+#[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [{
+    "rule": "self == oldSelf",
+    "message": "a death does not change: what is learned later belongs to the status",
+}]))]
+pub struct NodeDeathSpec {
+    /// Name of the node.
+    #[schemars(length(min = 1, max = 253))]
+    pub node_name: String,
+    /// Uid of the Node object, if it was known when the death was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub node_uid: Option<String>,
+    /// Boot id of the boot that ended (`/proc/sys/kernel/random/boot_id`).
+    #[schemars(length(min = 36, max = 36))]
+    pub boot_id: String,
+    /// When the first evidence was received.
+    #[schemars(extend("format" = "date-time"))]
+    pub detected_at: String,
+}
+
+/// What has been found out, and done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NodeDeathStatus {
+    /// The machine's word for why: `NullPointerDereference`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub reason: Option<String>,
+    /// One line for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub message: Option<String>,
+    /// How sure that is: P0 (unauthenticated text) to P4 (the node is back
+    /// with another boot, or provably off).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 2))]
+    pub proof: Option<String>,
+    /// Kernel release of the boot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub kernel_release: Option<String>,
+    /// The kernel's own line that says why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub kernel_line: Option<String>,
+    /// Function in which the CPU was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub fault_function: Option<String>,
+    /// Kernel module of that function.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub module: Option<String>,
+    /// When the node itself says that it happened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("format" = "date-time"))]
+    pub happened_at: Option<String>,
+    /// What each channel said, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub evidence: Vec<Said>,
+    /// What became of the node's pods.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodCounts>,
+    /// `Confirmed`, `PodsAnnotated`, `NodeReturned`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend(
+        "x-kubernetes-list-type" = "map",
+        "x-kubernetes-list-map-keys" = ["type"]
+    ))]
+    pub conditions: Vec<Condition>,
+}
+
+/// One thing that one channel said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Said {
+    /// By which way it came.
+    #[schemars(length(max = 64))]
+    pub channel: String,
+    /// When it was received.
+    #[schemars(extend("format" = "date-time"))]
+    pub at: String,
+    /// What it says.
+    #[schemars(length(max = 1024))]
+    pub text: String,
+}
+
+/// Pods of the dead node, by what became of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct PodCounts {
+    /// Carry the reason.
+    pub annotated: u32,
+    /// Were deleted or replaced before they could be told.
+    pub gone: u32,
+    /// The API server refuses to have them changed.
+    pub refused: u32,
+    /// Left alone: mirror, DaemonSet and finished pods.
+    pub skipped: u32,
+}
+
+/// A condition as all Kubernetes objects have them (`metav1.Condition`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// Which condition.
+    #[serde(rename = "type")]
+    #[schemars(length(min = 1, max = 316))]
+    pub type_: String,
+    /// `True`, `False` or `Unknown`.
+    #[schemars(extend("enum" = ["True", "False", "Unknown"]))]
+    pub status: String,
+    /// One CamelCase word.
+    #[schemars(length(min = 1, max = 1024))]
+    pub reason: String,
+    /// For people.
+    #[schemars(length(max = 32768))]
+    pub message: String,
+    /// When the status changed last.
+    #[schemars(extend("format" = "date-time"))]
+    pub last_transition_time: String,
+}
+
+/// The resource definition as YAML: what `deploy/crd.yaml` holds.
+pub fn crd_yaml() -> Result<String, serde_yaml_ng::Error> {
+    let yaml = serde_yaml_ng::to_string(&NodeDeath::crd())?;
+    Ok(format!(
+        "# Generated from agent/src/k8s/crd.rs; a test holds the two together.\n{yaml}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_definition_is_the_one_of_the_code() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/crd.yaml");
+        let generated = crd_yaml().expect("a static type");
+        if std::env::var_os("UPDATE_CRD").is_some() {
+            std::fs::write(path, &generated).expect("deploy/ is writable");
+        }
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == generated,
+            "deploy/crd.yaml differs from the code; run this test with UPDATE_CRD=1"
+        );
+    }
+
+    #[test]
+    fn the_definition_has_short_name_columns_status_and_immutability() {
+        let crd = serde_json::to_value(NodeDeath::crd()).expect("a static type");
+        let spec = &crd["spec"];
+        assert_eq!(spec["scope"], "Cluster");
+        assert_eq!(spec["names"]["shortNames"][0], "nd");
+        let version = &spec["versions"][0];
+        assert!(version["subresources"]["status"].is_object());
+        let columns: Vec<&str> = version["additionalPrinterColumns"]
+            .as_array()
+            .expect("columns")
+            .iter()
+            .filter_map(|c| c["name"].as_str())
+            .collect();
+        assert_eq!(columns[..5], ["Node", "Reason", "Proof", "Pods", "Age"]);
+        let properties = &version["schema"]["openAPIV3Schema"]["properties"];
+        assert_eq!(
+            properties["spec"]["x-kubernetes-validations"][0]["rule"],
+            "self == oldSelf"
+        );
+        let conditions = &properties["status"]["properties"]["conditions"];
+        assert_eq!(conditions["x-kubernetes-list-type"], "map");
+        assert_eq!(conditions["x-kubernetes-list-map-keys"][0], "type");
+    }
+}

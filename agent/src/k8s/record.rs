@@ -1,0 +1,217 @@
+//! Writing a `NodeDeath`: created once, its status by read-modify-write.
+
+use agent_core::engine::{escaped, reason, reason_code, rfc3339};
+use agent_core::model::{Death, DeathState, Proof};
+use kube::Api as KubeApi;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::json;
+
+use super::client::Api;
+use super::crd::{Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, Said};
+use super::names::FIELD_MANAGER;
+use super::text::MESSAGE_MAX;
+use super::{Error, PodCounts};
+
+/// Tries against somebody else's changes.
+const TRIES: usize = 5;
+
+/// Most pieces of evidence in the object; the store has all of them.
+const EVIDENCE_MAX: usize = 64;
+
+/// The type of condition: it is known that the boot ended.
+const CONFIRMED: &str = "Confirmed";
+/// The type of condition: every pod that can be told has been told.
+const PODS_ANNOTATED: &str = "PodsAnnotated";
+/// The type of condition: the node is back with another boot.
+const NODE_RETURNED: &str = "NodeReturned";
+
+/// The object's status, or `None` if it does not exist.
+pub(super) async fn read(api: &Api, death: &Death) -> Result<Option<NodeDeathStatus>, Error> {
+    let deaths = KubeApi::<NodeDeath>::all(api.client.clone());
+    let name = death.name.as_str();
+    let found = api
+        .call(format!("get NodeDeath {name}"), deaths.get_opt(name))
+        .await?;
+    Ok(found.map(|object| object.status.unwrap_or_default()))
+}
+
+/// Records what is known of a death, and creates the object if need be.
+pub(super) async fn confirm(api: &Api, death: &Death) -> Result<(), Error> {
+    change(api, death, true, |status| describe(status, death)).await
+}
+
+/// Records what became of the pods, and creates the object if need be.
+pub(super) async fn pods_annotated(
+    api: &Api,
+    death: &Death,
+    counts: &PodCounts,
+) -> Result<(), Error> {
+    change(api, death, true, |status| {
+        if status.reason.is_none() {
+            describe(status, death);
+        }
+        let before = status.pods.take().unwrap_or_default();
+        let counts = PodCounts {
+            // Pods that were told in an earlier call may be gone by now.
+            annotated: counts.annotated.max(before.annotated),
+            gone: counts.gone.saturating_add(before.gone),
+            ..counts.clone()
+        };
+        let message = format!("{} pods carry the reason", counts.annotated);
+        status.pods = Some(counts);
+        set(status, PODS_ANNOTATED, "True", "AllPodsTold", message);
+    })
+    .await
+}
+
+/// Takes a death back: the same boot spoke again.
+pub(super) async fn revoked(api: &Api, death: &Death) -> Result<(), Error> {
+    change(api, death, false, |status| {
+        let message = "the same boot spoke again: it had not ended".to_owned();
+        set(status, CONFIRMED, "False", "Revoked", message);
+    })
+    .await
+}
+
+/// Records that the node is back.
+pub(super) async fn returned(api: &Api, death: &Death) -> Result<(), Error> {
+    change(api, death, false, |status| {
+        let message = "the node is back with another boot".to_owned();
+        set(status, NODE_RETURNED, "True", "NewBoot", message);
+    })
+    .await
+}
+
+/// Whether the pods of this death have been told already.
+pub(super) fn pods_are_annotated(status: &NodeDeathStatus) -> bool {
+    let done = |c: &Condition| c.type_ == PODS_ANNOTATED && c.status == "True";
+    status.conditions.iter().any(done)
+}
+
+async fn change(
+    api: &Api,
+    death: &Death,
+    create: bool,
+    change: impl Fn(&mut NodeDeathStatus),
+) -> Result<(), Error> {
+    let deaths = KubeApi::<NodeDeath>::all(api.client.clone());
+    let name = death.name.as_str();
+    let mut last = None;
+    for _ in 0..TRIES {
+        let found = api
+            .call(format!("get NodeDeath {name}"), deaths.get_opt(name))
+            .await?;
+        let object = match found {
+            Some(object) => object,
+            None if !create => return Ok(()),
+            None => {
+                let fresh = NodeDeath::new(name, spec(death));
+                let post = PostParams {
+                    field_manager: Some(FIELD_MANAGER.to_owned()),
+                    ..PostParams::default()
+                };
+                let created = deaths.create(&post, &fresh);
+                match api.call(format!("create NodeDeath {name}"), created).await {
+                    Ok(object) => object,
+                    Err(error @ Error::Conflict { .. }) => {
+                        last = Some(error);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let before = object.status.unwrap_or_default();
+        let mut after = before.clone();
+        change(&mut after);
+        if after == before {
+            return Ok(());
+        }
+        let patch = json!({
+            "metadata": {"resourceVersion": object.metadata.resource_version},
+            "status": after,
+        });
+        let params = PatchParams {
+            field_manager: Some(FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(patch);
+        let patched = deaths.patch_status(name, &params, &patch);
+        match api
+            .call(format!("patch status of NodeDeath {name}"), patched)
+            .await
+        {
+            Ok(_) => return Ok(()),
+            Err(error @ Error::Conflict { .. }) => last = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| Error::Conflict {
+        what: format!("patch status of NodeDeath {name}"),
+        message: "no try left".to_owned(),
+    }))
+}
+
+fn spec(death: &Death) -> NodeDeathSpec {
+    NodeDeathSpec {
+        node_name: death.node.to_string(),
+        node_uid: death.node_uid.as_deref().map(|uid| escaped(uid, 64)),
+        boot_id: death.boot.to_string(),
+        detected_at: rfc3339(death.detected_at),
+    }
+}
+
+/// Fills in what is known of the death itself.
+fn describe(status: &mut NodeDeathStatus, death: &Death) {
+    let proof = format!("{:?}", death.proof);
+    let short = |text: &Option<String>| text.as_deref().map(|t| escaped(t, 256));
+    status.reason = Some(reason_code(death).as_str().to_owned());
+    status.message = Some(reason(death));
+    status.kernel_release = short(&death.kernel_release);
+    status.happened_at = Some(rfc3339(death.happened_at));
+    if let Some(report) = &death.report {
+        status.kernel_line = Some(escaped(&report.line, MESSAGE_MAX));
+        status.fault_function = short(&report.fault_function);
+        status.module = short(&report.module);
+    }
+    status.evidence = death
+        .evidence
+        .iter()
+        .take(EVIDENCE_MAX)
+        .map(|said| Said {
+            channel: format!("{:?}", said.channel),
+            at: rfc3339(said.at),
+            text: escaped(&said.text, MESSAGE_MAX),
+        })
+        .collect();
+    let confirmed = match death.state {
+        DeathState::Dead | DeathState::Returned if death.proof >= Proof::P2 => "True",
+        DeathState::Survived | DeathState::Revoked => "False",
+        _ => "Unknown",
+    };
+    let message = format!("proof {proof}, {} pieces of evidence", death.evidence.len());
+    set(status, CONFIRMED, confirmed, &proof, message);
+    status.proof = Some(proof);
+}
+
+fn set(status: &mut NodeDeathStatus, type_: &str, value: &str, reason: &str, message: String) {
+    let old = status.conditions.iter_mut().find(|c| c.type_ == type_);
+    let now = || jiff::Timestamp::now().to_string();
+    match old {
+        Some(old) => {
+            if old.status != value {
+                old.last_transition_time = now();
+            }
+            value.clone_into(&mut old.status);
+            reason.clone_into(&mut old.reason);
+            old.message = message;
+        }
+        None => status.conditions.push(Condition {
+            type_: type_.to_owned(),
+            status: value.to_owned(),
+            reason: reason.to_owned(),
+            message,
+            last_transition_time: now(),
+        }),
+    }
+}

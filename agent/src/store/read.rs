@@ -1,0 +1,278 @@
+//! Questions to the store.
+
+use agent_core::engine::{Action, KnownNode};
+use agent_core::model::{BootId, Death, DeathName, Inventory, Line, NodeName, PodRef, Timestamp};
+use rusqlite::{OptionalExtension, Row, named_params, params};
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Explanation, PodNote, Store, Summary, Task};
+
+/// Whose end is asked about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// A pod; without a namespace in any.
+    Pod {
+        /// Namespace, if given.
+        namespace: Option<String>,
+        /// Name.
+        name: String,
+    },
+    /// A node.
+    Node(String),
+    /// Whatever bears this name: a pod, else a node, else a death.
+    Any(String),
+}
+
+impl Store {
+    /// The newest deaths, newest first.
+    pub fn deaths(&self, limit: u32) -> Result<Vec<Summary>, Error> {
+        self.summaries(
+            "SELECT body, (SELECT count(*) FROM note WHERE note.death = death.name)
+             FROM death ORDER BY detected_ms DESC, name LIMIT ?1",
+            params![limit],
+        )
+    }
+
+    /// One death by its name.
+    pub fn death(&self, name: &str) -> Result<Option<Summary>, Error> {
+        let found = self.summaries(
+            "SELECT body, (SELECT count(*) FROM note WHERE note.death = death.name)
+             FROM death WHERE name = ?1",
+            params![name],
+        )?;
+        Ok(found.into_iter().next())
+    }
+
+    /// The last lines of a death's boot, oldest first.
+    pub fn lines(&self, death: &Death, last: u32) -> Result<Vec<Line>, Error> {
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Vec<Line>> {
+            reader
+                .prepare_cached(
+                    "SELECT seq, mono_ns, cpu, level, continues, text FROM line
+                     WHERE node = ?1 AND boot = ?2 ORDER BY mono_ns DESC, seq DESC LIMIT ?3",
+                )?
+                .query_map(
+                    params![death.node.as_str(), death.boot.to_string(), last],
+                    line,
+                )?
+                .collect()
+        };
+        let mut lines = read().map_err(|e| self.error(e))?;
+        lines.reverse();
+        Ok(lines)
+    }
+
+    /// What was written on the pods of a death.
+    pub fn pod_notes(&self, death: &DeathName) -> Result<Vec<PodNote>, Error> {
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Vec<PodNote>> {
+            reader
+                .prepare_cached(
+                    "SELECT namespace, name, uid, owner_kind, owner_name, outcome, at_ms, death
+                     FROM note WHERE death = ?1 ORDER BY namespace, name",
+                )?
+                .query_map([death.as_str()], |row| Ok(note(row)?.0))?
+                .collect()
+        };
+        read().map_err(|e| self.error(e))
+    }
+
+    /// Why a pod or a node went; `None` if nothing is known of it.
+    pub fn why(&self, query: &Query, last_lines: u32) -> Result<Option<Explanation>, Error> {
+        let (pod, summary) = match query {
+            Query::Pod { namespace, name } => match self.pod(namespace.as_deref(), name)? {
+                Some((pod, summary)) => (Some(pod), Some(summary)),
+                None => (None, None),
+            },
+            Query::Node(name) => (None, self.newest_of_node(name)?),
+            Query::Any(name) => {
+                if let Some((pod, summary)) = self.pod(None, name)? {
+                    (Some(pod), Some(summary))
+                } else if let Some(summary) = self.newest_of_node(name)? {
+                    (None, Some(summary))
+                } else {
+                    (None, self.death(name)?)
+                }
+            }
+        };
+        let Some(summary) = summary else {
+            return Ok(None);
+        };
+        Ok(Some(Explanation {
+            pods: self.pod_notes(&summary.death.name)?,
+            lines: self.lines(&summary.death, last_lines)?,
+            pod,
+            summary,
+        }))
+    }
+
+    /// The pods that a boot's agent named in its newest hello.
+    pub(crate) fn pods_of(&self, node: &NodeName, boot: BootId) -> Result<Vec<PodRef>, Error> {
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Vec<PodRef>> {
+            reader
+                .prepare_cached(
+                    "SELECT namespace, name, uid FROM pod WHERE node = ?1 AND boot = ?2
+                     ORDER BY namespace, name",
+                )?
+                .query_map(params![node.as_str(), boot.to_string()], pod_ref)?
+                .collect()
+        };
+        read().map_err(|e| self.error(e))
+    }
+
+    /// All tasks that wait, each death's in order.
+    pub(crate) fn tasks(&self) -> Result<Vec<Task>, Error> {
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Vec<(i64, String, String, u32)>> {
+            reader
+                .prepare_cached(
+                    "SELECT task.id, task.action, death.name, task.attempts
+                     FROM task JOIN death ON death.name = task.death ORDER BY task.id",
+                )?
+                .query_map([], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+                })?
+                .collect()
+        };
+        let rows = read().map_err(|e| self.error(e))?;
+        rows.into_iter()
+            .filter_map(|(id, word, death, attempts)| {
+                let death = serde_json::from_value(death.into()).map_err(|e| self.record_error(e));
+                let action = death
+                    .map(|death| Action::from_word(&word, death))
+                    .transpose()?;
+                Some(action.map(|action| Task {
+                    id,
+                    action,
+                    attempts,
+                }))
+            })
+            .collect()
+    }
+
+    /// The nodes, for the engine.
+    pub(crate) fn known_nodes(&self, limit: usize) -> Result<Vec<KnownNode>, Error> {
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Vec<(String, String, Option<String>)>> {
+            reader
+                .prepare_cached(
+                    "SELECT name, boot, inventory FROM node ORDER BY seen_ms DESC LIMIT ?1",
+                )?
+                .query_map([limit as i64], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                })?
+                .collect()
+        };
+        let rows = read().map_err(|e| self.error(e))?;
+        let known = rows.into_iter().filter_map(|(node, boot, inventory)| {
+            let release = inventory
+                .and_then(|text| serde_json::from_str::<Inventory>(&text).ok())
+                .map(|inventory| inventory.kernel_release)
+                .filter(|release| !release.is_empty());
+            Some(KnownNode {
+                node: NodeName::new(&node)?,
+                boot: BootId::parse(&boot)?,
+                kernel_release: release,
+            })
+        });
+        Ok(known.collect())
+    }
+
+    /// The pod's newest note, or the death of a boot that it was on.
+    fn pod(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<(PodNote, Summary)>, Error> {
+        let asked = named_params! { ":name": name, ":namespace": namespace };
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Option<(PodNote, String)>> {
+            let written = reader
+                .prepare_cached(
+                    "SELECT namespace, name, uid, owner_kind, owner_name, outcome, at_ms, death
+                     FROM note WHERE name = :name
+                     AND (:namespace IS NULL OR namespace = :namespace)
+                     ORDER BY at_ms DESC LIMIT 1",
+                )?
+                .query_row(asked, note)
+                .optional()?;
+            if written.is_some() {
+                return Ok(written);
+            }
+            reader
+                .prepare_cached(
+                    "SELECT namespace, pod.name, uid, NULL, NULL, 'known', seen_ms, death.name
+                     FROM pod JOIN death ON death.node = pod.node AND death.boot = pod.boot
+                     WHERE pod.name = :name AND (:namespace IS NULL OR namespace = :namespace)
+                     ORDER BY detected_ms DESC LIMIT 1",
+                )?
+                .query_row(asked, note)
+                .optional()
+        };
+        let found = read().map_err(|e| self.error(e))?;
+        drop(reader);
+        let Some((pod, death)) = found else {
+            return Ok(None);
+        };
+        Ok(self.death(&death)?.map(|summary| (pod, summary)))
+    }
+
+    fn newest_of_node(&self, node: &str) -> Result<Option<Summary>, Error> {
+        let found = self.summaries(
+            "SELECT body, (SELECT count(*) FROM note WHERE note.death = death.name)
+             FROM death WHERE node = ?1 ORDER BY detected_ms DESC LIMIT 1",
+            params![node],
+        )?;
+        Ok(found.into_iter().next())
+    }
+
+    fn summaries(&self, sql: &str, with: impl rusqlite::Params) -> Result<Vec<Summary>, Error> {
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Vec<(String, i64)>> {
+            reader
+                .prepare_cached(sql)?
+                .query_map(with, |row| Ok((row.get(0)?, row.get(1)?)))?
+                .collect()
+        };
+        let rows = read().map_err(|e| self.error(e))?;
+        rows.into_iter()
+            .map(|(body, pods)| {
+                let death = serde_json::from_str(&body).map_err(|e| self.record_error(e))?;
+                Ok(Summary::new(death, pods as u64))
+            })
+            .collect()
+    }
+}
+
+fn pod_ref(row: &Row<'_>) -> rusqlite::Result<PodRef> {
+    Ok(PodRef {
+        namespace: row.get(0)?,
+        name: row.get(1)?,
+        uid: row.get(2)?,
+    })
+}
+
+/// A note and the name of its death.
+fn note(row: &Row<'_>) -> rusqlite::Result<(PodNote, String)> {
+    let owner: (Option<String>, Option<String>) = (row.get(3)?, row.get(4)?);
+    let note = PodNote {
+        pod: pod_ref(row)?,
+        owner: owner.0.zip(owner.1),
+        outcome: row.get(5)?,
+        at: Timestamp(row.get::<_, i64>(6)? as u64),
+    };
+    Ok((note, row.get(7)?))
+}
+
+fn line(row: &Row<'_>) -> rusqlite::Result<Line> {
+    Ok(Line {
+        seq: row.get::<_, i64>(0)? as u64,
+        mono_ns: row.get::<_, i64>(1)? as u64,
+        cpu: row.get(2)?,
+        level: row.get(3)?,
+        continues: row.get(4)?,
+        text: row.get(5)?,
+    })
+}

@@ -1,0 +1,113 @@
+//! The tables, and how an older file becomes a newer one.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::{Error, explain};
+
+/// One step per format; `user_version` counts those that were taken. Steps
+/// that were released are never changed.
+const STEPS: [&str; 1] = ["
+CREATE TABLE node (
+    name      TEXT PRIMARY KEY,
+    uid       TEXT,
+    boot      TEXT NOT NULL,
+    seen_ms   INTEGER NOT NULL,
+    inventory TEXT
+) STRICT;
+-- Pods that were on a node in one boot, by its agent's newest hello.
+CREATE TABLE pod (
+    node      TEXT NOT NULL,
+    boot      TEXT NOT NULL,
+    namespace TEXT NOT NULL,
+    name      TEXT NOT NULL,
+    uid       TEXT NOT NULL,
+    seen_ms   INTEGER NOT NULL,
+    PRIMARY KEY (node, boot, namespace, name, uid)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX pod_name ON pod (name, namespace);
+CREATE TABLE death (
+    name        TEXT PRIMARY KEY,
+    node        TEXT NOT NULL,
+    boot        TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    proof       TEXT NOT NULL,
+    code        TEXT NOT NULL,
+    detected_ms INTEGER NOT NULL,
+    body        TEXT NOT NULL
+) STRICT;
+CREATE INDEX death_node ON death (node, detected_ms);
+CREATE INDEX death_time ON death (detected_ms);
+CREATE TABLE line (
+    node      TEXT NOT NULL,
+    boot      TEXT NOT NULL,
+    session   INTEGER NOT NULL,
+    seq       INTEGER NOT NULL,
+    mono_ns   INTEGER NOT NULL,
+    cpu       INTEGER NOT NULL,
+    level     INTEGER,
+    continues INTEGER NOT NULL,
+    text      TEXT NOT NULL,
+    PRIMARY KEY (node, boot, session, seq)
+) STRICT, WITHOUT ROWID;
+-- What was written on which pod.
+CREATE TABLE note (
+    death      TEXT NOT NULL,
+    namespace  TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    uid        TEXT NOT NULL,
+    owner_kind TEXT,
+    owner_name TEXT,
+    outcome    TEXT NOT NULL,
+    at_ms      INTEGER NOT NULL,
+    content    TEXT NOT NULL,
+    PRIMARY KEY (death, namespace, name, uid)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX note_name ON note (name, namespace);
+-- What is still to do; in the order of id for one death.
+CREATE TABLE task (
+    id       INTEGER PRIMARY KEY AUTOINCREMENT,
+    death    TEXT NOT NULL,
+    action   TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_ms  INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (death, action)
+) STRICT;
+"];
+
+/// Sets the connection up and brings the file to the newest format.
+pub(super) fn prepare(path: &Path, connection: &mut Connection) -> Result<(), Error> {
+    let failed = |source| explain(path, source);
+    connection
+        .pragma_update(None, "journal_mode", "wal")
+        .map_err(failed)?;
+    connection
+        .pragma_update(None, "synchronous", "normal")
+        .map_err(failed)?;
+    let version = check(path, connection)?;
+    for (i, step) in STEPS.iter().enumerate().skip(version) {
+        let transaction = connection.transaction().map_err(failed)?;
+        transaction.execute_batch(step).map_err(failed)?;
+        transaction
+            .pragma_update(None, "user_version", i as i64 + 1)
+            .map_err(failed)?;
+        transaction.commit().map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Checks that this version can read the file, and gives its format.
+pub(super) fn check(path: &Path, connection: &Connection) -> Result<usize, Error> {
+    let found: i64 = connection
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(|source| explain(path, source))?;
+    match usize::try_from(found) {
+        Ok(version) if version <= STEPS.len() => Ok(version),
+        _ => Err(Error::Newer {
+            path: path.to_owned(),
+            found,
+            known: STEPS.len() as i64,
+        }),
+    }
+}

@@ -1,0 +1,254 @@
+use agent_core::engine::Action;
+use agent_core::model::{
+    BootId, Death, DeathName, DeathState, Inventory, Line, NodeName, Notice, PodRef, Proof,
+    Timestamp,
+};
+
+use super::*;
+
+const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+fn node() -> NodeName {
+    NodeName::new("w01").expect("a DNS label")
+}
+
+fn death(boot: u8) -> Death {
+    let boot = BootId([boot; 16]);
+    Death {
+        name: DeathName::of(&node(), boot),
+        node: node(),
+        node_uid: None,
+        boot,
+        state: DeathState::Dead,
+        proof: Proof::P2,
+        notice: Notice::Panic,
+        word: None,
+        report: None,
+        detected_at: NOW,
+        happened_at: NOW,
+        evidence: Vec::new(),
+        kernel_release: None,
+    }
+}
+
+fn lines(session: u64, count: u64) -> BootLines {
+    let line = |seq| Line {
+        seq,
+        mono_ns: session * 1_000_000 + seq,
+        cpu: 0,
+        level: Some(3),
+        continues: false,
+        text: format!("line {session}.{seq}"),
+    };
+    BootLines {
+        node: node(),
+        boot: BootId([1; 16]),
+        session,
+        lines: (0..count).map(line).collect(),
+    }
+}
+
+fn change() -> Change {
+    let death = death(1);
+    let pod = |name: &str| PodRef {
+        namespace: "shop".into(),
+        name: name.into(),
+        uid: format!("uid-{name}"),
+    };
+    Change {
+        nodes: vec![SeenNode {
+            node: node(),
+            uid: None,
+            boot: death.boot,
+            inventory: Some(Box::new(Inventory {
+                kernel_release: "6.12.0".into(),
+                pods: vec![pod("web-1"), pod("web-2")],
+                ..Inventory::default()
+            })),
+        }],
+        lines: vec![lines(1, 3)],
+        actions: vec![
+            Action::MarkNode(death.name.clone()),
+            Action::AnnotatePods(death.name.clone()),
+        ],
+        deaths: vec![death],
+    }
+}
+
+fn words(store: &Store) -> Vec<&'static str> {
+    let tasks = store.tasks().expect("readable");
+    tasks.iter().map(|task| task.action.word()).collect()
+}
+
+#[test]
+fn what_is_committed_is_there_after_opening_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("a.db");
+    let store = Store::open(&path).expect("opens");
+    store.commit(NOW, &change()).expect("fits");
+    store
+        .commit(NOW, &change())
+        .expect("the same again changes nothing");
+    drop(store);
+
+    let store = Store::open(&path).expect("opens again");
+    assert_eq!(words(&store), ["MarkNode", "AnnotatePods"]);
+    let nodes = store.known_nodes(10).expect("readable");
+    assert_eq!(nodes[0].kernel_release.as_deref(), Some("6.12.0"));
+    assert_eq!(
+        store
+            .pods_of(&node(), BootId([1; 16]))
+            .expect("readable")
+            .len(),
+        2
+    );
+    let last = store.lines(&death(1), 2).expect("readable");
+    let texts: Vec<&str> = last.iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(texts, ["line 1.1", "line 1.2"]);
+
+    let first = store.tasks().expect("readable")[0].id;
+    store.finish(first).expect("deletes");
+    assert_eq!(words(&store), ["AnnotatePods"]);
+}
+
+#[test]
+fn a_revocation_replaces_what_waits_and_what_comes_later_comes_after_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    store.commit(NOW, &change()).expect("fits");
+    let name = death(1).name;
+    let actions = |actions| Change {
+        actions,
+        ..Change::default()
+    };
+    let revoke = actions(vec![Action::Revoke(name.clone())]);
+    store.commit(NOW, &revoke).expect("fits");
+    assert_eq!(words(&store), ["Revoke"]);
+    let mark = actions(vec![Action::MarkNode(name)]);
+    store.commit(NOW, &mark).expect("fits");
+    assert_eq!(words(&store), ["Revoke", "MarkNode"]);
+}
+
+#[test]
+fn a_pod_is_explained_by_its_name_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    store.commit(NOW, &change()).expect("fits");
+    let asked = |namespace: Option<&str>, name: &str| Query::Pod {
+        namespace: namespace.map(str::to_owned),
+        name: name.to_owned(),
+    };
+    let why = |query: &Query| store.why(query, 10).expect("readable");
+    let found = why(&asked(None, "web-1")).expect("it was on the node");
+    assert_eq!(found.pod.expect("asked for a pod").outcome, "known");
+    assert_eq!(found.lines.len(), 3);
+    assert!(why(&asked(Some("other"), "web-1")).is_none());
+    assert!(why(&Query::Any("w01".into())).is_some());
+    assert!(why(&Query::Any("w01-01010101".into())).is_some());
+    assert!(why(&Query::Any("w02".into())).is_none());
+}
+
+#[test]
+fn lines_are_told_apart_by_agent_process_and_bounded() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let change = Change {
+        deaths: vec![death(1)],
+        lines: vec![lines(1, 5), lines(1, 5), lines(2, 5), lines(3, 9_000)],
+        ..Change::default()
+    };
+    let done = store.commit(NOW, &change).expect("fits");
+    assert_eq!(done.lines_cut, 9_000 + 10 - 8_192);
+    assert_eq!(
+        store.lines(&death(1), 20_000).expect("readable").len(),
+        8_192
+    );
+}
+
+#[test]
+fn a_full_disk_is_said_and_passes() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let limit = |pages: i64| {
+        let writer = store.writer().expect("may write");
+        writer
+            .pragma_update(None, "max_page_count", pages)
+            .expect("settable");
+    };
+    limit(1);
+    let mut much = change();
+    much.lines = vec![lines(1, 2_000)];
+    let error = store.commit(NOW, &much).expect_err("no room");
+    assert!(matches!(error, Error::Full { .. }), "{error:?}");
+    assert!(
+        store.deaths(10).expect("readable").is_empty(),
+        "all or nothing"
+    );
+    limit(1_000_000);
+    store.commit(NOW, &much).expect("there is room again");
+    assert_eq!(words(&store), ["MarkNode", "AnnotatePods"]);
+}
+
+#[test]
+fn a_store_that_cannot_be_used_says_what_to_do() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("a.db");
+    std::fs::write(
+        &path,
+        "this is no database, not even a little bit of one".repeat(50),
+    )
+    .expect("writable");
+    let error = Store::open(&path).expect_err("damaged").to_string();
+    assert!(
+        error.contains("damaged") && error.contains("move it away"),
+        "{error}"
+    );
+
+    let path = dir.path().join("b.db");
+    let held = Store::open(&path).expect("opens");
+    let error = Store::open(&path).expect_err("in use").to_string();
+    assert!(
+        error.contains("in use") && error.contains("--store"),
+        "{error}"
+    );
+    assert!(Store::open_to_read(&path).is_ok(), "anyone may read");
+    let writer = held.writer().expect("may write");
+    writer
+        .pragma_update(None, "user_version", 99)
+        .expect("settable");
+    drop(writer);
+    drop(held);
+    let error = Store::open(&path).expect_err("newer").to_string();
+    assert!(error.contains("format 99"), "{error}");
+
+    let error = Store::open(&dir.path().join("no/such/c.db")).expect_err("no directory");
+    assert!(error.to_string().contains("--store"), "{error}");
+}
+
+#[test]
+fn old_lines_and_pods_without_a_death_are_dropped() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let mut change = change();
+    change.deaths.clear();
+    change.actions.clear();
+    store.commit(NOW, &change).expect("fits");
+    change.nodes[0].boot = BootId([2; 16]);
+    let month = 31 * 24 * 3_600 * 1_000;
+    store.commit(NOW.plus(month), &change).expect("fits");
+    store.prune(NOW.plus(month)).expect("prunes");
+    assert!(
+        store
+            .pods_of(&node(), BootId([1; 16]))
+            .expect("readable")
+            .is_empty()
+    );
+    assert_eq!(
+        store
+            .pods_of(&node(), BootId([2; 16]))
+            .expect("readable")
+            .len(),
+        2
+    );
+    assert!(store.lines(&death(1), 10).expect("readable").is_empty());
+}

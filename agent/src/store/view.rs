@@ -1,0 +1,65 @@
+//! What the store answers: deaths as people and scripts read them.
+
+use agent_core::engine;
+use agent_core::model::{Death, Line, PodRef, ReasonCode, RetryAdvice, Timestamp};
+use serde::{Deserialize, Serialize};
+
+/// A death, and what follows from it in words.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// One line for people.
+    pub reason: String,
+    /// The machine's word for it.
+    pub reason_code: ReasonCode,
+    /// Whether the work may be run again.
+    pub retry: RetryAdvice,
+    /// Why.
+    pub retry_why: String,
+    /// How many pods carry the reason.
+    pub pods_annotated: u64,
+    /// All that is known.
+    pub death: Death,
+}
+
+impl Summary {
+    /// Says in words what a death means.
+    pub fn new(death: Death, pods_annotated: u64) -> Self {
+        let retry = engine::retry(&death);
+        Self {
+            reason: engine::reason(&death),
+            reason_code: engine::reason_code(&death),
+            retry: retry.advice,
+            retry_why: retry.why.to_owned(),
+            pods_annotated,
+            death,
+        }
+    }
+}
+
+/// What was written on one pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodNote {
+    /// The pod, whether or not its object is still there.
+    pub pod: PodRef,
+    /// Kind and name of the workload it belonged to, if known.
+    pub owner: Option<(String, String)>,
+    /// How writing on it went: `annotated`, `skipped: …`, `failed: …`, or
+    /// `known` where there is no API server to write to.
+    pub outcome: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// The answer to *why*: a death with its pods and its last lines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The pod that was asked about, if it was a pod.
+    pub pod: Option<PodNote>,
+    /// The death.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// All pods that it was written on.
+    pub pods: Vec<PodNote>,
+    /// The last lines of the kernel's log, oldest first.
+    pub lines: Vec<Line>,
+}

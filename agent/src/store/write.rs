@@ -1,0 +1,329 @@
+//! Changes, each in one transaction.
+
+use std::collections::BTreeMap;
+
+use agent_core::engine::{self, Action};
+use agent_core::model::{BootId, Death, DeathName, Inventory, Line, NodeName, Timestamp};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+
+use super::{Error, PodNote, Store};
+
+/// Most lines kept of one boot; a log of a crash has a few hundred.
+const LINES_MAX: i64 = 8_192;
+/// Most deaths kept; the oldest go first.
+const DEATHS_MAX: i64 = 10_000;
+/// How long the pods of a boot without a death are remembered.
+const PODS_KEPT_MS: u64 = 30 * 24 * 3_600 * 1_000;
+
+/// A node that introduced itself, or was first heard of.
+#[derive(Clone, Debug)]
+pub struct SeenNode {
+    /// The node.
+    pub node: NodeName,
+    /// The Node object's uid, if known.
+    pub uid: Option<String>,
+    /// The boot that runs there.
+    pub boot: BootId,
+    /// What it is made of, if it said so.
+    pub inventory: Option<Box<Inventory>>,
+}
+
+/// New lines of a boot, numbered by the agent process that sent them.
+#[derive(Clone, Debug)]
+pub struct BootLines {
+    /// The node.
+    pub node: NodeName,
+    /// The boot.
+    pub boot: BootId,
+    /// The agent process; another one counts its lines anew.
+    pub session: u64,
+    /// The lines.
+    pub lines: Vec<Line>,
+}
+
+/// Everything that follows from one batch of facts.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// Nodes to remember.
+    pub nodes: Vec<SeenNode>,
+    /// Deaths as they stand now.
+    pub deaths: Vec<Death>,
+    /// New lines of a boot.
+    pub lines: Vec<BootLines>,
+    /// What is to be done, in order.
+    pub actions: Vec<Action>,
+}
+
+impl Change {
+    /// Whether there is nothing to store.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+            && self.deaths.is_empty()
+            && self.lines.is_empty()
+            && self.actions.is_empty()
+    }
+}
+
+/// An action that waits in the store until it is done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Task {
+    /// Its place in the order.
+    pub id: i64,
+    /// What to do.
+    pub action: Action,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// What a commit did.
+#[derive(Debug, Default)]
+pub(crate) struct Committed {
+    /// The actions with their places in the store.
+    pub(crate) tasks: Vec<Task>,
+    /// Lines that were not kept because their boot has too many.
+    pub(crate) lines_cut: u64,
+}
+
+impl Store {
+    /// Stores a change as one transaction: a death is never there without
+    /// what has to be done about it.
+    pub(crate) fn commit(&self, now: Timestamp, change: &Change) -> Result<Committed, Error> {
+        let mut writer = self.writer()?;
+        let mut done = Committed::default();
+        let bodies = change
+            .deaths
+            .iter()
+            .map(|death| Ok((death, serde_json::to_string(death)?)))
+            .collect::<Result<Vec<_>, serde_json::Error>>()
+            .map_err(|e| self.record_error(e))?;
+        let mut run = || -> rusqlite::Result<()> {
+            let tx = writer.transaction()?;
+            for node in &change.nodes {
+                see_node(&tx, now, node)?;
+            }
+            for (death, body) in &bodies {
+                put_death(&tx, death, body)?;
+            }
+            for lines in &change.lines {
+                done.lines_cut += put_lines(&tx, lines)?;
+            }
+            for action in &change.actions {
+                done.tasks.push(put_task(&tx, action)?);
+            }
+            tx.commit()
+        };
+        run().map_err(|e| self.error(e))?;
+        Ok(done)
+    }
+
+    /// The task is done.
+    pub(crate) fn finish(&self, task: i64) -> Result<(), Error> {
+        self.writer()?
+            .execute("DELETE FROM task WHERE id = ?1", [task])
+            .map_err(|e| self.error(e))?;
+        Ok(())
+    }
+
+    /// The task failed and is to be tried again.
+    pub(crate) fn postpone(&self, task: i64, attempts: u32, next: Timestamp) -> Result<(), Error> {
+        self.writer()?
+            .execute(
+                "UPDATE task SET attempts = ?2, next_ms = ?3 WHERE id = ?1",
+                params![task, attempts, next.0 as i64],
+            )
+            .map_err(|e| self.error(e))?;
+        Ok(())
+    }
+
+    /// Remembers what was written on pods.
+    pub(crate) fn note_pods(
+        &self,
+        death: &DeathName,
+        content: &BTreeMap<String, String>,
+        notes: &[PodNote],
+    ) -> Result<(), Error> {
+        let content = serde_json::to_string(content).map_err(|e| self.record_error(e))?;
+        let mut writer = self.writer()?;
+        let mut run = || -> rusqlite::Result<()> {
+            let tx = writer.transaction()?;
+            let mut insert = tx.prepare_cached(
+                "INSERT OR REPLACE INTO note
+                 (death, namespace, name, uid, owner_kind, owner_name, outcome, at_ms, content)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            )?;
+            for note in notes {
+                let (kind, name) = note.owner.as_ref().map(|(k, n)| (k, n)).unzip();
+                insert.execute(params![
+                    death.as_str(),
+                    note.pod.namespace,
+                    note.pod.name,
+                    note.pod.uid,
+                    kind,
+                    name,
+                    note.outcome,
+                    note.at.0 as i64,
+                    content,
+                ])?;
+            }
+            drop(insert);
+            tx.commit()
+        };
+        run().map_err(|e| self.error(e))
+    }
+
+    /// Forgets what was written on the pods of a death that was none.
+    pub(crate) fn forget_pods(&self, death: &DeathName) -> Result<(), Error> {
+        self.writer()?
+            .execute("DELETE FROM note WHERE death = ?1", [death.as_str()])
+            .map_err(|e| self.error(e))?;
+        Ok(())
+    }
+
+    /// Drops what is older than the store keeps.
+    pub(crate) fn prune(&self, now: Timestamp) -> Result<(), Error> {
+        let mut writer = self.writer()?;
+        prune(&mut writer, now).map_err(|e| self.error(e))
+    }
+}
+
+fn see_node(tx: &Transaction<'_>, now: Timestamp, seen: &SeenNode) -> rusqlite::Result<()> {
+    let boot = seen.boot.to_string();
+    let inventory = seen
+        .inventory
+        .as_ref()
+        .and_then(|inventory| serde_json::to_string(inventory).ok());
+    tx.prepare_cached(
+        "INSERT INTO node (name, uid, boot, seen_ms, inventory) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (name) DO UPDATE SET
+            uid = coalesce(excluded.uid, uid), boot = excluded.boot, seen_ms = excluded.seen_ms,
+            inventory = coalesce(excluded.inventory, iif(boot = excluded.boot, inventory, NULL))",
+    )?
+    .execute(params![
+        seen.node.as_str(),
+        seen.uid,
+        boot,
+        now.0 as i64,
+        inventory
+    ])?;
+    let Some(inventory) = &seen.inventory else {
+        return Ok(());
+    };
+    tx.prepare_cached("DELETE FROM pod WHERE node = ?1 AND boot = ?2")?
+        .execute(params![seen.node.as_str(), boot])?;
+    let mut insert = tx.prepare_cached(
+        "INSERT OR REPLACE INTO pod (node, boot, namespace, name, uid, seen_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    for pod in &inventory.pods {
+        insert.execute(params![
+            seen.node.as_str(),
+            boot,
+            pod.namespace,
+            pod.name,
+            pod.uid,
+            now.0 as i64
+        ])?;
+    }
+    Ok(())
+}
+
+fn put_death(tx: &Transaction<'_>, death: &Death, body: &str) -> rusqlite::Result<()> {
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO death (name, node, boot, state, proof, code, detected_ms, body)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?
+    .execute(params![
+        death.name.as_str(),
+        death.node.as_str(),
+        death.boot.to_string(),
+        format!("{:?}", death.state),
+        format!("{:?}", death.proof),
+        engine::reason_code(death).as_str(),
+        death.detected_at.0 as i64,
+        body,
+    ])?;
+    Ok(())
+}
+
+/// Stores lines and gives how many there was no room for.
+fn put_lines(tx: &Transaction<'_>, new: &BootLines) -> rusqlite::Result<u64> {
+    let (node, boot) = (new.node.as_str(), new.boot.to_string());
+    let have: i64 = tx
+        .prepare_cached("SELECT count(*) FROM line WHERE node = ?1 AND boot = ?2")?
+        .query_row(params![node, boot], |row| row.get(0))?;
+    let room = usize::try_from(LINES_MAX - have).unwrap_or(0);
+    let mut insert = tx.prepare_cached(
+        "INSERT OR IGNORE INTO line
+         (node, boot, session, seq, mono_ns, cpu, level, continues, text)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?;
+    for line in new.lines.iter().take(room) {
+        insert.execute(params![
+            node,
+            boot,
+            new.session as i64,
+            line.seq as i64,
+            line.mono_ns as i64,
+            line.cpu,
+            line.level,
+            line.continues,
+            line.text,
+        ])?;
+    }
+    Ok(new.lines.len().saturating_sub(room) as u64)
+}
+
+/// Puts an action at the end of its death's queue. What it makes pointless is
+/// taken out: nothing is marked that is revoked right after.
+fn put_task(tx: &Transaction<'_>, action: &Action) -> rusqlite::Result<Task> {
+    let death = action.death().as_str();
+    let all = [
+        Action::ReportOops,
+        Action::MarkNode,
+        Action::AnnotatePods,
+        Action::Revoke,
+        Action::NodeReturned,
+    ]
+    .map(|make| make(action.death().clone()));
+    let mut remove = tx.prepare_cached("DELETE FROM task WHERE death = ?1 AND action = ?2")?;
+    for other in all.iter().filter(|other| action.supersedes(other)) {
+        remove.execute(params![death, other.word()])?;
+    }
+    tx.prepare_cached("INSERT INTO task (death, action) VALUES (?1, ?2)")?
+        .execute(params![death, action.word()])?;
+    Ok(Task {
+        id: tx.last_insert_rowid(),
+        action: action.clone(),
+        attempts: 0,
+    })
+}
+
+fn prune(writer: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
+    let tx = writer.transaction()?;
+    let oldest_kept: Option<i64> = tx
+        .query_row(
+            "SELECT detected_ms FROM death ORDER BY detected_ms DESC LIMIT 1 OFFSET ?1",
+            [DEATHS_MAX - 1],
+            |row| row.get(0),
+        )
+        .optional()?;
+    if let Some(oldest) = oldest_kept {
+        tx.execute("DELETE FROM death WHERE detected_ms < ?1", [oldest])?;
+        tx.execute(
+            "DELETE FROM note WHERE death NOT IN (SELECT name FROM death)",
+            [],
+        )?;
+    }
+    tx.execute(
+        "DELETE FROM line WHERE NOT EXISTS
+         (SELECT 1 FROM death WHERE death.node = line.node AND death.boot = line.boot)",
+        [],
+    )?;
+    tx.execute(
+        "DELETE FROM pod WHERE seen_ms < ?1
+         AND NOT EXISTS (SELECT 1 FROM node WHERE node.name = pod.node AND node.boot = pod.boot)
+         AND NOT EXISTS (SELECT 1 FROM death WHERE death.node = pod.node AND death.boot = pod.boot)",
+        [now.0.saturating_sub(PODS_KEPT_MS) as i64],
+    )?;
+    tx.commit()
+}

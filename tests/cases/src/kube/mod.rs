@@ -1,0 +1,11 @@
+//! A real API server with what `deploy/` ships, and nodes to die on it.
+
+mod bench;
+mod cluster;
+mod fixture;
+mod manifests;
+
+pub use bench::{Figures, bench_pods};
+pub use cluster::{Cluster, annotator, cluster, start, unavailable};
+pub use fixture::{Kind, Node, death, patch_pod};
+pub use manifests::{apply, documents};

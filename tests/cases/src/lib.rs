@@ -1,0 +1,3 @@
+//! What the cases, the demo and the benches share.
+
+pub mod kube;
