@@ -61,20 +61,6 @@ pub(super) async fn once(
     create(api, &events, &event, &what).await
 }
 
-/// Writes an event; one that is there already is fine.
-pub(super) async fn post(
-    api: &Api,
-    instance: &str,
-    death: &Death,
-    said: Said<'_>,
-) -> Result<(), Error> {
-    let event = event(instance, death, said);
-    let namespace = event.metadata.namespace.clone().unwrap_or_default();
-    let events = KubeApi::<Event>::namespaced(api.client.clone(), &namespace);
-    let name = event.metadata.name.as_deref().unwrap_or_default();
-    create(api, &events, &event, &format!("event {namespace}/{name}")).await
-}
-
 async fn create(
     api: &Api,
     events: &KubeApi<Event>,

@@ -2,6 +2,7 @@
 //! a short while.
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ const PAUSES_MS: [u64; 4] = [50, 150, 400, 1000];
 
 /// Longest pause that the server can make us take, in milliseconds.
 const PAUSE_MAX_MS: u64 = 2000;
+
+/// Over how many milliseconds the tries of different pods are spread.
+const SPREAD_MS: u64 = 250;
 
 /// What every pod of a dead node is told; only the uid differs.
 pub(super) struct Words {
@@ -116,8 +120,17 @@ async fn tell_one(
             }
         };
         let asked = error.retry_after().map_or(0, |d| d.as_millis() as u64);
-        tokio::time::sleep(Duration::from_millis(pause.max(asked.min(PAUSE_MAX_MS)))).await;
+        let pause = pause.max(asked.min(PAUSE_MAX_MS)) + spread_ms(pod);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
     }
+}
+
+/// A share of [`SPREAD_MS`] of the pod's own: those that the server turned away
+/// together do not come back together.
+fn spread_ms(pod: &Pod) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    pod.reference().uid.hash(&mut hasher);
+    hasher.finish() % SPREAD_MS
 }
 
 /// One try; an error is worth another.

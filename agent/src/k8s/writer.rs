@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use agent_core::engine::{reason, reason_code};
 use agent_core::model::Death;
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 
 use super::client::Api;
@@ -18,6 +18,9 @@ use super::{Error, PodCounts, PodOutcome, PodResult, PodTally, Settings, events,
 
 /// Most pod patches in flight, whatever the settings say.
 const IN_FLIGHT_MAX: usize = 64;
+
+/// Events in flight: nobody waits for them as for the pods.
+const EVENTS_IN_FLIGHT: usize = 4;
 
 /// Writes to one cluster. Every call may be repeated, by any replica, after
 /// any failure: what is written already is not written again.
@@ -242,7 +245,8 @@ impl Writer {
             return Ok(());
         }
         let note = format!("node {} died: {}", death.node, reason(death));
-        stream::iter(owners)
+        // All are tried, so that a repetition has fewer to write.
+        let results: Vec<Result<(), Error>> = stream::iter(owners)
             .map(|(namespace, owner)| {
                 let said = events::Said {
                     regarding: ObjectReference {
@@ -258,11 +262,12 @@ impl Writer {
                     action: "AnnotatePods",
                     note: note.clone(),
                 };
-                events::post(&self.api, &self.instance, death, said)
+                events::once(&self.api, &self.instance, death, said)
             })
-            .buffer_unordered(self.in_flight)
-            .try_collect::<()>()
-            .await?;
+            .buffer_unordered(EVENTS_IN_FLIGHT)
+            .collect()
+            .await;
+        results.into_iter().collect::<Result<(), Error>>()?;
         let counts = PodCounts {
             annotated: tally.annotated + tally.already,
             gone: tally.gone,

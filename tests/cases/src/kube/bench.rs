@@ -93,7 +93,7 @@ pub async fn bench_pods(cluster: &Cluster, runs: usize) -> Result<Vec<Value>> {
         told.line(
             "annotate_call_to_110th_pod",
             &json!({"bare_loop_ms": round(loops.median()),
-                "ratio": round(told.median() / loops.median() * 10.0) / 10.0, "ratio_limit": 1.2}),
+                "ratio": (told.median() / loops.median() * 100.0).round() / 100.0, "ratio_limit": 1.2}),
         ),
         all.line("receipt_to_110th_pod", &limit(1000)),
     ])
