@@ -1,1 +1,3 @@
 //! skeleton
+
+#![no_std]
