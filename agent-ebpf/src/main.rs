@@ -3,7 +3,10 @@
 #![no_std]
 #![no_main]
 // The macros of aya-ebpf make the entry points; what each is for stands above it.
-#![allow(missing_docs, reason = "entry points are named by the probe that they are")]
+#![allow(
+    missing_docs,
+    reason = "entry points are named by the probe that they are"
+)]
 
 #[cfg(not(test))]
 #[panic_handler]
