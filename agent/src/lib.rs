@@ -12,6 +12,7 @@ pub mod config;
 pub mod gasp;
 pub mod k8s;
 pub mod kernel;
+pub mod node;
 pub mod probes;
 pub mod store;
 pub mod telemetry;

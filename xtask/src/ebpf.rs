@@ -98,8 +98,6 @@ pub(crate) fn cargo(subcommand: &str, arch: Arch) -> Result<Command> {
         format!("--cfg=bpf_target_arch=\"{}\"", arch.name()),
         // Another linker is another object: cargo does not see that by itself.
         format!("--cfg=bpf_linker=\"{linker}\""),
-        "--check-cfg=cfg(bpf_linker, values(any()))".to_owned(),
-        "--check-cfg=cfg(bpf_target_arch, values(any()))".to_owned(),
     ];
     let mut command = run::cargo(&dir);
     let target = match std::env::var_os("CARGO_TARGET_DIR") {

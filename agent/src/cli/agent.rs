@@ -1,11 +1,354 @@
 //! `lastgasp agent`.
 
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
 
-/// Placeholder.
+use anyhow::{Context as _, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{debug, info, warn};
+
+use crate::config::{self, agent::Agent};
+use crate::gasp::beacon;
+use crate::gasp::drain::{Drain, Losses, MAX_COLLECTORS, Shared};
+use crate::gasp::protocol::{Identity, Key, Sealer};
+use crate::kernel::attach::{self, Attached, Bell};
+use crate::kernel::caps::{self, Capability};
+use crate::kernel::packet::PacketSocket;
+use crate::kernel::sched;
+use crate::node::{identity, inventory, uplink};
+use crate::{probes, telemetry};
+
+/// Watch this node's kernel and get its last words out before it dies.
+///
+/// Attaches eBPF programs to the panic, oops and restart paths, keeps the last
+/// lines of the kernel log, and when the kernel dies sends them to the
+/// annotators, while the dying CPU is held for a few milliseconds. Heartbeats
+/// go out every second.
+///
+/// Every flag can also stand in the file given by --config, in the section
+/// [agent], without its dashes: hold-max-ms = 20.
+///
+/// Needs CAP_BPF and CAP_PERFMON; NET_RAW, SYS_NICE, IPC_LOCK and SYSLOG make it
+/// better (`lastgasp doctor` says how). All are dropped once it has attached.
+///
+/// Example: lastgasp agent --collector 10.0.0.5:9618 --key-file /etc/lastgasp/key
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// TOML file with the settings below.
+    #[arg(long, env = "LASTGASP_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    low: config::agent::Low,
+}
 
-pub(super) fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("not there yet")
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let low = config::layer(&args.low, args.config.as_deref(), "agent")?;
+    telemetry::log::start(low.log_format.unwrap_or_default());
+    let agent = low.check()?;
+    let started = Started::new(&agent)?;
+    if !agent.keep_capabilities {
+        caps::drop_all().context("cannot drop capabilities (--keep-capabilities keeps them)")?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(live(&agent, started))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Everything that needs capabilities, set up before they are dropped.
+struct Started {
+    shared: Arc<Shared>,
+    attached: Attached,
+    threads: Vec<JoinHandle<()>>,
+    collectors: Vec<SocketAddr>,
+    ports: Vec<u16>,
+}
+
+impl Started {
+    fn new(agent: &Agent) -> anyhow::Result<Self> {
+        let identity = Identity {
+            node: identity::node_name(agent.node_name.as_deref())?,
+            node_uid: agent.node_uid,
+            boot: identity::boot_id()?,
+            session: identity::session()?,
+            key_id: 0,
+        };
+        let key = Key::read(&agent.key_file)?;
+        let collectors = agent
+            .collectors
+            .iter()
+            .map(|c| lookup(c))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let udp = collectors
+            .iter()
+            .map(|c| connect(*c))
+            .collect::<anyhow::Result<Vec<UdpSocket>>>()?;
+        let ports = udp
+            .iter()
+            .map(|s| s.local_addr().map_or(0, |a| a.port()))
+            .collect();
+        let (attached, memory) = attach::attach(&probes::roles(), agent.ebpf_log)?;
+        report(&attached);
+
+        let cpus = drain_cpus(agent)?;
+        let hold = if cpus.len() > 1 {
+            agent.hold_max
+        } else {
+            std::time::Duration::ZERO
+        };
+        if hold.is_zero() {
+            warn!("the kernel will not be held: nobody could send meanwhile, or hold-max-ms is 0");
+        }
+        memory.ring.set_hold_max_ns(hold.as_nanos() as u64);
+        let shared = Arc::new(Shared {
+            ring: memory.ring,
+            sealer: Sealer::new(&identity, &key),
+            next_seq: AtomicU64::new(1),
+            links: Mutex::new([None; MAX_COLLECTORS]),
+            links_version: AtomicU64::new(0),
+            udp,
+            pace: agent.pace,
+            losses: Losses::default(),
+            survived: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let threads = drain_threads(agent, &shared, memory.bells, &cpus)?;
+        info!(node = %identity.node, boot = %identity.boot, cpus = ?cpus, "watching");
+        Ok(Self {
+            shared,
+            attached,
+            threads,
+            collectors,
+            ports,
+        })
+    }
+}
+
+/// Says hello and goes on saying that the node lives, until told to stop.
+async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
+    let shared = Arc::clone(&started.shared);
+    if agent.ebpf_log {
+        started
+            .attached
+            .log()
+            .context("cannot read the eBPF programs' diagnostics")?;
+    }
+    let statuses: Vec<(String, String)> = started
+        .attached
+        .statuses
+        .iter()
+        .map(|s| (s.role.to_owned(), s.summary()))
+        .collect();
+    let (connection, netlink, _) = rtnetlink::new_connection().context("cannot open netlink")?;
+    tokio::spawn(connection);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut beat = interval(beacon::HEARTBEAT);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut next_hello = Instant::now();
+    let mut ready = false;
+    let mut ways = Ways::default();
+    loop {
+        tokio::select! {
+            _ = beat.tick() => {}
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+        }
+        shared.ring.set_crash_kernel(crash_kernel_loaded());
+        if next_hello <= Instant::now() {
+            beacon::hello(
+                &shared,
+                &inventory::collect(&agent.pod_logs, statuses.clone()),
+            );
+            next_hello = Instant::now() + beacon::HELLO;
+        }
+        beacon::heartbeat(&shared);
+        if !agent.udp_only {
+            ways.refresh(&netlink, &started, &shared).await;
+        }
+        if !ready && (agent.udp_only || ways.tried) {
+            ready = true;
+            if let Some(path) = &agent.ready_file {
+                std::fs::write(path, "ready\n")
+                    .with_context(|| format!("cannot write the ready file {}", path.display()))?;
+            }
+            info!("ready");
+        }
+        ways.tried |= ready;
+    }
+    info!("stopping in an orderly way");
+    // First the probes, so that nothing declares a death after the goodbye.
+    drop(started.attached);
+    shared.stop.store(true, Ordering::Relaxed);
+    for thread in started.threads {
+        let _ = thread.join();
+    }
+    beacon::goodbye(&shared);
+    Ok(())
+}
+
+/// The ways below UDP, kept fresh.
+#[derive(Default)]
+struct Ways {
+    /// Whether all were looked up with success, or long enough without.
+    tried: bool,
+    rounds: u32,
+    said: [bool; MAX_COLLECTORS],
+}
+
+impl Ways {
+    /// Looks every way up: each second until all are known, then every ten.
+    async fn refresh(&mut self, netlink: &rtnetlink::Handle, started: &Started, shared: &Shared) {
+        self.rounds += 1;
+        let known = |links: &[Option<_>]| links.iter().flatten().count();
+        let old = shared.links.lock().map(|l| *l).unwrap_or_default();
+        if known(&old) == started.collectors.len() && !self.rounds.is_multiple_of(10) {
+            return;
+        }
+        let mut links = [None; MAX_COLLECTORS];
+        for (i, (to, port)) in started.collectors.iter().zip(&started.ports).enumerate() {
+            match uplink::resolve(netlink, *to, *port).await {
+                Ok(link) => links[i] = Some(link),
+                Err(error) if self.rounds > 3 && !self.said[i] => {
+                    self.said[i] = true;
+                    let error = anyhow::Error::from(error);
+                    warn!(collector = %to, "no way below UDP, so by UDP only: {error:#}");
+                }
+                Err(error) => debug!(collector = %to, "no way below UDP yet: {error}"),
+            }
+        }
+        if links != old {
+            if let Ok(mut shared_links) = shared.links.lock() {
+                *shared_links = links;
+            }
+            shared.links_version.fetch_add(1, Ordering::Release);
+            info!(ways = known(&links), "ways below UDP have changed");
+        }
+        self.tried = known(&links) == started.collectors.len() || self.rounds > 3;
+    }
+}
+
+fn lookup(collector: &str) -> anyhow::Result<SocketAddr> {
+    let mut found = collector
+        .to_socket_addrs()
+        .with_context(|| format!("cannot resolve the collector {collector:?} (HOST:PORT)"))?;
+    found
+        .next()
+        .with_context(|| format!("the collector {collector:?} has no address"))
+}
+
+fn connect(to: SocketAddr) -> anyhow::Result<UdpSocket> {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let socket = UdpSocket::bind(any)?;
+    socket
+        .connect(to)
+        .with_context(|| format!("there is no route to the collector {to}"))?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// One CPU for each drain thread: as given, or the first and the last.
+fn drain_cpus(agent: &Agent) -> anyhow::Result<Vec<u32>> {
+    let allowed = sched::allowed_cpus().context("cannot read which CPUs may be used")?;
+    if let Some(cpus) = &agent.cpus {
+        if let Some(cpu) = cpus.iter().find(|cpu| !allowed.contains(cpu)) {
+            bail!("cpus names CPU {cpu}, but this process may use {allowed:?} only");
+        }
+        return Ok(cpus.clone());
+    }
+    let mut cpus: Vec<u32> = allowed
+        .first()
+        .into_iter()
+        .chain(allowed.last())
+        .copied()
+        .collect();
+    cpus.dedup();
+    Ok(cpus)
+}
+
+fn drain_threads(
+    agent: &Agent,
+    shared: &Arc<Shared>,
+    bells: [Bell; 2],
+    cpus: &[u32],
+) -> anyhow::Result<Vec<JoinHandle<()>>> {
+    let (ready, is_ready) = mpsc::channel();
+    let mut threads = Vec::new();
+    for (index, (bell, cpu)) in bells.into_iter().zip(cpus.iter().copied()).enumerate() {
+        let packet = if agent.udp_only {
+            None
+        } else {
+            PacketSocket::open()
+                .inspect_err(|e| warn!("frames go by UDP only: cannot open AF_PACKET: {e}"))
+                .ok()
+        };
+        let shared = Arc::clone(shared);
+        let (ready, priority) = (ready.clone(), agent.priority);
+        let keep = agent.keep_capabilities;
+        let alone = cpus.len() == 1;
+        let thread = std::thread::Builder::new()
+            .name(format!("drain-{cpu}"))
+            .spawn(move || {
+                let mut notes = Vec::new();
+                let mut note = |what: &str, result: std::io::Result<()>| {
+                    if let Err(error) = result {
+                        notes.push(format!("{what}: {error}"));
+                    }
+                };
+                note("not pinned to its CPU", sched::pin(cpu));
+                note(
+                    "no real-time priority (needs CAP_SYS_NICE)",
+                    sched::fifo(priority),
+                );
+                note(
+                    "memory not locked (needs CAP_IPC_LOCK)",
+                    sched::lock_memory(),
+                );
+                if !keep {
+                    note("capabilities not dropped", caps::drop_all());
+                }
+                let drain = Drain::new(&shared, bell, packet, (!alone).then_some(cpu), index);
+                let _ = ready.send(notes);
+                drain.run();
+            })?;
+        threads.push(thread);
+    }
+    for _ in &threads {
+        for note in is_ready.recv().context("a drain thread ended at once")? {
+            warn!("a drain thread is less sure: {note}");
+        }
+    }
+    Ok(threads)
+}
+
+fn report(attached: &Attached) {
+    for status in &attached.statuses {
+        match status.attached() {
+            Some(_) => debug!(role = status.role, how = status.summary(), "attached"),
+            None => warn!(
+                role = status.role,
+                "{}: {}",
+                status.summary(),
+                status.without
+            ),
+        }
+    }
+    if !attached.knows_context {
+        let way_out = if caps::have(Capability::Syslog) {
+            "this kernel does not tell where its preempt count lies"
+        } else {
+            "CAP_SYSLOG would tell"
+        };
+        debug!("marks carry no context: {way_out}");
+    }
+}
+
+fn crash_kernel_loaded() -> bool {
+    std::fs::read("/sys/kernel/kexec_crash_loaded").is_ok_and(|text| text.starts_with(b"1"))
 }

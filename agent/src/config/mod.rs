@@ -4,6 +4,8 @@
 //! TOML both fill; [`layer`] lays the flags over the file. The command then
 //! turns it into its *high* struct, checked and typed.
 
+pub mod agent;
+
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;

@@ -2,3 +2,11 @@
 //! scheduling, capabilities. The only room of the agent with `unsafe`.
 
 #![allow(unsafe_code, reason = "this room is where system calls are made")]
+
+pub mod attach;
+pub mod btf;
+pub mod caps;
+pub mod packet;
+pub mod ring;
+pub mod sched;
+pub mod symbols;

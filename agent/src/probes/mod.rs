@@ -1,1 +1,25 @@
-//! probes
+//! What must be seen, and the ways to see it: one file a probe, of the same
+//! name as its kernel side in `agent-ebpf/src/probes/`.
+
+mod oops;
+mod panic;
+mod printk;
+mod restart;
+mod stop;
+
+use crate::kernel::attach::Role;
+
+/// Every role, in the order in which they are attached: words before hooks, so
+/// that the history has begun when the first hook fires.
+pub static ALL: &[&[Role]] = &[
+    printk::ROLES,
+    oops::ROLES,
+    panic::ROLES,
+    stop::ROLES,
+    restart::ROLES,
+];
+
+/// Every role, flat.
+pub fn roles() -> Vec<&'static Role> {
+    ALL.iter().flat_map(|roles| roles.iter()).collect()
+}

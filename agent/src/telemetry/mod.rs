@@ -1,1 +1,3 @@
-//! telemetry
+//! What the program says of itself.
+
+pub mod log;

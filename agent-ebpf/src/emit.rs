@@ -1,0 +1,134 @@
+//! The only code that writes to the ring.
+
+use agent_common::{
+    COMM_MAX, Control, KIND_LINE, KIND_MARK, LEVEL_UNKNOWN, RING_SLOTS, Slot, TEXT_MAX, notice,
+};
+use aya_ebpf::{
+    bindings::BPF_RB_FORCE_WAKEUP,
+    helpers::{
+        bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns,
+        generated::{bpf_get_current_comm, bpf_probe_read_kernel},
+    },
+};
+
+use crate::{
+    atomic,
+    kernel::preempt,
+    maps::{BELL_A, BELL_B, CONTROL, RING},
+};
+
+/// One text to keep: where it lies in the kernel, and what is known of it.
+pub struct Text {
+    /// Kernel address.
+    pub address: *const u8,
+    /// Length in bytes; what is beyond [`TEXT_MAX`] is cut.
+    pub len: u32,
+    /// Log level or [`LEVEL_UNKNOWN`].
+    pub level: u8,
+    /// `FLAG_*`.
+    pub flags: u8,
+}
+
+/// Takes the next slot and makes it invalid until [`publish`].
+#[inline(always)]
+fn take(control: *mut Control, kind: u16) -> Option<(*mut Slot, u64)> {
+    // SAFETY: `control` points at a map value, which lives as long as the
+    // program; the field is only ever accessed atomically by the kernel side.
+    let seq = unsafe { atomic::increment(&raw mut (*control).head) };
+    let slot = RING.get_ptr_mut(seq as u32 & (RING_SLOTS - 1))?;
+    // SAFETY: `slot` points at a map value of this type. Another writer gets
+    // the same slot only after a whole turn of the ring; the reader then sees
+    // that `published` is not what it looked for.
+    unsafe {
+        atomic::exchange(&raw mut (*slot).published, 0);
+        (*slot).mono_ns = bpf_ktime_get_ns();
+        (*slot).kind = kind;
+        (*slot).cpu = bpf_get_smp_processor_id() as u16;
+        (*slot).pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+        (*slot).len = 0;
+        (*slot).notice = 0;
+        (*slot).level = LEVEL_UNKNOWN;
+        (*slot).flags = 0;
+        (*slot).context = 0;
+        (*slot).reserved = 0;
+    }
+    Some((slot, seq))
+}
+
+/// Lets the reader see the slot.
+#[inline(always)]
+fn publish(slot: *mut Slot, seq: u64) {
+    // SAFETY: as in `take`; the exchange is a full barrier, so that the text
+    // is visible before the number.
+    unsafe {
+        atomic::exchange(&raw mut (*slot).published, seq + 1);
+    }
+}
+
+/// Keeps one line of the kernel log.
+#[inline(always)]
+pub fn line(text: &Text) {
+    let Some(control) = CONTROL.get_ptr_mut(0) else { return };
+    let Some((slot, seq)) = take(control, KIND_LINE) else { return };
+    let len = if text.len > TEXT_MAX as u32 { TEXT_MAX as u32 } else { text.len };
+    // SAFETY: `slot` is a map value; the helper writes at most `TEXT_MAX` bytes
+    // into its text and fails, rather than faults, on a bad address.
+    let failed = unsafe {
+        bpf_probe_read_kernel((&raw mut (*slot).text).cast(), len, text.address.cast()) != 0
+    };
+    if failed {
+        count_unreadable(control);
+    } else {
+        // SAFETY: as above.
+        unsafe {
+            (*slot).len = len as u16;
+            (*slot).level = text.level;
+            (*slot).flags = text.flags;
+        }
+    }
+    publish(slot, seq);
+}
+
+/// Notes that a hook of the crash path fired, declares the death, and wakes the
+/// drain threads where that is possible.
+#[inline(always)]
+pub fn mark(what: u16) {
+    let Some(control) = CONTROL.get_ptr_mut(0) else { return };
+    let Some((slot, seq)) = take(control, KIND_MARK) else { return };
+    // SAFETY: `slot` is a map value; the helper writes `COMM_MAX` bytes.
+    unsafe {
+        (*slot).notice = what;
+        (*slot).context = preempt::context((*slot).cpu.into());
+        if bpf_get_current_comm((&raw mut (*slot).comm).cast(), COMM_MAX as u32) != 0 {
+            (*slot).comm = [0; COMM_MAX];
+        }
+    }
+    publish(slot, seq);
+    declare(control, slot, seq, what);
+    // Where interrupts are off these ring only when it is too late; the
+    // threads poll as well. A full bell means that it rings already.
+    let _ = BELL_A.output(&0u64, u64::from(BPF_RB_FORCE_WAKEUP));
+    let _ = BELL_B.output(&0u64, u64::from(BPF_RB_FORCE_WAKEUP));
+}
+
+#[inline(always)]
+fn declare(control: *mut Control, slot: *mut Slot, seq: u64, what: u16) {
+    // SAFETY: map values; two CPUs that declare at once both write a true
+    // number, and either will do.
+    unsafe {
+        (*control).dying_cpu = (*slot).cpu.into();
+        let cleared = (*control).cleared;
+        if (*control).declared <= cleared {
+            (*control).declared = seq + 1;
+        }
+        if what != notice::OOPS && (*control).fatal <= cleared {
+            (*control).fatal = seq + 1;
+        }
+    }
+}
+
+#[inline(always)]
+fn count_unreadable(control: *mut Control) {
+    // SAFETY: a map value; the field is only accessed atomically here.
+    unsafe { atomic::increment(&raw mut (*control).unreadable) };
+}

@@ -1,0 +1,4 @@
+//! The only code here that knows what kernel memory looks like.
+
+pub mod preempt;
+pub mod printk;

@@ -1,0 +1,77 @@
+//! What printk knows of a line beside its text.
+
+use agent_common::{FLAG_CONTINUES, FLAG_NEWLINE, LEVEL_UNKNOWN};
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+
+// enum printk_info_flags (kernel/printk/internal.h; kernel/printk/printk_ringbuffer.h before).
+const LOG_NEWLINE: u32 = 1 << 1;
+const LOG_CONT: u32 = 1 << 3;
+
+/// KERN_SOH (include/linux/kern_levels.h): starts a level prefix.
+const SOH: u8 = 1;
+
+/// `FLAG_*` from the `enum printk_info_flags` at this address.
+#[inline(always)]
+pub fn flags(address: *const u32) -> u8 {
+    // SAFETY: the helper fails, rather than faults, on a bad address.
+    let value = unsafe { bpf_probe_read_kernel(address) }.unwrap_or(0);
+    let mut flags = 0;
+    if value & LOG_NEWLINE != 0 {
+        flags |= FLAG_NEWLINE;
+    }
+    if value & LOG_CONT != 0 {
+        flags |= FLAG_CONTINUES;
+    }
+    flags
+}
+
+/// The level that a format string begins with, or that its first argument is,
+/// as in `printk("%s...", loglvl, ...)`: the stack dumps are written so.
+#[inline(always)]
+pub fn level(format: *const u8, arguments: *const u8) -> u8 {
+    // SAFETY: as above.
+    let Ok(head) = (unsafe { bpf_probe_read_kernel(format.cast::<[u8; 2]>()) }) else {
+        return LEVEL_UNKNOWN;
+    };
+    if head == *b"%s" {
+        return first_argument(arguments).map_or(LEVEL_UNKNOWN, prefix);
+    }
+    prefix(head)
+}
+
+#[inline(always)]
+fn prefix(head: [u8; 2]) -> u8 {
+    match head {
+        [SOH, digit @ b'0'..=b'7'] => digit - b'0',
+        _ => LEVEL_UNKNOWN,
+    }
+}
+
+/// The first two bytes of the string that is the first variadic argument.
+///
+/// By the time a line is stored its `va_list` is used up, but what it points at
+/// still stands. `_printk(fmt, ...)` has one named argument, so the first
+/// variadic one is the second register saved (System V ABI, AMD64, 3.5.7:
+/// `reg_save_area` at 16).
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+fn first_argument(arguments: *const u8) -> Option<[u8; 2]> {
+    // SAFETY: as above.
+    unsafe {
+        let saved = bpf_probe_read_kernel(arguments.wrapping_add(16).cast::<u64>()).ok()?;
+        let text = bpf_probe_read_kernel(saved.wrapping_add(8) as *const u64).ok()?;
+        bpf_probe_read_kernel(text as *const [u8; 2]).ok()
+    }
+}
+
+/// The same for AAPCS64 (`__gr_top` at 8; seven registers saved below it).
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+fn first_argument(arguments: *const u8) -> Option<[u8; 2]> {
+    // SAFETY: as above.
+    unsafe {
+        let top = bpf_probe_read_kernel(arguments.wrapping_add(8).cast::<u64>()).ok()?;
+        let text = bpf_probe_read_kernel(top.wrapping_sub(56) as *const u64).ok()?;
+        bpf_probe_read_kernel(text as *const [u8; 2]).ok()
+    }
+}

@@ -1,0 +1,56 @@
+//! Every map and every global, declared once.
+
+use agent_common::{Control, RING_SLOTS, Slot};
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, RingBuf},
+};
+
+/// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
+const MMAPABLE: u32 = 1 << 10;
+
+/// The one [`Control`].
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, MMAPABLE);
+
+/// The crash ring, which is also the history.
+#[map]
+pub static RING: Array<Slot> = Array::with_max_entries(RING_SLOTS, MMAPABLE);
+
+/// Wakes the first drain thread, where interrupts still run. Its content
+/// means nothing.
+#[map]
+pub static BELL_A: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Wakes the second drain thread.
+#[map]
+pub static BELL_B: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// Address of the kernel's `__per_cpu_offset`, or zero if not known.
+#[unsafe(no_mangle)]
+static PER_CPU_OFFSETS: u64 = 0;
+
+/// Offset of the preempt count within a CPU's area, or zero if not known.
+#[unsafe(no_mangle)]
+static PREEMPT_COUNT: u64 = 0;
+
+/// One to log the programs' own trouble through aya-log.
+#[unsafe(no_mangle)]
+static VERBOSE: u32 = 0;
+
+/// A global that user space set before it loaded the object.
+macro_rules! global {
+    ($name:ident, $static:ident, $type:ty) => {
+        #[doc = concat!("What user space put into `", stringify!($static), "`.")]
+        #[inline(always)]
+        pub fn $name() -> $type {
+            // SAFETY: a static of this object; volatile because its value is
+            // put there after compilation.
+            unsafe { core::ptr::read_volatile(&raw const $static) }
+        }
+    };
+}
+
+global!(per_cpu_offsets, PER_CPU_OFFSETS, u64);
+global!(preempt_count, PREEMPT_COUNT, u64);
+global!(verbose, VERBOSE, u32);

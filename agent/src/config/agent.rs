@@ -1,0 +1,251 @@
+//! Settings of `lastgasp agent` and `lastgasp doctor`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Error, in_range};
+use crate::gasp::drain::{MAX_COLLECTORS, Pace};
+use crate::telemetry::log::Format;
+
+/// As given: flags, environment, the section `[agent]` of the file.
+#[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Low {
+    /// Where the annotator listens, HOST:PORT; up to three times.
+    #[arg(
+        long,
+        env = "LASTGASP_COLLECTOR",
+        value_delimiter = ',',
+        value_name = "HOST:PORT"
+    )]
+    pub collector: Option<Vec<String>>,
+    /// File with the key shared with the annotator.
+    #[arg(long, env = "LASTGASP_KEY_FILE", value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
+    /// This node's name in the cluster [default: the host name].
+    #[arg(long, env = "NODE_NAME")]
+    pub node_name: Option<String>,
+    /// The Node object's uid, if known.
+    #[arg(long, env = "NODE_UID")]
+    pub node_uid: Option<String>,
+    /// Longest that one death is held for the words to get out, in
+    /// milliseconds, 0 to 2000; 0 never holds [default: 50].
+    #[arg(long, env = "LASTGASP_HOLD_MAX_MS", value_name = "MS")]
+    pub hold_max_ms: Option<u64>,
+    /// Between two looks at the ring while all is well, in milliseconds, 1 to
+    /// 100 [default: 10].
+    #[arg(long, env = "LASTGASP_POLL_REST_MS", value_name = "MS")]
+    pub poll_rest_ms: Option<u64>,
+    /// The same once a death is declared, in microseconds, 50 to 10000
+    /// [default: 500].
+    #[arg(long, env = "LASTGASP_POLL_DYING_US", value_name = "US")]
+    pub poll_dying_us: Option<u64>,
+    /// Real-time priority of the drain threads, 1 to 99 [default: 90].
+    #[arg(long, env = "LASTGASP_PRIORITY")]
+    pub priority: Option<u8>,
+    /// The two CPUs of the drain threads [default: the first and the last].
+    #[arg(
+        long,
+        env = "LASTGASP_CPUS",
+        value_delimiter = ',',
+        value_name = "CPU,CPU"
+    )]
+    pub cpus: Option<Vec<u32>>,
+    /// Log lines sent from before a death, 0 to 1000 [default: 64].
+    #[arg(long, env = "LASTGASP_HISTORY", value_name = "LINES")]
+    pub history: Option<u64>,
+    /// An oops after which nothing more happens for this long was survived, in
+    /// milliseconds, 500 to 60000 [default: 3000].
+    #[arg(long, env = "LASTGASP_SURVIVED_MS", value_name = "MS")]
+    pub survived_ms: Option<u64>,
+    /// Send by UDP only, not below it.
+    #[arg(long, env = "LASTGASP_UDP_ONLY", num_args = 0..=1, default_missing_value = "true")]
+    pub udp_only: Option<bool>,
+    /// Keep all capabilities after attaching.
+    #[arg(long, env = "LASTGASP_KEEP_CAPABILITIES", num_args = 0..=1, default_missing_value = "true")]
+    pub keep_capabilities: Option<bool>,
+    /// Where the kubelet keeps the logs of pods [default: /var/log/pods].
+    #[arg(long, env = "LASTGASP_POD_LOGS", value_name = "DIR")]
+    pub pod_logs: Option<PathBuf>,
+    /// A file that is made once everything is attached and said hello.
+    #[arg(long, env = "LASTGASP_READY_FILE", value_name = "FILE")]
+    pub ready_file: Option<PathBuf>,
+    /// Show the eBPF programs' own diagnostics in the log.
+    #[arg(long, env = "LASTGASP_EBPF_LOG", num_args = 0..=1, default_missing_value = "true")]
+    pub ebpf_log: Option<bool>,
+    /// How log lines look.
+    #[arg(long, env = "LASTGASP_LOG_FORMAT")]
+    pub log_format: Option<Format>,
+}
+
+/// Checked and typed.
+#[derive(Clone, Debug)]
+pub struct Agent {
+    /// Collectors as given; resolved when sockets are opened.
+    pub collectors: Vec<String>,
+    /// The key's file.
+    pub key_file: PathBuf,
+    /// The node's name, if given.
+    pub node_name: Option<String>,
+    /// The node's uid, if given.
+    pub node_uid: Option<[u8; 16]>,
+    /// Longest hold of one death.
+    pub hold_max: Duration,
+    /// How the drain threads behave.
+    pub pace: Pace,
+    /// Their real-time priority.
+    pub priority: u8,
+    /// Their CPUs, if given.
+    pub cpus: Option<Vec<u32>>,
+    /// No AF_PACKET.
+    pub udp_only: bool,
+    /// Keep capabilities.
+    pub keep_capabilities: bool,
+    /// The kubelet's directory.
+    pub pod_logs: PathBuf,
+    /// Made when ready.
+    pub ready_file: Option<PathBuf>,
+    /// aya-log on.
+    pub ebpf_log: bool,
+}
+
+impl Low {
+    /// Checks every value.
+    pub fn check(self) -> Result<Agent, Error> {
+        let missing = |name, expected: &str| Error::Range {
+            name,
+            value: "not set".to_owned(),
+            expected: expected.to_owned(),
+        };
+        let collectors = self.collector.unwrap_or_default();
+        if collectors.is_empty() {
+            return Err(missing(
+                "collector",
+                "HOST:PORT of an annotator, as in --collector 10.0.0.5:9618",
+            ));
+        }
+        in_range("number of collectors", collectors.len(), 1..=MAX_COLLECTORS)?;
+        let key_file = self.key_file.ok_or_else(|| {
+            missing(
+                "key-file",
+                "the file with the key that the annotator has too (--key-file FILE)",
+            )
+        })?;
+        let node_uid = match self.node_uid.filter(|uid| !uid.is_empty()) {
+            None => None,
+            // A uid has the form of a boot id: RFC 9562 text.
+            Some(text) => Some(agent_core::model::BootId::parse(&text).map(|b| b.0).ok_or(
+                Error::Range {
+                    name: "node-uid",
+                    value: text,
+                    expected: "a UUID".to_owned(),
+                },
+            )?),
+        };
+        if let Some(cpus) = &self.cpus {
+            in_range("number of cpus", cpus.len(), 1..=2)?;
+        }
+        let millis = Duration::from_millis;
+        Ok(Agent {
+            collectors,
+            key_file,
+            node_name: self.node_name.filter(|name| !name.is_empty()),
+            node_uid,
+            hold_max: millis(in_range(
+                "hold-max-ms",
+                self.hold_max_ms.unwrap_or(50),
+                0..=2000,
+            )?),
+            pace: Pace {
+                rest: millis(in_range(
+                    "poll-rest-ms",
+                    self.poll_rest_ms.unwrap_or(10),
+                    1..=100,
+                )?),
+                dying: Duration::from_micros(in_range(
+                    "poll-dying-us",
+                    self.poll_dying_us.unwrap_or(500),
+                    50..=10_000,
+                )?),
+                history: in_range("history", self.history.unwrap_or(64), 0..=1000)?,
+                survived: millis(in_range(
+                    "survived-ms",
+                    self.survived_ms.unwrap_or(3000),
+                    500..=60_000,
+                )?),
+            },
+            priority: in_range("priority", self.priority.unwrap_or(90), 1..=99)?,
+            cpus: self.cpus,
+            udp_only: self.udp_only.unwrap_or(false),
+            keep_capabilities: self.keep_capabilities.unwrap_or(false),
+            pod_logs: self.pod_logs.unwrap_or_else(|| "/var/log/pods".into()),
+            ready_file: self.ready_file,
+            ebpf_log: self.ebpf_log.unwrap_or(false),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minimal() -> Low {
+        Low {
+            collector: Some(vec!["10.0.0.5:9618".to_owned()]),
+            key_file: Some("key".into()),
+            ..Low::default()
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_design_s() {
+        let agent = minimal().check().expect("valid");
+        assert_eq!(agent.hold_max, Duration::from_millis(50));
+        assert_eq!(agent.pace.rest, Duration::from_millis(10));
+        assert_eq!(agent.priority, 90);
+    }
+
+    #[test]
+    fn what_is_missing_or_out_of_range_is_named_with_the_way_out() {
+        let cases: [(Low, &str); 5] = [
+            (
+                Low::default(),
+                "collector is not set, but must be HOST:PORT",
+            ),
+            (
+                Low {
+                    key_file: None,
+                    ..minimal()
+                },
+                "key-file is not set",
+            ),
+            (
+                Low {
+                    hold_max_ms: Some(5000),
+                    ..minimal()
+                },
+                "hold-max-ms is 5000, but must be 0 to 2000",
+            ),
+            (
+                Low {
+                    priority: Some(0),
+                    ..minimal()
+                },
+                "priority is 0, but must be 1 to 99",
+            ),
+            (
+                Low {
+                    node_uid: Some("x".into()),
+                    ..minimal()
+                },
+                "node-uid is x, but must be a UUID",
+            ),
+        ];
+        for (low, expected) in cases {
+            let error = low.check().expect_err(expected).to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}

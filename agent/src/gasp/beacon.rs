@@ -1,0 +1,73 @@
+//! What a node says while all is well: hello, heartbeats, goodbye.
+
+use std::net::UdpSocket;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use agent_core::model::Inventory;
+
+use super::drain::Shared;
+use super::protocol::{Kind, MAX_FRAME, MAX_HELLO};
+
+/// Between two heartbeats.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Between two hellos: what a restarted annotator waits for at most.
+pub const HELLO: Duration = Duration::from_secs(60);
+
+/// Says hello with the boot's inventory, in as many frames as it takes. An
+/// inventory that is too long loses its modules, then its pods.
+pub fn hello(shared: &Shared, inventory: &Inventory) -> usize {
+    let mut inventory = inventory.clone();
+    let mut json = serde_json::to_vec(&inventory).unwrap_or_default();
+    if json.len() > MAX_HELLO {
+        inventory.modules.clear();
+        json = serde_json::to_vec(&inventory).unwrap_or_default();
+    }
+    if json.len() > MAX_HELLO {
+        inventory.pods.clear();
+        json = serde_json::to_vec(&inventory).unwrap_or_default();
+    }
+    let room = shared.sealer.capacity();
+    let count = json.len().div_ceil(room).max(1) as u16;
+    // Consecutive numbers name the message.
+    let first = shared.next_seq.fetch_add(count.into(), Ordering::Relaxed);
+    let mut frame = [0; MAX_FRAME];
+    for (index, chunk) in json.chunks(room).enumerate() {
+        let mut draft = shared.sealer.begin(&mut frame, Kind::Hello);
+        draft.bytes(chunk);
+        let mut stamp = shared.stamp_numbered(first + index as u64);
+        stamp.fragment = (index as u16, count);
+        let len = draft.seal(stamp);
+        send(shared, &frame[..len]);
+    }
+    json.len()
+}
+
+/// Says that the node lives.
+pub fn heartbeat(shared: &Shared) {
+    say(shared, Kind::Heartbeat);
+}
+
+/// Says that silence from now on means nothing. Twice, as UDP may lose it.
+pub fn goodbye(shared: &Shared) {
+    say(shared, Kind::Goodbye);
+    say(shared, Kind::Goodbye);
+}
+
+fn say(shared: &Shared, kind: Kind) {
+    let mut frame = [0; MAX_FRAME];
+    let len = shared
+        .sealer
+        .begin(&mut frame, kind)
+        .seal(shared.stamp(false));
+    send(shared, &frame[..len]);
+}
+
+fn send(shared: &Shared, frame: &[u8]) {
+    for socket in &shared.udp {
+        if UdpSocket::send(socket, frame).is_err() {
+            shared.losses.udp_errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Which line of a dying kernel says why. On the dying path: looks at bytes,
+//! nothing else. The full reading of a log is `agent-decode`'s.
+
+/// Lines that name the cause.
+const NAMES: &[&[u8]] = &[
+    b"BUG: ",
+    b"kernel BUG at ",
+    b"Kernel BUG at ",
+    b"Unable to handle kernel ",
+    b"general protection fault",
+    b"Oops: general protection fault",
+    b"divide error",
+    b"Oops: divide error",
+    b"invalid opcode",
+    b"stack segment",
+    b"watchdog: BUG: ",
+    b"watchdog: Watchdog detected hard LOCKUP",
+    b"Internal error: ",
+    b"traps: PANIC: ",
+    b"PANIC: double fault",
+    b"INFO: task ",
+    b"Out of memory: ",
+    b"rcu: INFO: ",
+    b"INFO: rcu",
+];
+
+/// Names nothing, but that something happened.
+const VAGUE: &[&[u8]] = &[b"Oops: ", b"Kernel panic - not syncing: Fatal exception"];
+
+const PANIC: &[u8] = b"Kernel panic - not syncing";
+
+/// How much a line says of the cause: 0 nothing, more is better.
+pub(super) fn weight(line: &[u8]) -> u8 {
+    let starts = |with: &&[u8]| line.starts_with(with);
+    if NAMES.iter().any(starts) {
+        3
+    } else if VAGUE.iter().any(starts) {
+        1
+    } else if line.starts_with(PANIC) {
+        2
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::weight;
+
+    #[test]
+    fn the_cause_outweighs_the_panic_that_follows_it() {
+        let lines: [(&str, u8); 7] = [
+            (
+                "BUG: kernel NULL pointer dereference, address: 0000000000000000",
+                3,
+            ),
+            ("kernel BUG at net/core/skbuff.c:4230!", 3),
+            ("Kernel panic - not syncing: sysrq triggered crash", 2),
+            (
+                "Kernel panic - not syncing: Fatal exception in interrupt",
+                1,
+            ),
+            ("Oops: 0002 [#1] PREEMPT SMP NOPTI", 1),
+            ("#PF: supervisor write access in kernel mode", 0),
+            ("", 0),
+        ];
+        for (line, expected) in lines {
+            assert_eq!(weight(line.as_bytes()), expected, "{line}");
+        }
+    }
+}

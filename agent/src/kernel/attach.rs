@@ -1,0 +1,354 @@
+//! Loading the eBPF object and attaching its programs to what this kernel has.
+//!
+//! A [`Role`] is a thing that must be seen; its [`Candidate`]s are the ways to
+//! see it, best first. One that fails is a status with a reason, never an exit.
+
+use std::io;
+
+use agent_common::RING_SLOTS;
+use aya::maps::{Map, MapData, RingBuf};
+use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError};
+use aya::{Ebpf, EbpfLoader};
+use tokio::io::unix::AsyncFd;
+
+use super::btf::Btf;
+use super::ring::CrashRing;
+use super::symbols;
+
+/// The object built from `agent-ebpf` (`cargo xtask build-ebpf`).
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LASTGASP_EBPF_PATH"));
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum How {
+    /// At a function's entry, by trampoline.
+    Fentry,
+    /// At a function's return; the number of parameters that the program was written for.
+    Fexit(usize),
+    /// At a function's entry, by breakpoint or ftrace.
+    Kprobe,
+    /// At a tracepoint, with typed arguments.
+    TpBtf,
+}
+
+impl How {
+    /// The kernel's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fentry => "fentry",
+            Self::Fexit(_) => "fexit",
+            Self::Kprobe => "kprobe",
+            Self::TpBtf => "tp_btf",
+        }
+    }
+}
+
+/// One way to fill a role.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// The program in the object.
+    pub program: &'static str,
+    /// How it is attached.
+    pub how: How,
+    /// The function or tracepoint.
+    pub target: &'static str,
+    /// A structure that the kernel must have for this way to be safe.
+    pub only_with: Option<(&'static str, &'static str)>,
+}
+
+impl Candidate {
+    /// A way without conditions.
+    pub const fn new(program: &'static str, how: How, target: &'static str) -> Self {
+        Self {
+            program,
+            how,
+            target,
+            only_with: None,
+        }
+    }
+}
+
+/// A thing that must be seen, and the ways to see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Role {
+    /// Name, as `doctor` shows it.
+    pub name: &'static str,
+    /// What is lost without it.
+    pub without: &'static str,
+    /// Ways, best first.
+    pub candidates: &'static [Candidate],
+}
+
+/// How one candidate fared.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Attempt {
+    /// `fentry`, `kprobe`, ...
+    pub how: &'static str,
+    /// The function or tracepoint.
+    pub target: &'static str,
+    /// Why it does not attach; `None` if it does.
+    pub refused: Option<String>,
+}
+
+/// How one role fared.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Status {
+    /// The role's name.
+    pub role: &'static str,
+    /// What is lost without it.
+    pub without: &'static str,
+    /// What was tried, in order; the last one is attached, if any is.
+    pub attempts: Vec<Attempt>,
+}
+
+impl Status {
+    /// The way it is attached, if it is.
+    pub fn attached(&self) -> Option<&Attempt> {
+        self.attempts.iter().find(|a| a.refused.is_none())
+    }
+
+    /// One line: `fentry oops_enter`, or why not.
+    pub fn summary(&self) -> String {
+        if let Some(attempt) = self.attached() {
+            return format!("{} {}", attempt.how, attempt.target);
+        }
+        let why = |a: &Attempt| {
+            format!(
+                "{} {}: {}",
+                a.how,
+                a.target,
+                a.refused.as_deref().unwrap_or_default()
+            )
+        };
+        format!(
+            "not attached ({})",
+            self.attempts.iter().map(why).collect::<Vec<_>>().join("; ")
+        )
+    }
+}
+
+/// Why nothing can be attached at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The binary holds no object.
+    #[error("this binary was built without its eBPF object; build it with `cargo xtask build`")]
+    NoObject,
+    /// The object was refused.
+    #[error(
+        "the kernel refused the eBPF object ({0}); the agent needs CAP_BPF and CAP_PERFMON, or root"
+    )]
+    Load(String),
+    /// A map that the agent needs is not in the object.
+    #[error("the eBPF object has no map {0}: binary and object do not belong together")]
+    NoMap(&'static str),
+    /// A map cannot be used.
+    #[error("cannot map the eBPF array {0} into memory")]
+    Mapping(&'static str, #[source] io::Error),
+    /// A bell cannot be used.
+    #[error("cannot open the eBPF ring buffer {0}")]
+    Bell(&'static str, #[source] aya::maps::MapError),
+}
+
+/// A ring buffer that only wakes.
+pub struct Bell(RingBuf<MapData>);
+
+impl Bell {
+    /// What becomes readable when it rings.
+    pub fn fd(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.0)
+    }
+
+    /// Empties it, so that it can ring again.
+    pub fn silence(&mut self) {
+        while self.0.next().is_some() {}
+    }
+}
+
+/// The loaded object. Dropping it detaches everything.
+pub struct Attached {
+    /// Keeps the links.
+    ebpf: Ebpf,
+    /// Per role, what was tried.
+    pub statuses: Vec<Status>,
+    /// Whether marks tell their context.
+    pub knows_context: bool,
+}
+
+/// The memory and the bells of a loaded object.
+pub struct Shared {
+    /// The crash ring.
+    pub ring: CrashRing,
+    /// One bell for each drain thread.
+    pub bells: [Bell; 2],
+}
+
+/// Loads the object and attaches every role.
+pub fn attach(roles: &[&Role], verbose: bool) -> Result<(Attached, Shared), Error> {
+    if OBJECT.is_empty() {
+        return Err(Error::NoObject);
+    }
+    let own = Btf::of_running_kernel().ok();
+    let preempt = own.as_ref().map(symbols::preempt_count).unwrap_or_default();
+    let btf = aya::Btf::from_sys_fs().ok();
+    let mut ebpf = EbpfLoader::new()
+        .override_global("PER_CPU_OFFSETS", &preempt.per_cpu_offsets, true)
+        .override_global("PREEMPT_COUNT", &preempt.offset, true)
+        .override_global("VERBOSE", &u32::from(verbose), true)
+        .load(OBJECT)
+        .map_err(|error| Error::Load(last_words(&error.to_string())))?;
+
+    let ring = {
+        let control = array(&ebpf, "CONTROL")?;
+        let slots = array(&ebpf, "RING")?;
+        CrashRing::map(control.fd(), slots.fd()).map_err(|e| Error::Mapping("RING", e))?
+    };
+    debug_assert!(RING_SLOTS.is_power_of_two());
+    let bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
+
+    let statuses = roles
+        .iter()
+        .map(|role| Status {
+            role: role.name,
+            without: role.without,
+            attempts: fill(&mut ebpf, role, own.as_ref(), btf.as_ref()),
+        })
+        .collect();
+    let attached = Attached {
+        ebpf,
+        statuses,
+        knows_context: preempt.offset != 0,
+    };
+    Ok((attached, Shared { ring, bells }))
+}
+
+impl Attached {
+    /// Passes the programs' own diagnostics on to the agent's log. Must be
+    /// called inside a tokio runtime.
+    pub fn log(&mut self) -> Result<(), aya_log::Error> {
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf)?;
+        // SAFETY: the logger owns the descriptor it gives, and lives in the AsyncFd.
+        let fd = unsafe { AsyncFd::register_with_interest(logger, tokio::io::Interest::READABLE) };
+        let Ok(mut fd) = fd else { return Ok(()) };
+        tokio::spawn(async move {
+            while let Ok(mut guard) = fd.readable_mut().await {
+                guard.get_inner_mut().flush();
+                guard.clear_ready();
+            }
+        });
+        Ok(())
+    }
+}
+
+fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Error> {
+    match ebpf.map(name) {
+        Some(Map::Array(data)) => Ok(data),
+        _ => Err(Error::NoMap(name)),
+    }
+}
+
+fn bell(ebpf: &mut Ebpf, name: &'static str) -> Result<Bell, Error> {
+    let map = ebpf.take_map(name).ok_or(Error::NoMap(name))?;
+    RingBuf::try_from(map)
+        .map(Bell)
+        .map_err(|source| Error::Bell(name, source))
+}
+
+fn fill(ebpf: &mut Ebpf, role: &Role, own: Option<&Btf>, btf: Option<&aya::Btf>) -> Vec<Attempt> {
+    let mut attempts = Vec::new();
+    for candidate in role.candidates {
+        let result = attach_one(ebpf, candidate, own, btf);
+        let refused = result.err();
+        let done = refused.is_none();
+        attempts.push(Attempt {
+            how: candidate.how.name(),
+            target: candidate.target,
+            refused,
+        });
+        if done {
+            break;
+        }
+    }
+    attempts
+}
+
+fn attach_one(
+    ebpf: &mut Ebpf,
+    candidate: &Candidate,
+    own: Option<&Btf>,
+    btf: Option<&aya::Btf>,
+) -> Result<(), String> {
+    if let (Some((structure, why)), Some(own)) = (candidate.only_with, own)
+        && !own.has_struct(structure)
+    {
+        return Err(why.to_owned());
+    }
+    let needs_btf = || btf.ok_or_else(|| "the kernel shows no BTF".to_owned());
+    // Asked beforehand, because the loader's own words for it are unclear.
+    let absent = |parameters: Option<usize>| match (own, parameters) {
+        (Some(_), None) => Err("this kernel has no such function".to_owned()),
+        (_, n) => Ok(n),
+    };
+    let program = ebpf
+        .program_mut(candidate.program)
+        .ok_or("not in the eBPF object")?;
+    let target = candidate.target;
+    match (program, candidate.how) {
+        (Program::FEntry(program), How::Fentry) => {
+            absent(own.and_then(|own| own.parameters(target)))?;
+            program.load(target, needs_btf()?).map_err(brief)?;
+            program.attach().map(|_| ()).map_err(brief)
+        }
+        (Program::FExit(program), How::Fexit(expected)) => {
+            let found = absent(own.and_then(|own| own.parameters(target)))?;
+            if found.is_some_and(|n| n != expected) {
+                return Err(format!("takes {found:?} parameters here, not {expected}"));
+            }
+            let program: &mut FExit = program;
+            program.load(target, needs_btf()?).map_err(brief)?;
+            program.attach().map(|_| ()).map_err(brief)
+        }
+        (Program::KProbe(program), How::Kprobe) => {
+            let program: &mut KProbe = program;
+            if program.fd().is_err() {
+                program.load().map_err(brief)?;
+            }
+            program.attach(target, 0).map(|_| ()).map_err(brief)
+        }
+        (Program::BtfTracePoint(program), How::TpBtf) => {
+            let program: &mut BtfTracePoint = program;
+            program.load(target, needs_btf()?).map_err(brief)?;
+            program.attach().map(|_| ()).map_err(brief)
+        }
+        _ => Err("is another kind of program in the eBPF object".to_owned()),
+    }
+}
+
+// The type is named so that a kind that changes its API breaks the build here.
+const _: fn(&mut FEntry, &str, &aya::Btf) -> Result<(), ProgramError> = FEntry::load;
+
+/// The line of a verifier's log that says why: the last but for its statistics.
+fn last_words(log: &str) -> String {
+    let line = log
+        .lines()
+        .rfind(|l| !l.trim().is_empty() && !l.starts_with("processed"));
+    line.unwrap_or_default().trim().chars().take(200).collect()
+}
+
+/// The innermost cause, in one line; the verifier's log only if it says why.
+fn brief(error: ProgramError) -> String {
+    if let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = &error
+    {
+        return match last_words(&verifier_log.to_string()) {
+            line if line.is_empty() => io_error.to_string(),
+            line => format!("{io_error}: {line}"),
+        };
+    }
+    let mut cause: &dyn std::error::Error = &error;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    cause.to_string()
+}

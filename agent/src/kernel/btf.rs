@@ -1,0 +1,225 @@
+//! The running kernel's own type information (BTF): what functions take, where
+//! fields lie.
+//!
+//! Format: Documentation/bpf/btf.rst. aya parses BTF to load programs, but does
+//! not let one ask it for members; this reader keeps the bytes and walks them.
+
+use std::path::Path;
+
+/// Where the kernel shows its BTF.
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+const MAGIC: u16 = 0xeb9f;
+const KIND_INT: u32 = 1;
+const KIND_ARRAY: u32 = 3;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_FUNC: u32 = 12;
+const KIND_FUNC_PROTO: u32 = 13;
+const KIND_VAR: u32 = 14;
+const KIND_DATASEC: u32 = 15;
+const KIND_DECL_TAG: u32 = 17;
+const KIND_ENUM64: u32 = 19;
+
+/// Why there is no type information.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read {VMLINUX}; the kernel needs CONFIG_DEBUG_INFO_BTF=y")]
+    Read(#[source] std::io::Error),
+    /// The bytes are not BTF as this reader knows it.
+    #[error("{VMLINUX} is damaged or of an unknown format ({0})")]
+    Format(&'static str),
+}
+
+/// Parsed just enough to look things up by name.
+pub struct Btf {
+    types: Vec<u8>,
+    strings: Vec<u8>,
+    /// Start of each type in `types`; type ids start at 1.
+    starts: Vec<u32>,
+}
+
+struct Type<'a> {
+    name: u32,
+    kind: u32,
+    count: usize,
+    /// Bit fields: offsets of members carry their size too.
+    kind_flag: bool,
+    /// Size, or the type that is referred to.
+    other: u32,
+    rest: &'a [u8],
+}
+
+impl Btf {
+    /// Reads the running kernel's.
+    pub fn of_running_kernel() -> Result<Self, Error> {
+        Self::parse(&std::fs::read(Path::new(VMLINUX)).map_err(Error::Read)?)
+    }
+
+    /// Reads these bytes; anything that does not add up is an error.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let u16_at = |at| read_u16(bytes, at).ok_or(Error::Format("header cut short"));
+        let u32_at = |at| {
+            read_u32(bytes, at)
+                .map(|n| n as usize)
+                .ok_or(Error::Format("header cut short"))
+        };
+        if u16_at(0)? != MAGIC {
+            return Err(Error::Format("magic"));
+        }
+        let header = u32_at(4)?;
+        let section = |offset: usize, len: usize, what| {
+            let start = header.checked_add(offset).ok_or(Error::Format(what))?;
+            let end = start.checked_add(len).ok_or(Error::Format(what))?;
+            bytes.get(start..end).ok_or(Error::Format(what))
+        };
+        let types = section(u32_at(8)?, u32_at(12)?, "type section")?.to_vec();
+        let strings = section(u32_at(16)?, u32_at(20)?, "string section")?.to_vec();
+        let starts = index(&types)?;
+        Ok(Self {
+            types,
+            strings,
+            starts,
+        })
+    }
+
+    fn get(&self, id: u32) -> Option<Type<'_>> {
+        let start = *self.starts.get(usize::try_from(id).ok()?.checked_sub(1)?)? as usize;
+        let bytes = self.types.get(start..)?;
+        let info = read_u32(bytes, 4)?;
+        Some(Type {
+            name: read_u32(bytes, 0)?,
+            kind: (info >> 24) & 0x1f,
+            count: (info & 0xffff) as usize,
+            kind_flag: info >> 31 == 1,
+            other: read_u32(bytes, 8)?,
+            rest: bytes.get(12..)?,
+        })
+    }
+
+    fn name(&self, offset: u32) -> &[u8] {
+        let bytes = self.strings.get(offset as usize..).unwrap_or_default();
+        bytes.split(|b| *b == 0).next().unwrap_or_default()
+    }
+
+    fn find(&self, kind: u32, name: &str) -> Option<Type<'_>> {
+        (1..=self.starts.len() as u32)
+            .filter_map(|id| self.get(id))
+            .find(|t| t.kind == kind && self.name(t.name) == name.as_bytes())
+    }
+
+    /// Number of parameters of a function, if the kernel has it.
+    pub fn parameters(&self, function: &str) -> Option<usize> {
+        let function = self.find(KIND_FUNC, function)?;
+        let proto = self.get(function.other)?;
+        (proto.kind == KIND_FUNC_PROTO).then_some(proto.count)
+    }
+
+    /// Whether there is a structure of this name.
+    pub fn has_struct(&self, name: &str) -> bool {
+        self.find(KIND_STRUCT, name).is_some()
+    }
+
+    /// Byte offset of a member, also of one inside unnamed members.
+    pub fn offset(&self, structure: &str, member: &str) -> Option<u64> {
+        self.offset_in(&self.find(KIND_STRUCT, structure)?, member, 0)
+    }
+
+    fn offset_in(&self, structure: &Type<'_>, member: &str, depth: u32) -> Option<u64> {
+        if depth > 8 {
+            return None;
+        }
+        for i in 0..structure.count {
+            let name = read_u32(structure.rest, i * 12)?;
+            let of = read_u32(structure.rest, i * 12 + 4)?;
+            let mut bits = read_u32(structure.rest, i * 12 + 8)?;
+            if structure.kind_flag {
+                bits &= 0x00ff_ffff;
+            }
+            let bytes = u64::from(bits / 8);
+            let name = self.name(name);
+            if name == member.as_bytes() {
+                return Some(bytes);
+            }
+            if name.is_empty()
+                && let Some(inner) = self.get(of)
+                && matches!(inner.kind, KIND_STRUCT | KIND_UNION)
+                && let Some(offset) = self.offset_in(&inner, member, depth + 1)
+            {
+                return Some(bytes + offset);
+            }
+        }
+        None
+    }
+}
+
+/// Where each type starts.
+fn index(types: &[u8]) -> Result<Vec<u32>, Error> {
+    let mut starts = Vec::new();
+    let mut at = 0;
+    while at < types.len() {
+        let info = read_u32(types, at + 4).ok_or(Error::Format("type cut short"))?;
+        let count = (info & 0xffff) as usize;
+        let rest = match (info >> 24) & 0x1f {
+            KIND_INT | KIND_VAR | KIND_DECL_TAG => 4,
+            KIND_ARRAY => 12,
+            KIND_STRUCT | KIND_UNION | KIND_DATASEC | KIND_ENUM64 => count * 12,
+            KIND_ENUM | KIND_FUNC_PROTO => count * 8,
+            1..=KIND_ENUM64 => 0,
+            _ => return Err(Error::Format("kind of type")),
+        };
+        starts.push(at as u32);
+        at += 12 + rest;
+    }
+    Ok(starts)
+}
+
+fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_le_bytes(
+        bytes.get(at..at.checked_add(2)?)?.try_into().ok()?,
+    ))
+}
+
+fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(
+        bytes.get(at..at.checked_add(4)?)?.try_into().ok()?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_running_kernel_can_be_asked() {
+        let Ok(btf) = Btf::of_running_kernel() else {
+            println!("skipped: this kernel has no BTF");
+            return;
+        };
+        // Two that every kernel has had for twenty years.
+        assert!(btf.has_struct("task_struct"));
+        assert!(btf.offset("task_struct", "comm").is_some_and(|o| o > 0));
+        assert_eq!(btf.offset("list_head", "next"), Some(0));
+        assert_eq!(btf.offset("list_head", "prev"), Some(8));
+        assert_eq!(btf.offset("list_head", "no_such_member"), None);
+        assert_eq!(btf.parameters("no_such_function"), None);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn damaged_bytes_are_an_error_or_an_answer_never_a_panic(
+            mut bytes in proptest::collection::vec(proptest::num::u8::ANY, 24..400),
+            magic in proptest::bool::ANY,
+        ) {
+            if magic {
+                bytes[..8].copy_from_slice(&[0x9f, 0xeb, 1, 0, 24, 0, 0, 0]);
+                bytes[8..24].copy_from_slice(&[0, 0, 0, 0, 200, 0, 0, 0, 0, 0, 0, 0, 50, 0, 0, 0]);
+            }
+            if let Ok(btf) = Btf::parse(&bytes) {
+                let _ = (btf.offset("a", "b"), btf.parameters("c"), btf.has_struct("d"));
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The memory shared with the eBPF object: the crash ring and its control page.
+//!
+//! Reading it takes no system call, no lock and no allocation, so a drain
+//! thread may do it while the machine dies.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+use agent_common::{Control, RING_SLOTS, Slot, TEXT_MAX};
+
+/// A mapping of a whole BPF array.
+struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+impl Mapping {
+    fn new(map: &impl AsFd, len: usize, write: bool) -> io::Result<Self> {
+        let page = 4096;
+        let len = len.next_multiple_of(page);
+        let access = if write {
+            libc::PROT_READ | libc::PROT_WRITE
+        } else {
+            libc::PROT_READ
+        };
+        // SAFETY: a new mapping at an address of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                len,
+                access,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
+                map.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(start.cast()).ok_or_else(io::Error::last_os_error)?;
+        Ok(Self { start, len })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length, and not used after this.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+/// One entry, copied out of the ring.
+pub struct Entry {
+    slot: Slot,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        // SAFETY: a slot is plain numbers, for which zero is valid.
+        Self {
+            slot: unsafe { std::mem::zeroed() },
+        }
+    }
+}
+
+impl Entry {
+    /// The entry's fields; `text` and `comm` by the methods below.
+    pub fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// The line's text.
+    pub fn text(&self) -> &[u8] {
+        &self.slot.text[..usize::from(self.slot.len).min(TEXT_MAX)]
+    }
+
+    /// `comm` of the task that a mark was made in.
+    pub fn comm(&self) -> &[u8] {
+        let end = self.slot.comm.iter().position(|b| *b == 0);
+        &self.slot.comm[..end.unwrap_or(self.slot.comm.len())]
+    }
+}
+
+/// What a look at one sequence number found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Read {
+    /// The entry is there, and was copied.
+    Entry,
+    /// Somebody is writing it, or died while doing so.
+    Unfinished,
+    /// The ring has gone round since.
+    Overwritten,
+}
+
+/// The crash ring.
+pub struct CrashRing {
+    control: Mapping,
+    slots: Mapping,
+}
+
+// SAFETY: the mappings live as long as this value, and all access is by atomics
+// or by copies that are checked for tearing.
+unsafe impl Send for CrashRing {}
+// SAFETY: as above.
+unsafe impl Sync for CrashRing {}
+
+macro_rules! field {
+    ($self:ident, $field:ident) => {{
+        let control: *mut Control = $self.control.start.as_ptr().cast();
+        // SAFETY: the mapping holds one Control, page-aligned; each field is
+        // an aligned u64 that both sides access as a whole.
+        unsafe { AtomicU64::from_ptr(&raw mut (*control).$field) }
+    }};
+}
+
+impl CrashRing {
+    /// Maps the two arrays of the object.
+    pub fn map(control: &impl AsFd, slots: &impl AsFd) -> io::Result<Self> {
+        Ok(Self {
+            control: Mapping::new(control, size_of::<Control>(), true)?,
+            slots: Mapping::new(slots, RING_SLOTS as usize * size_of::<Slot>(), false)?,
+        })
+    }
+
+    /// Sequence number of the next entry.
+    pub fn head(&self) -> u64 {
+        field!(self, head).load(Ordering::Acquire)
+    }
+
+    /// Sequence number of the mark that declared the present death, or `None`
+    /// while nothing dies.
+    pub fn declared(&self) -> Option<u64> {
+        let declared = field!(self, declared).load(Ordering::Acquire);
+        (declared > self.cleared()).then(|| declared - 1)
+    }
+
+    /// Sequence number of the mark after which the present death is certain.
+    pub fn fatal(&self) -> Option<u64> {
+        let fatal = field!(self, fatal).load(Ordering::Acquire);
+        (fatal > self.cleared()).then(|| fatal - 1)
+    }
+
+    /// CPU of the last mark.
+    pub fn dying_cpu(&self) -> u64 {
+        field!(self, dying_cpu).load(Ordering::Relaxed)
+    }
+
+    /// Nanoseconds that the kernel was held for the present death, up to `now`
+    /// (`CLOCK_MONOTONIC`), and whether it is being held.
+    pub fn held(&self, now: u64) -> (u64, bool) {
+        let used = field!(self, hold_used_ns).load(Ordering::Relaxed);
+        match field!(self, hold_since_ns).load(Ordering::Acquire) {
+            0 => (used, false),
+            since => (used + now.saturating_sub(since), true),
+        }
+    }
+
+    /// Lines that the kernel side could not read.
+    pub fn unreadable(&self) -> u64 {
+        field!(self, unreadable).load(Ordering::Relaxed)
+    }
+
+    /// Everything below this sequence number has left the machine.
+    pub fn acked(&self) -> u64 {
+        field!(self, acked).load(Ordering::Acquire)
+    }
+
+    /// Says that everything below `seq` has left the machine; never goes back.
+    pub fn ack(&self, seq: u64) {
+        field!(self, acked).fetch_max(seq, Ordering::AcqRel);
+    }
+
+    fn cleared(&self) -> u64 {
+        field!(self, cleared).load(Ordering::Acquire)
+    }
+
+    /// The death whose mark is `declared` was none: the kernel lives on. The
+    /// next one has the whole hold again.
+    pub fn clear(&self, declared: u64) {
+        field!(self, hold_used_ns).store(0, Ordering::Relaxed);
+        field!(self, cleared).fetch_max(declared + 1, Ordering::AcqRel);
+    }
+
+    /// Sets how long one death may be held at most; zero never holds.
+    pub fn set_hold_max_ns(&self, ns: u64) {
+        field!(self, hold_max_ns).store(ns, Ordering::Release);
+    }
+
+    /// Tells the kernel side whether a crash kernel is loaded.
+    pub fn set_crash_kernel(&self, loaded: bool) {
+        field!(self, crash_kernel).store(loaded.into(), Ordering::Release);
+    }
+
+    /// Copies the entry with this sequence number into `entry`.
+    pub fn read(&self, seq: u64, entry: &mut Entry) -> Read {
+        let index = (seq & u64::from(RING_SLOTS - 1)) as usize;
+        // SAFETY: the index is below the number of slots mapped.
+        let slot: *mut Slot = unsafe { self.slots.start.as_ptr().cast::<Slot>().add(index) };
+        // SAFETY: an aligned u64 of the mapping. It is mapped read-only, and a
+        // load does not write.
+        let published = unsafe { AtomicU64::from_ptr(&raw mut (*slot).published) };
+        let before = published.load(Ordering::Acquire);
+        if before != seq + 1 {
+            return if before > seq + 1 || self.head() > seq + u64::from(RING_SLOTS) {
+                Read::Overwritten
+            } else {
+                Read::Unfinished
+            };
+        }
+        // SAFETY: plain numbers, for which every bit pattern is valid; whether
+        // they were torn by a writer is checked below.
+        unsafe { std::ptr::copy_nonoverlapping(slot.cast_const(), &raw mut entry.slot, 1) };
+        fence(Ordering::Acquire);
+        if published.load(Ordering::Relaxed) == before {
+            Read::Entry
+        } else {
+            Read::Overwritten
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Who this node is and which boot this is.
+
+use std::io::Read;
+use std::path::Path;
+
+use agent_core::model::{BootId, NodeName};
+
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const HOSTNAME: &str = "/proc/sys/kernel/hostname";
+
+/// Why the node cannot be named.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file that every Linux has cannot be read.
+    #[error("cannot read {path}; is /proc mounted?")]
+    Read {
+        /// The file.
+        path: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The boot id is not one.
+    #[error("{BOOT_ID} holds no boot id")]
+    BootId,
+    /// The name is not one.
+    #[error(
+        "{0:?} is no node name (lower-case letters, digits, '-' and '.'); set --node-name or NODE_NAME"
+    )]
+    NodeName(String),
+}
+
+/// This boot's id.
+pub fn boot_id() -> Result<BootId, Error> {
+    BootId::parse(&read(BOOT_ID)?).ok_or(Error::BootId)
+}
+
+/// The name given, or the host's in lower case.
+pub fn node_name(given: Option<&str>) -> Result<NodeName, Error> {
+    let name = match given {
+        Some(name) => name.to_owned(),
+        None => read(HOSTNAME)?.trim().to_ascii_lowercase(),
+    };
+    NodeName::new(&name).ok_or(Error::NodeName(name))
+}
+
+/// A random number for this process.
+pub fn session() -> Result<u64, Error> {
+    let path = "/dev/urandom";
+    let mut bytes = [0; 8];
+    std::fs::File::open(Path::new(path))
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(|source| Error::Read { path, source })?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn read(path: &'static str) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::Read { path, source })
+}
