@@ -91,7 +91,10 @@ fn a_probe_has_the_same_name_on_both_sides() {
 fn unsafe_output_and_endless_queues_have_their_places() {
     let files = [
         ("agent/src/cli/out.rs", "fn f() { println!() }"),
-        ("agent/src/kernel/ring.rs", "unsafe fn f() {}"),
+        (
+            "agent/src/kernel/ring.rs",
+            "unsafe fn f() {}\n#[cfg(test)]\nmod tests { fn g() { println!() } }",
+        ),
         (
             "agent/src/web/mod.rs",
             "fn f() { println!() }\nunsafe fn g() {}\nuse tokio::sync::mpsc::unbounded_channel;\n\
