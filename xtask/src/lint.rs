@@ -22,14 +22,21 @@ pub(crate) struct Args {
     quick: bool,
 }
 
+/// How a part ended that found nothing.
+enum Outcome {
+    Done,
+    Skipped(&'static str),
+}
+
 pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     setup::require(&[Need::Rust])?;
     let mut failed = Vec::new();
-    let mut part = |name: &'static str, check: &dyn Fn() -> Result<()>| {
+    let mut part = |name: &'static str, check: &dyn Fn() -> Result<Outcome>| {
         let start = Instant::now();
         run::say(name);
         match check() {
-            Ok(()) => eprintln!("    {name}: ok, {}", run::took(start.elapsed())),
+            Ok(Outcome::Done) => eprintln!("    {name}: ok, {}", run::took(start.elapsed())),
+            Ok(Outcome::Skipped(reason)) => eprintln!("    {name}: SKIPPED: {reason}"),
             Err(error) => {
                 eprintln!(
                     "    {name}: FAILED, {}: {error:#}",
@@ -56,7 +63,7 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     }
 }
 
-fn format() -> Result<()> {
+fn format() -> Result<Outcome> {
     run::loudly(
         "the format check (`cargo fmt --all` puts it right)",
         run::cargo(run::root()).args(["fmt", "--all", "--check"]),
@@ -70,10 +77,11 @@ fn format() -> Result<()> {
             "agent-ebpf/Cargo.toml",
             "--check",
         ]),
-    )
+    )?;
+    Ok(Outcome::Done)
 }
 
-fn room_rules() -> Result<()> {
+fn room_rules() -> Result<Outcome> {
     let tree = Tree::read(run::root())?;
     let findings: Vec<_> = rooms::check(&tree)
         .iter()
@@ -82,54 +90,56 @@ fn room_rules() -> Result<()> {
     list(&findings, tree.files.len(), "files")
 }
 
-fn check_licences() -> Result<()> {
+fn check_licences() -> Result<Outcome> {
     let (count, findings) = licences::check()?;
     list(&findings, count, "packages")
 }
 
-fn list(findings: &[String], looked_at: usize, of: &str) -> Result<()> {
+fn list(findings: &[String], looked_at: usize, of: &str) -> Result<Outcome> {
     for finding in findings {
         println!("{finding}");
     }
     match findings.len() {
-        0 => Ok(()),
+        0 => Ok(Outcome::Done),
         n => anyhow::bail!("{n} findings in {looked_at} {of}"),
     }
 }
 
 /// By cargo-deny, if it is there and reaches its database.
-fn advisories() -> Result<()> {
-    let skipped = |reason: &str| eprintln!("    advisories: SKIPPED: {reason}");
+fn advisories() -> Result<Outcome> {
     let output = Command::new("cargo-deny")
         .current_dir(run::root())
         .args(["--log-level", "error", "check", "--config"])
         .args([".cargo/deny.toml", "advisories"])
         .output();
     let Ok(output) = output else {
-        skipped("cargo-deny is not installed; `cargo install --locked cargo-deny`");
-        return Ok(());
+        return Ok(Outcome::Skipped(
+            "cargo-deny is not installed; `cargo install --locked cargo-deny`",
+        ));
     };
     let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
-        return Ok(());
+        return Ok(Outcome::Done);
     }
     if said.contains("failed to fetch advisory database") {
-        skipped("the advisory database cannot be fetched from here");
-        return Ok(());
+        return Ok(Outcome::Skipped(
+            "the advisory database cannot be fetched from here",
+        ));
     }
     eprintln!("{said}");
     anyhow::bail!("cargo-deny found advisories, or failed")
 }
 
-fn clippy_ebpf() -> Result<()> {
+fn clippy_ebpf() -> Result<Outcome> {
     setup::require(&[Need::Ebpf])?;
     run::loudly(
         "clippy on agent-ebpf",
         ebpf::cargo("clippy", Arch::host())?.args(["--quiet", "--", "-D", "warnings"]),
-    )
+    )?;
+    Ok(Outcome::Done)
 }
 
-fn clippy() -> Result<()> {
+fn clippy() -> Result<Outcome> {
     run::loudly(
         "clippy",
         run::cargo(run::root()).args([
@@ -141,5 +151,6 @@ fn clippy() -> Result<()> {
             "-D",
             "warnings",
         ]),
-    )
+    )?;
+    Ok(Outcome::Done)
 }
