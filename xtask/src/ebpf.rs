@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::build::Arch;
 use crate::elf::Elf;
 use crate::setup::{self, Need, Pin};
-use crate::{build, run};
+use crate::{btf, build, run};
 
 /// Build the eBPF object that the agent embeds.
 ///
@@ -66,9 +66,14 @@ pub(crate) fn build(arch: Arch) -> Result<PathBuf> {
         .join("bpfel-unknown-none/release/lastgasp");
     let stripped = linked.with_extension("stripped.o");
     strip(&dir, &linked, &stripped)?;
-    let bytes =
+    let mut bytes =
         fs::read(&stripped).with_context(|| format!("the build left no {}", stripped.display()))?;
     let programs = Elf::parse(&bytes)?.programs()?;
+    let place = Elf::parse(&bytes)?.section(".BTF")?;
+    // Without maps and programs there is none.
+    if let Some(section) = place.and_then(|place| bytes.get_mut(place)) {
+        btf::tame_names(section)?;
+    }
 
     let object = object(arch);
     install(&bytes, &object)?;

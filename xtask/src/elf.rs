@@ -1,6 +1,8 @@
 //! As much of ELF as is needed to say that a binary is static and which
 //! programs an eBPF object holds. 64 bit, little-endian.
 
+use std::ops::Range;
+
 use anyhow::{Context, Result, bail};
 
 const PT_DYNAMIC: u32 = 2;
@@ -97,6 +99,22 @@ impl<'a> Elf<'a> {
         }
         programs.sort_by(|a, b| (&a.section, &a.name).cmp(&(&b.section, &b.name)));
         Ok(programs)
+    }
+
+    /// Where the bytes of a section lie in the file.
+    pub(crate) fn section(&self, name: &str) -> Result<Option<Range<usize>>> {
+        let sections = self.sections()?;
+        let names = sections
+            .get(usize::from(self.u16(62)?))
+            .context("no section names")?;
+        for section in &sections {
+            if self.text(names.offset + u64::from(section.name))? == name {
+                let bytes = self.slice(section.offset, section.size as usize)?;
+                let start = section.offset as usize;
+                return Ok(Some(start..start + bytes.len()));
+            }
+        }
+        Ok(None)
     }
 
     fn sections(&self) -> Result<Vec<Section>> {

@@ -1,6 +1,7 @@
 //! The commands of this repository. They know how to run things, never how
 //! the things work.
 
+mod btf;
 mod build;
 mod ebpf;
 mod elf;
