@@ -1,0 +1,114 @@
+//! `cargo xtask demo`, `lab` and `bench`: build what they need and hand over.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::build::{self, Arch};
+use crate::run;
+use crate::setup::{self, Need};
+
+/// Kill a kernel in a VM and watch what becomes of its pods.
+///
+/// Boots a node with the agent in it, starts the annotator, kills the node's
+/// kernel and shows what arrives. All arguments go to the demo itself.
+///
+///   cargo xtask demo                 a NULL dereference in softirq, embedded store
+///   cargo xtask demo --kube          the same with a real API server
+///   cargo xtask demo --json FILE     the times, as one JSON object a line
+///   cargo xtask demo -- --help       all there is
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Demo {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+/// Kill every kernel in every way and check what arrived.
+///
+///   cargo xtask lab                  the whole matrix, once
+///   cargo xtask lab --quick          a few cases of each kind
+///   cargo xtask lab --runs 50 --json FILE
+///   cargo xtask lab -- --help        all there is
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Lab {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+/// Measure, beside a yardstick, in one run.
+///
+///   cargo xtask bench                what there is
+///   cargo xtask bench agent --json FILE
+///   cargo xtask bench -- --help      all there is
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub(crate) struct Bench {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<OsString>,
+}
+
+/// Builds all and becomes the named binary of the cases.
+pub(crate) fn run(bin: &str, args: &[OsString]) -> Result<ExitCode> {
+    let mut command = prepare(bin)?;
+    command.args(args);
+    // The terminal, signals and the exit code are then its own.
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {}", run::line(&command)))
+}
+
+/// Builds the agent, the guest and the named binary, and gives the command
+/// that runs it.
+pub(crate) fn prepare(bin: &str) -> Result<Command> {
+    setup::require(&[Need::Lab])?;
+    let built = Built::all()?;
+    run::say(&format!("the {bin}"));
+    run::loudly(
+        &format!("building the {bin}"),
+        // The machine's own libc would mean building every dependency once
+        // more: the agent has just built them for this target.
+        run::cargo(run::root())
+            .args(["build", "--release", "--package", "cases", "--bin", bin])
+            .args(["--target", Arch::X86_64.musl()]),
+    )?;
+    let path = run::target_dir()
+        .join(Arch::X86_64.musl())
+        .join("release")
+        .join(bin);
+    let mut command = Command::new(path);
+    command.current_dir(run::root());
+    built.name_to(&mut command);
+    Ok(command)
+}
+
+/// The binaries that the cases put into a machine.
+#[derive(Debug)]
+pub(crate) struct Built {
+    agent: PathBuf,
+    guest: PathBuf,
+}
+
+impl Built {
+    pub(crate) fn all() -> Result<Self> {
+        Ok(Self {
+            agent: build::agent(Arch::X86_64, false)?,
+            guest: build::guest()?,
+        })
+    }
+
+    /// Tells a command where they are.
+    pub(crate) fn name_to(&self, command: &mut Command) {
+        let set = |command: &mut Command, name: &str, path: &Path| {
+            // Who sets it has built another one.
+            if std::env::var_os(name).is_none() {
+                command.env(name, path);
+            }
+        };
+        set(command, "LASTGASP_BINARY", &self.agent);
+        set(command, "LASTGASP_GUEST", &self.guest);
+    }
+}
