@@ -1,3 +1,4 @@
 //! What the cases, the demo and the benches share.
 
 pub mod kube;
+pub mod node;

@@ -1,0 +1,64 @@
+//! A lab machine that is a node: the shipped agent runs in it, as it would on a
+//! real one.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use harness::cache::Cache;
+use harness::initramfs::{self, File};
+use harness::kernels::Kernel;
+use harness::module;
+use harness::tool::Skip;
+use harness::vm::{Machine, Vm};
+
+/// The node's name.
+pub const NAME: &str = "w01";
+
+/// The key that agent and annotator share in the lab.
+pub const KEY: &[u8] = b"0123456789abcdef0123456789abcdef\n";
+
+/// The port that the agent sends to.
+pub const COLLECTOR_PORT: u16 = 9618;
+
+/// A machine's whole life, boot included.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A static binary built by `cargo xtask`, from the environment variable that
+/// names it.
+pub fn binary(variable: &str) -> Result<PathBuf> {
+    let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
+    path.ok_or_else(|| {
+        Skip(format!("{variable} names no file; `cargo xtask lab`, `demo` and `test` set it")).into()
+    })
+}
+
+/// The machine, with everything that it needs to live as a node and to die in
+/// any of the guest's ways.
+pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
+    let mut files = initramfs::modules(kernel)?;
+    files.push(File::copy("/init", 0o755, &binary("LASTGASP_GUEST")?)?);
+    files.push(File::copy("/lastgasp", 0o755, &binary("LASTGASP_BINARY")?)?);
+    files.push(File::copy("/modules/boom.ko", 0o644, &module::boom(cache, kernel)?)?);
+    files.push(File { path: "/key".into(), mode: 0o600, bytes: KEY.to_vec() });
+    Ok(Machine {
+        image: kernel.image.clone(),
+        files,
+        cpus,
+        memory: 512,
+        append: "quiet".into(),
+        forward: None,
+        limit: LIMIT,
+    })
+}
+
+/// Starts the agent in the machine and waits until it is ready. `flags` are
+/// added to what every node has.
+pub fn start_agent(vm: &mut Vm, flags: &str) -> Result<()> {
+    vm.ask(&format!(
+        "run /lastgasp agent --collector 10.0.2.2:{COLLECTOR_PORT} --key-file /key \
+         --node-name {NAME} --ready-file /run/ready {flags}"
+    ))?;
+    vm.ask("wait /run/ready 20000").context("the agent did not become ready")?;
+    Ok(())
+}
