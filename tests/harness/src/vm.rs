@@ -114,7 +114,7 @@ impl Vm {
             .arg(&machine.image)
             .arg("-initrd")
             .arg(path("initramfs"))
-            .args(["-append", &format!("console=ttyS0 panic=1 {}", machine.append)])
+            .args(["-append", &format!("console=ttyS0 panic=-1 {}", machine.append)])
             .args(["-chardev", &socket("console", "console"), "-serial", "chardev:console"])
             .args(["-chardev", &socket("qmp", "qmp"), "-mon", "chardev=qmp,mode=control"])
             .args(["-device", "virtio-serial-pci"])
