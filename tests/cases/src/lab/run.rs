@@ -121,7 +121,7 @@ fn die(task: &Task<'_>, keep: Option<&Path>) -> Result<Verdict> {
 /// Writes console and datagrams of a death that missed something.
 fn save(task: &Task<'_>, since: Instant, outcome: &Outcome, verdict: &Verdict, dir: &Path) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let name = format!("{}-{}-{}", task.on.kernel, task.way.name, task.delay_us);
+    let name = format!("{}-{}-{}.txt", task.on.kernel, task.way.name, task.delay_us);
     let ms = |at: Instant| at.saturating_duration_since(since).as_secs_f64() * 1e3;
     let mut text = format!("{task:?}\n\n", task = (task.way.name, task.cold, task.delay_us));
     for miss in &verdict.misses {
@@ -139,6 +139,6 @@ fn save(task: &Task<'_>, since: Instant, outcome: &Outcome, verdict: &Verdict, d
         };
         text.push_str(&format!("{:9.1} {said}\n", ms(datagram.at)));
     }
-    let path = dir.join(name).with_extension("txt");
+    let path = dir.join(name);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
