@@ -1,4 +1,5 @@
 //! What the cases, the demo and the benches share.
 
 pub mod kube;
+pub mod lab;
 pub mod node;

@@ -16,7 +16,7 @@ use harness::vm::{Machine, Vm};
 pub const NAME: &str = "w01";
 
 /// The key that agent and annotator share in the lab.
-pub const KEY: &[u8] = b"0123456789abcdef0123456789abcdef\n";
+pub const KEY: &[u8] = b"no secret: the key of the lab\n";
 
 /// The port that the agent sends to.
 pub const COLLECTOR_PORT: u16 = 9618;

@@ -121,7 +121,7 @@ impl Vm {
             .arg(path("initramfs"))
             .args([
                 "-append",
-                &format!("console=ttyS0 panic=1 {}", machine.append),
+                &format!("console=ttyS0 panic=-1 {}", machine.append),
             ])
             .args([
                 "-chardev",

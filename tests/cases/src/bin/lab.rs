@@ -1,0 +1,175 @@
+//! `cargo xtask lab`.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Mutex, mpsc};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+use cases::lab::report::{self, Cell};
+use cases::lab::run::{self, Delays, Prepared, Task};
+use cases::lab::ways::{self, Way};
+use cases::node;
+use clap::Parser;
+use harness::cache::Cache;
+use harness::kernels;
+use harness::tool::Skip;
+
+/// Kills real kernels, and counts what of each death got out.
+///
+/// Each kernel is booted once under QEMU's software emulation with the shipped
+/// agent inside; most deaths then start from that snapshot, after a random
+/// delay. Exit code 0: nothing was missed.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Kernels of tests/kernels.toml [default: all].
+    #[arg(long, value_delimiter = ',')]
+    kernel: Vec<String>,
+    /// Ways to die [default: all].
+    #[arg(long, value_delimiter = ',')]
+    way: Vec<String>,
+    /// CPUs of each machine.
+    #[arg(long, default_value_t = 2)]
+    cpus: u32,
+    /// Deaths of each kernel and way.
+    #[arg(long, default_value_t = 1)]
+    runs: usize,
+    /// Of these, how many boot anew instead of going on from the snapshot.
+    #[arg(long, default_value_t = 1)]
+    cold: usize,
+    /// Machines side by side.
+    #[arg(long, default_value_t = 2)]
+    jobs: usize,
+    /// Two deaths of each kernel and way, one cold boot a kernel: for the tests.
+    #[arg(long, conflicts_with = "runs")]
+    quick: bool,
+    /// Seed of the delays [default: from the clock].
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Write a line of JSON a death to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Keep console and datagrams of every death that missed something here.
+    #[arg(long, value_name = "DIR", default_value = "target/lab")]
+    keep: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match lab(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) if error.downcast_ref::<Skip>().is_some() => {
+            println!("SKIPPED: lab: {error:#}");
+            // In CI a part that cannot run is a failure.
+            ExitCode::from(u8::from(std::env::var_os("CI").is_some()))
+        }
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn lab(args: &Args) -> Result<bool> {
+    let cache = Cache::open()?;
+    let ways = chosen(&args.way)?;
+    let names: Vec<String> = match args.kernel.is_empty() {
+        true => kernels::all()?.into_iter().map(|spec| spec.name).collect(),
+        false => args.kernel.clone(),
+    };
+    let seed = args.seed.unwrap_or_else(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.map_or(1, |now| now.as_secs())
+    });
+    println!("seed {seed}");
+    let dir = tempfile::Builder::new().prefix("lastgasp-lab-").tempdir()?;
+    let mut prepared = Vec::new();
+    for name in &names {
+        let start = Instant::now();
+        let kernel = kernels::named(name)?.get(&cache)?;
+        let machine = node::machine(&cache, &kernel, args.cpus)?;
+        let one = Prepared::new(name, &kernel.release, machine, dir.path())
+            .with_context(|| format!("kernel {name}"))?;
+        println!("{} ready after {:.1} s", one.release, start.elapsed().as_secs_f64());
+        prepared.push(one);
+    }
+
+    let queue = Mutex::new(tasks(args, &prepared, &ways, &mut Delays(seed)));
+    let total = queue.lock().map_or(0, |queue| queue.len());
+    let mut json = match &args.json {
+        Some(path) => Some(
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
+        ),
+        None => None,
+    };
+    let mut cells: Vec<((String, &'static str), Cell)> = Vec::new();
+    for one in &prepared {
+        cells.extend(ways.iter().map(|way| ((one.kernel.clone(), way.name), Cell::default())));
+    }
+    let start = Instant::now();
+    let (sender, results) = mpsc::channel();
+    std::thread::scope(|scope| -> Result<()> {
+        for _ in 0..args.jobs.max(1) {
+            let (queue, sender) = (&queue, sender.clone());
+            scope.spawn(move || run::work(queue, &sender, Some(&args.keep)));
+        }
+        drop(sender);
+        for (count, done) in results.iter().enumerate() {
+            let key = (done.task.on.kernel.clone(), done.task.way.name);
+            if let Some((_, cell)) = cells.iter_mut().find(|(k, _)| *k == key) {
+                cell.add(&done);
+            }
+            match &done.verdict {
+                Ok(verdict) if verdict.misses.is_empty() => {}
+                Ok(verdict) => println!("\r{} {}: {}", key.0, key.1, verdict.misses.join("; ")),
+                Err(error) => println!("\r{} {}: {error:#}", key.0, key.1),
+            }
+            if let Some(out) = &mut json {
+                report::json_line(out, &done, args.cpus)?;
+            }
+            if std::io::stdout().is_terminal() {
+                print!("\r{}/{total} deaths, {} s", count + 1, start.elapsed().as_secs());
+                let _ = std::io::stdout().flush();
+            }
+        }
+        Ok(())
+    })?;
+    println!("\n{}", report::table(&cells));
+    let sum = |of: fn(&Cell) -> usize| cells.iter().map(|(_, cell)| of(cell)).sum::<usize>();
+    let (runs, good) = (sum(|cell| cell.runs), sum(|cell| cell.good));
+    println!("{runs} deaths in {} s", start.elapsed().as_secs());
+    println!("{good} passed, {} failed", runs - good);
+    Ok(good == runs)
+}
+
+fn chosen(names: &[String]) -> Result<Vec<&'static Way>> {
+    let known = || ways::ALL.iter().map(|way| way.name).collect::<Vec<_>>().join(", ");
+    if let Some(name) = names.iter().find(|name| ways::ALL.iter().all(|way| way.name != **name)) {
+        bail!("no way to die called {name}; there are {}", known());
+    }
+    let wanted = |way: &&Way| names.is_empty() || names.iter().any(|name| name == way.name);
+    Ok(ways::ALL.iter().filter(wanted).collect())
+}
+
+/// Kernels take turns, so that a run that is cut short has some of each.
+fn tasks<'a>(
+    args: &Args,
+    prepared: &'a [Prepared],
+    ways: &[&'static Way],
+    delays: &mut Delays,
+) -> VecDeque<Task<'a>> {
+    let runs = if args.quick { 2 } else { args.runs };
+    let mut tasks = VecDeque::new();
+    for run in 0..runs {
+        for (index, way) in ways.iter().enumerate() {
+            for on in prepared {
+                let cold = if args.quick { run == 0 && index == 0 } else { run < args.cold };
+                tasks.push_back(Task { on, way, cold, delay_us: delays.next_us() });
+            }
+        }
+    }
+    tasks
+}

@@ -1,0 +1,6 @@
+//! Deaths by the thousand: kernels, ways to die, and what of each got out.
+
+pub mod report;
+pub mod run;
+pub mod verdict;
+pub mod ways;

@@ -1,0 +1,144 @@
+//! Runs cells of the matrix, several machines side by side.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use harness::vm::{Machine, Outcome, Vm};
+
+use super::verdict::{self, Verdict};
+use super::ways::Way;
+use crate::node;
+
+/// A fatal way has this long to end the machine.
+const END: Duration = Duration::from_secs(20);
+
+/// A survived one is watched this long: the agent waits three seconds before
+/// it says so.
+const WATCH: Duration = Duration::from_millis(4500);
+
+/// Triggers come after a random delay up to this, so that they meet the
+/// agent's timers in every phase.
+const DELAY_MAX_US: u64 = 200_000;
+
+/// A kernel ready to be killed.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Its name in `tests/kernels.toml`.
+    pub kernel: String,
+    /// Its release.
+    pub release: String,
+    /// The machine.
+    pub machine: Machine,
+    /// The machine as it was with the agent warm.
+    pub snapshot: PathBuf,
+}
+
+impl Prepared {
+    /// Boots once, starts the agent, and saves the machine.
+    pub fn new(kernel: &str, release: &str, machine: Machine, dir: &Path) -> Result<Self> {
+        let mut vm = Vm::boot(&machine)?;
+        node::start_agent(&mut vm, "")?;
+        let snapshot = dir.join(format!("{kernel}-{}.snapshot", machine.cpus));
+        vm.save(&snapshot).context("cannot save the machine")?;
+        Ok(Self { kernel: kernel.to_owned(), release: release.to_owned(), machine, snapshot })
+    }
+}
+
+/// One death to be died.
+#[derive(Clone, Copy, Debug)]
+pub struct Task<'a> {
+    /// On which kernel.
+    pub on: &'a Prepared,
+    /// How.
+    pub way: &'static Way,
+    /// Boot anew instead of going on from the snapshot.
+    pub cold: bool,
+    /// Before the trigger.
+    pub delay_us: u64,
+}
+
+/// One death that was died.
+#[derive(Debug)]
+pub struct Done<'a> {
+    /// Which.
+    pub task: Task<'a>,
+    /// What became of it, or why it could not be run.
+    pub verdict: Result<Verdict>,
+    /// Time for all of it.
+    pub wall: Duration,
+}
+
+/// Random delays from a seed (splitmix64).
+#[derive(Debug)]
+pub struct Delays(pub u64);
+
+impl Delays {
+    /// The next one, in microseconds.
+    pub fn next_us(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % DELAY_MAX_US
+    }
+}
+
+/// Works until the queue is empty; what misses something is kept in `keep`.
+pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep: Option<&Path>) {
+    loop {
+        let Some(task) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) else { return };
+        let start = Instant::now();
+        let verdict = die(&task, keep);
+        if done.send(Done { task, verdict, wall: start.elapsed() }).is_err() {
+            return;
+        }
+    }
+}
+
+fn die(task: &Task<'_>, keep: Option<&Path>) -> Result<Verdict> {
+    let mut vm = if task.cold {
+        let mut vm = Vm::boot(&task.on.machine)?;
+        node::start_agent(&mut vm, "")?;
+        vm
+    } else {
+        Vm::restore(&task.on.machine, &task.on.snapshot)?
+    };
+    let since = Instant::now();
+    vm.ask(&format!("die {} {}", task.way.name, task.delay_us))?;
+    let outcome = vm.finish(if task.way.is_survived() { WATCH } else { END })?;
+    let verdict = verdict::judge(task.way, since, &outcome)?;
+    if let (Some(dir), false) = (keep, verdict.misses.is_empty()) {
+        save(task, since, &outcome, &verdict, dir)?;
+    }
+    Ok(verdict)
+}
+
+/// Writes console and datagrams of a death that missed something.
+fn save(task: &Task<'_>, since: Instant, outcome: &Outcome, verdict: &Verdict, dir: &Path) -> Result<()> {
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let name = format!("{}-{}-{}", task.on.kernel, task.way.name, task.delay_us);
+    let ms = |at: Instant| at.saturating_duration_since(since).as_secs_f64() * 1e3;
+    let mut text = format!("{task:?}\n\n", task = (task.way.name, task.cold, task.delay_us));
+    for miss in &verdict.misses {
+        text.push_str(&format!("miss: {miss}\n"));
+    }
+    text.push_str("\nconsole, ms since the command\n");
+    for (at, line) in outcome.console.iter().filter(|(at, _)| *at >= since) {
+        text.push_str(&format!("{:9.1} {line}\n", ms(*at)));
+    }
+    text.push_str("\ndatagrams, ms since the command\n");
+    for datagram in &outcome.datagrams {
+        let said = match lastgasp::gasp::protocol::Frame::parse(&datagram.payload) {
+            Ok(frame) => format!("{:?} seq {} {:?}", frame.kind(), frame.seq(), frame.body()),
+            Err(error) => format!("unreadable: {error}"),
+        };
+        text.push_str(&format!("{:9.1} {said}\n", ms(datagram.at)));
+    }
+    let path = dir.join(name).with_extension("txt");
+    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,264 @@
+//! What one death brought out, judged by the product's own reading of it:
+//! receiver, assembler, decoder and engine.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use agent_core::engine::{self, Engine, Input};
+use agent_core::model::{Body, Death, Line, Proof, ReasonCode, Timestamp, Word};
+use anyhow::{Context as _, Result};
+use harness::vm::{ConsoleLine, Outcome};
+use harness::wire::Datagram;
+use lastgasp::channels::gasp::{self as channel, Assembler};
+use lastgasp::gasp::counters::Counters;
+use lastgasp::gasp::protocol::{Key, KeyRing};
+use lastgasp::gasp::receiver::{self, Handler};
+use tokio::sync::mpsc;
+
+use super::ways::Way;
+use crate::node;
+
+/// What became of one death.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// Everything wrong with it; empty is as it should be.
+    pub misses: Vec<String>,
+    /// From the kernel's hook to the first datagram, by the guest's clock.
+    pub first_ms: Option<f64>,
+    /// From the kernel's hook to the first word with the true reason.
+    pub word_ms: Option<f64>,
+    /// Lines that the console shows between the first line of the death and
+    /// the stop of the other CPUs.
+    pub lines_expected: usize,
+    /// How many of these arrived.
+    pub lines_received: usize,
+    /// How long the kernel was held.
+    pub hold_ms: f64,
+    /// How sure the engine is.
+    pub proof: Option<Proof>,
+    /// The engine's reason code.
+    pub reason: Option<ReasonCode>,
+}
+
+impl Verdict {
+    /// Whether the first word with the true kind and reason got out.
+    pub fn has_word(&self) -> bool {
+        self.word_ms.is_some()
+    }
+
+    /// Whether the whole log got out.
+    pub fn is_complete(&self) -> bool {
+        self.lines_received == self.lines_expected
+    }
+}
+
+/// Judges what a machine left behind after it was told to die at `since`.
+pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
+    let heard = Heard::from(&outcome.datagrams)?;
+    let words: Vec<(u64, &Word)> = heard.words().collect();
+    let is_true = |word: &Word| {
+        let kind = word.notice == way.notice || !word.notice.is_final() && way.notice.is_final();
+        kind && word.line.starts_with(way.line)
+    };
+    let after = |sent: u64, word: &Word| sent.saturating_sub(word.at_ns) as f64 / 1e6;
+    let first_ms = words.first().map(|(sent, word)| after(*sent, word));
+    let word_ms = words.iter().find(|(_, w)| is_true(w)).map(|(sent, w)| after(*sent, w));
+    let hold_ms = words.iter().map(|(_, word)| word.held_ns).max().unwrap_or(0) as f64 / 1e6;
+    let expected = expected_lines(way, since, &outcome.console);
+    let missing = missing_lines(&expected, &heard.lines);
+    let death = heard.death.as_ref();
+
+    let mut misses = Vec::new();
+    let mut must = |holds: bool, what: String| {
+        if !holds {
+            misses.push(what);
+        }
+    };
+    must(outcome.ended != way.is_survived(), match way.is_survived() {
+        true => "the machine did not survive".to_owned(),
+        false => "the machine hung".to_owned(),
+    });
+    must(word_ms.is_some(), "no word with the true kind and line".to_owned());
+    let last = words.last().map(|(_, word)| word);
+    let false_kind = words.iter().any(|(_, w)| w.notice.is_final() && w.notice != way.notice);
+    must(!false_kind, "a word with a false kind".to_owned());
+    must(
+        last.is_none_or(|w| w.notice == way.notice),
+        format!("the last word is not {:?}", way.notice),
+    );
+    must(
+        last.is_none_or(|w| w.context == way.context),
+        format!("context {:?}, not {:?}", last.map(|w| w.context), way.context),
+    );
+    must(missing.is_empty(), format!("{} lines missing, first {:?}", missing.len(), missing.first()));
+    let reason = death.map(engine::reason_code);
+    must(reason == Some(way.code), format!("reason {reason:?}, not {:?}", way.code));
+    let function = death.and_then(|d| d.report.as_ref()?.fault_function.as_deref());
+    must(
+        way.function.is_none() || function == way.function,
+        format!("function {function:?}, not {:?}", way.function),
+    );
+    must(
+        !way.is_survived() || heard.survived,
+        "it was survived, but the agent did not say so".to_owned(),
+    );
+    must(heard.refused == 0, format!("{} datagrams refused", heard.refused));
+    Ok(Verdict {
+        misses,
+        first_ms,
+        word_ms,
+        lines_expected: expected.len(),
+        lines_received: expected.len() - missing.len(),
+        hold_ms,
+        proof: death.map(|d| d.proof),
+        reason,
+    })
+}
+
+/// What an annotator would know.
+struct Heard {
+    /// When each was sent, by the guest's clock, and what it said.
+    bodies: Vec<(u64, Body)>,
+    lines: Vec<Line>,
+    death: Option<Death>,
+    survived: bool,
+    refused: usize,
+}
+
+impl Heard {
+    fn from(datagrams: &[Datagram]) -> Result<Self> {
+        let key = Key::new(node::KEY.trim_ascii()).context("the lab's key")?;
+        let (sender, mut queue) = mpsc::channel(8192);
+        let counters = Arc::new(Counters::new(16));
+        let keys = Arc::new(KeyRing::pre_shared(key));
+        let mut handler = Handler::new(keys, sender, counters, receiver::Limits::default());
+        let mut assembler = Assembler::new(channel::Limits::default());
+        let mut engine = Engine::new(engine::Limits::default());
+        let source = SocketAddr::from(([10, 0, 2, 15], 1));
+        let mut heard =
+            Self { bodies: Vec::new(), lines: Vec::new(), death: None, survived: false, refused: 0 };
+        for (i, datagram) in datagrams.iter().enumerate() {
+            let now = Timestamp(1_000_000 + i as u64);
+            let outcome = handler.handle(&datagram.payload, source, now).as_str();
+            if !matches!(outcome, "accepted" | "duplicate" | "fragment") {
+                heard.refused += 1;
+            }
+            while let Ok(received) = queue.try_recv() {
+                heard.bodies.push((received.gasp.mono_ns, received.gasp.body.clone()));
+                heard.survived |= received.gasp.body == Body::Survived;
+                engine.step(now, Input::Said(received.gasp.clone()));
+                if let Some(update) = assembler.take(&received) {
+                    heard.lines.extend(update.fresh_lines);
+                    if let Some(report) = update.report {
+                        let (node, boot) = (update.node, update.boot);
+                        engine.step(now, Input::Decoded { node, boot, report });
+                    }
+                }
+            }
+        }
+        heard.death = engine.deaths().next().cloned();
+        heard.lines.sort_by_key(|line| line.seq);
+        Ok(heard)
+    }
+
+    fn words(&self) -> impl Iterator<Item = (u64, &Word)> {
+        self.bodies.iter().filter_map(|(sent, body)| match body {
+            Body::Word(word) => Some((*sent, word)),
+            _ => None,
+        })
+    }
+}
+
+/// What the kernel prints once the other CPUs are stopped.
+const AFTER_THE_STOP: &[&str] = &[
+    "Shutting down cpus with NMI",
+    "Kernel Offset: ",
+    "Rebooting in ",
+    "---[ end Kernel panic",
+    "reboot: ",
+    "pstore: ",
+];
+
+/// The lines of the console from the first of the death to the stop.
+fn expected_lines(way: &Way, since: Instant, console: &[ConsoleLine]) -> Vec<String> {
+    if way.line.is_empty() {
+        // Nothing is printed before the devices go.
+        return Vec::new();
+    }
+    let texts = console.iter().filter(|(at, _)| *at >= since).filter_map(|(_, line)| text(line));
+    let from_cause = texts.skip_while(|text| !text.starts_with(way.line));
+    let to_stop =
+        from_cause.take_while(|text| !AFTER_THE_STOP.iter().any(|end| text.starts_with(end)));
+    to_stop.map(str::to_owned).collect()
+}
+
+/// A console line without `[    1.234567] ` or `[    1.234567][   T12] `.
+fn text(line: &str) -> Option<&str> {
+    let (_, rest) = line.strip_prefix('[')?.split_once("] ")?;
+    Some(rest)
+}
+
+/// Those of `expected` that are not in `received`, as often as they should be.
+fn missing_lines(expected: &[String], received: &[Line]) -> Vec<String> {
+    let mut have: BTreeMap<String, usize> = BTreeMap::new();
+    let mut whole: Vec<(u16, String)> = Vec::new();
+    for line in received {
+        // A continuation belongs to the last line of the same CPU.
+        match whole.iter_mut().rfind(|(cpu, _)| *cpu == line.cpu) {
+            Some((_, text)) if line.continues => text.push_str(&line.text),
+            _ => whole.push((line.cpu, line.text.clone())),
+        }
+    }
+    for (_, text) in whole {
+        for part in text.split('\n') {
+            *have.entry(printable(part)).or_default() += 1;
+        }
+    }
+    let mut missing = Vec::new();
+    for line in expected {
+        match have.get_mut(&printable(line)) {
+            Some(left) if *left > 0 => *left -= 1,
+            _ => missing.push(line.clone()),
+        }
+    }
+    missing
+}
+
+/// Consoles show some bytes in their own way; spaces at the end do not count.
+fn printable(text: &str) -> String {
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(seq: u64, text: &str, continues: bool) -> Line {
+        Line { seq, mono_ns: 0, cpu: 0, level: None, continues, text: text.to_owned() }
+    }
+
+    #[test]
+    fn lines_are_counted_as_often_as_they_are_printed() {
+        let expected: Vec<String> = ["a", "b c", "a"].map(str::to_owned).to_vec();
+        let received = [line(0, "a", false), line(1, "b", false), line(2, " c", true)];
+        assert_eq!(missing_lines(&expected, &received), ["a"]);
+    }
+
+    #[test]
+    fn the_window_is_from_the_cause_to_the_stop() {
+        let since = Instant::now();
+        let console: Vec<ConsoleLine> = [
+            "[    1.0] boom: loading",
+            "[    1.1] BUG: kernel NULL pointer dereference, address: 0",
+            "[    1.1] Kernel panic - not syncing: Fatal exception",
+            "[    1.1] Kernel Offset: 0x1",
+            "[    1.1] later",
+        ]
+        .map(|text| (since, text.to_owned()))
+        .to_vec();
+        let way = &super::super::ways::ALL[1];
+        assert_eq!(expected_lines(way, since, &console).len(), 2);
+    }
+}
