@@ -43,7 +43,7 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
     files.push(File { path: "/key".into(), mode: 0o600, bytes: KEY.to_vec() });
     Ok(Machine {
         image: kernel.image.clone(),
-        initramfs: initramfs::archive(&files)?.into(),
+        initramfs: initramfs::archive(&files).into(),
         cpus,
         memory: 512,
         append: "quiet".into(),
