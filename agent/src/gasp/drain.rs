@@ -195,7 +195,13 @@ impl<'a> Drain<'a> {
             from: to,
             to,
         };
-        let stamp = Stamp { seq: 0, mono_ns: 0, wall_ns: 0, fragment: (0, 1), below_udp: false };
+        let stamp = Stamp {
+            seq: 0,
+            mono_ns: 0,
+            wall_ns: 0,
+            fragment: (0, 1),
+            below_udp: false,
+        };
         let mut draft = self.shared.sealer.begin(&mut self.frame, Kind::Lines);
         draft.line(0, 0, 0, 0, 0, &[b'x'; MAX_FRAME / 2]);
         let len = draft.seal(stamp);

@@ -62,7 +62,13 @@ fn mount(kind: &str, target: &str) -> Result<()> {
     let (kind, target) = (CString::new(kind)?, CString::new(target)?);
     // SAFETY: both strings outlive the call; no data is passed.
     check(unsafe {
-        libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null())
+        libc::mount(
+            kind.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            0,
+            std::ptr::null(),
+        )
     })?;
     Ok(())
 }
@@ -117,7 +123,10 @@ fn address(bytes: [u8; 4]) -> libc::sockaddr {
     for (to, from) in data[2..6].iter_mut().zip(bytes) {
         *to = from as libc::c_char;
     }
-    libc::sockaddr { sa_family: libc::AF_INET as u16, sa_data: data }
+    libc::sockaddr {
+        sa_family: libc::AF_INET as u16,
+        sa_data: data,
+    }
 }
 
 fn up(name: &str, local: [u8; 4], mask: [u8; 4]) -> Result<()> {
@@ -131,11 +140,23 @@ fn up(name: &str, local: [u8; 4], mask: [u8; 4]) -> Result<()> {
             *to = from as libc::c_char;
         }
         request.ifr_ifru.ifru_addr = address(local);
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR as _, &raw mut request))?;
+        check(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFADDR as _,
+            &raw mut request,
+        ))?;
         request.ifr_ifru.ifru_netmask = address(mask);
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFNETMASK as _, &raw mut request))?;
+        check(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFNETMASK as _,
+            &raw mut request,
+        ))?;
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request))?;
+        check(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw mut request,
+        ))?;
     }
     Ok(())
 }
@@ -150,7 +171,11 @@ fn default_route(gateway: [u8; 4]) -> Result<()> {
         route.rt_genmask = address([0; 4]);
         route.rt_gateway = address(gateway);
         route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT as _, &raw mut route))?;
+        check(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCADDRT as _,
+            &raw mut route,
+        ))?;
     }
     Ok(())
 }
@@ -191,5 +216,9 @@ pub fn power_off() -> ! {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

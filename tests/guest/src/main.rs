@@ -111,7 +111,11 @@ fn wait(path: &Path, at_most: Duration) -> Result<()> {
         if Instant::now() > deadline {
             let log = fs::read_to_string("/run/agent.log").unwrap_or_default();
             let end: Vec<&str> = log.lines().rev().take(5).collect();
-            bail!("{} did not come; the log ends: {}", path.display(), end.join(" | "));
+            bail!(
+                "{} did not come; the log ends: {}",
+                path.display(),
+                end.join(" | ")
+            );
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -18,13 +18,34 @@ pub struct Way {
 
 /// Every way.
 const ALL: &[Way] = &[
-    Way { name: "sysrq-c", die: || sysrq("c") },
-    Way { name: "null-process", die: || fatal_oops("null", "process") },
-    Way { name: "null-softirq", die: || fatal_oops("null", "softirq") },
-    Way { name: "bug-softirq", die: || boom("bug", "softirq") },
-    Way { name: "panic-hardirq", die: || boom("panic", "hardirq") },
-    Way { name: "reboot-f", die: || machine::reboot(libc::LINUX_REBOOT_CMD_RESTART) },
-    Way { name: "oops-survived", die: survived_oops },
+    Way {
+        name: "sysrq-c",
+        die: || sysrq("c"),
+    },
+    Way {
+        name: "null-process",
+        die: || fatal_oops("null", "process"),
+    },
+    Way {
+        name: "null-softirq",
+        die: || fatal_oops("null", "softirq"),
+    },
+    Way {
+        name: "bug-softirq",
+        die: || boom("bug", "softirq"),
+    },
+    Way {
+        name: "panic-hardirq",
+        die: || boom("panic", "hardirq"),
+    },
+    Way {
+        name: "reboot-f",
+        die: || machine::reboot(libc::LINUX_REBOOT_CMD_RESTART),
+    },
+    Way {
+        name: "oops-survived",
+        die: survived_oops,
+    },
 ];
 
 /// The way of this name.
@@ -41,7 +62,10 @@ fn sysrq(key: &str) -> Result<()> {
 }
 
 fn boom(kind: &str, how: &str) -> Result<()> {
-    machine::insert(Path::new("/modules/boom.ko"), &format!("kind={kind} how={how}"))
+    machine::insert(
+        Path::new("/modules/boom.ko"),
+        &format!("kind={kind} how={how}"),
+    )
 }
 
 fn fatal_oops(kind: &str, how: &str) -> Result<()> {

@@ -29,7 +29,11 @@ impl File {
     /// A file copied from the host.
     pub fn copy(path: &str, mode: u32, from: &Path) -> Result<Self> {
         let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
-        Ok(Self { path: path.to_owned(), mode, bytes })
+        Ok(Self {
+            path: path.to_owned(),
+            mode,
+            bytes,
+        })
     }
 }
 
@@ -37,13 +41,22 @@ impl File {
 /// order in which to load them.
 pub fn modules(kernel: &Kernel) -> Result<Vec<File>> {
     let all = module_files(&kernel.modules)?;
-    let mut loader = Loader { all: &all, seen: BTreeSet::new(), files: Vec::new(), order: String::new() };
+    let mut loader = Loader {
+        all: &all,
+        seen: BTreeSet::new(),
+        files: Vec::new(),
+        order: String::new(),
+    };
     for name in MODULES {
         loader.add(name)?;
     }
     let order = loader.order.into_bytes();
     let mut files = loader.files;
-    files.push(File { path: "/modules/order".into(), mode: 0o644, bytes: order });
+    files.push(File {
+        path: "/modules/order".into(),
+        mode: 0o644,
+        bytes: order,
+    });
     Ok(files)
 }
 
@@ -70,7 +83,11 @@ impl Loader<'_> {
         }
         self.order.push_str(name);
         self.order.push_str(".ko\n");
-        self.files.push(File { path: format!("/modules/{name}.ko"), mode: 0o644, bytes });
+        self.files.push(File {
+            path: format!("/modules/{name}.ko"),
+            mode: 0o644,
+            bytes,
+        });
         Ok(())
     }
 }
@@ -82,7 +99,10 @@ fn module_files(dir: &Path) -> Result<Vec<(String, PathBuf)>> {
         let entries =
             fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
         for path in entries.flatten().map(|entry| entry.path()) {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
             if path.is_dir() {
                 open.push(path);
             } else if let Some((stem, _)) = name.split_once(".ko") {
@@ -107,9 +127,16 @@ fn depends(module: &[u8]) -> Vec<String> {
     let Some(at) = module.windows(key.len()).position(|window| window == key) else {
         return Vec::new();
     };
-    let value = module[at + key.len()..].split(|byte| *byte == 0).next().unwrap_or_default();
+    let value = module[at + key.len()..]
+        .split(|byte| *byte == 0)
+        .next()
+        .unwrap_or_default();
     let value = String::from_utf8_lossy(value);
-    value.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+    value
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// A compressed archive in the kernel's format ("newc", see
@@ -122,7 +149,17 @@ pub fn archive(files: &[File]) -> Result<Vec<u8>> {
         let name = path.trim_start_matches('/');
         let header = format!(
             "070701{inode:08x}{mode:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}{:08x}",
-            0, 0, 1, 0, bytes.len(), 0, 0, 0, 0, name.len() + 1, 0,
+            0,
+            0,
+            1,
+            0,
+            bytes.len(),
+            0,
+            0,
+            0,
+            0,
+            name.len() + 1,
+            0,
         );
         out.write_all(header.as_bytes())?;
         out.write_all(name.as_bytes())?;
@@ -132,7 +169,11 @@ pub fn archive(files: &[File]) -> Result<Vec<u8>> {
         Ok(())
     };
     let mut dirs = BTreeSet::new();
-    for path in files.iter().map(|file| file.path.as_str()).chain(["/dev/x", "/proc/x", "/sys/x", "/run/x"]) {
+    for path in files
+        .iter()
+        .map(|file| file.path.as_str())
+        .chain(["/dev/x", "/proc/x", "/sys/x", "/run/x"])
+    {
         for (at, _) in path.match_indices('/').skip(1) {
             dirs.insert(path[..at].to_owned());
         }
@@ -160,8 +201,16 @@ mod tests {
     #[test]
     fn an_archive_unpacks_with_the_machine_s_own_tool_where_there_is_one() -> Result<()> {
         let files = [
-            File { path: "/init".into(), mode: 0o755, bytes: b"#!x".to_vec() },
-            File { path: "/a/b/c".into(), mode: 0o644, bytes: vec![7; 5] },
+            File {
+                path: "/init".into(),
+                mode: 0o755,
+                bytes: b"#!x".to_vec(),
+            },
+            File {
+                path: "/a/b/c".into(),
+                mode: 0o644,
+                bytes: vec![7; 5],
+            },
         ];
         let packed = archive(&files)?;
         let mut plain = Vec::new();
@@ -176,7 +225,10 @@ mod tests {
 
     #[test]
     fn dependencies_are_read_from_the_module_itself() {
-        assert_eq!(depends(b"x\0license=GPL\0depends=virtio,virtio_ring\0y"), ["virtio", "virtio_ring"]);
+        assert_eq!(
+            depends(b"x\0license=GPL\0depends=virtio,virtio_ring\0y"),
+            ["virtio", "virtio_ring"]
+        );
         assert!(depends(b"x\0depends=\0y").is_empty());
         assert!(depends(b"").is_empty());
     }

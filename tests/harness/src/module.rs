@@ -21,8 +21,18 @@ const SUITE: &str = "sid";
 
 /// What make and the kernel's scripts call.
 const PROGRAMS: &[&str] = &[
-    "base-files", "coreutils", "dash", "diffutils", "findutils", "gcc", "grep", "libelf1t64",
-    "libssl3t64", "make", "mawk", "sed",
+    "base-files",
+    "coreutils",
+    "dash",
+    "diffutils",
+    "findutils",
+    "gcc",
+    "grep",
+    "libelf1t64",
+    "libssl3t64",
+    "make",
+    "mawk",
+    "sed",
 ];
 
 const SOURCE: &str = include_str!("../../guest/module/boom.c");
@@ -34,7 +44,10 @@ pub fn boom(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
     hash.update(SOURCE);
     hash.update(MAKEFILE);
     let hash = hash.finalize();
-    let key = format!("modules/boom-{}-{:02x}{:02x}{:02x}", kernel.release, hash[0], hash[1], hash[2]);
+    let key = format!(
+        "modules/boom-{}-{:02x}{:02x}{:02x}",
+        kernel.release, hash[0], hash[1], hash[2]
+    );
     let dir = cache
         .fill(&key, |dir| build(cache, kernel, dir))
         .with_context(|| format!("cannot build the crash module for {}", kernel.release))?;
@@ -43,7 +56,9 @@ pub fn boom(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
 
 fn build(cache: &Cache, kernel: &Kernel, dir: &Path) -> Result<()> {
     if !Path::new("/proc/self/ns/mnt").exists() || !is_root()? {
-        return Err(Skip("kernel modules are built in a mount namespace, which needs root".into()).into());
+        return Err(
+            Skip("kernel modules are built in a mount namespace, which needs root".into()).into(),
+        );
     }
     let sysroot = compiler(cache)?;
     progress::say(&format!("building the crash module for {}", kernel.release));

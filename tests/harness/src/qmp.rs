@@ -20,7 +20,10 @@ impl Qmp {
     pub fn connect(path: &Path, deadline: Instant) -> Result<Self> {
         let stream = connect(path, deadline)?;
         stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        let mut qmp = Self { reader: BufReader::new(stream.try_clone()?), writer: stream };
+        let mut qmp = Self {
+            reader: BufReader::new(stream.try_clone()?),
+            writer: stream,
+        };
         qmp.line()?;
         qmp.execute("qmp_capabilities", &json!({}))?;
         Ok(qmp)
@@ -42,7 +45,13 @@ impl Qmp {
     }
 
     /// Asks again until `field` of what `command` returns is `wanted`.
-    pub fn wait_for(&mut self, command: &str, field: &str, wanted: &str, deadline: Instant) -> Result<()> {
+    pub fn wait_for(
+        &mut self,
+        command: &str,
+        field: &str,
+        wanted: &str,
+        deadline: Instant,
+    ) -> Result<()> {
         loop {
             let value = self.execute(command, &json!({}))?;
             let found = value.get(field).and_then(Value::as_str).unwrap_or_default();

@@ -85,7 +85,8 @@ impl Vm {
     pub fn restore(machine: &Machine, snapshot: &Path) -> Result<Self> {
         let mut vm = Self::start(machine, Some(snapshot))?;
         let deadline = vm.deadline;
-        vm.qmp.wait_for("query-status", "status", "paused", deadline)?;
+        vm.qmp
+            .wait_for("query-status", "status", "paused", deadline)?;
         vm.qmp.execute("cont", &json!({}))?;
         Ok(vm)
     }
@@ -98,7 +99,10 @@ impl Vm {
         fs::write(path("initramfs"), initramfs::archive(&machine.files)?)?;
         let (wire, datagrams) = Wire::listen(&path("wire"), &path("nic"), machine.forward)?;
         let socket = |id: &str, name: &str| {
-            format!("socket,id={id},server=on,wait=off,path={}", path(name).display())
+            format!(
+                "socket,id={id},server=on,wait=off,path={}",
+                path(name).display()
+            )
         };
         let netdev = format!(
             "dgram,id=net,local.type=unix,local.path={},remote.type=unix,remote.path={}",
@@ -109,18 +113,41 @@ impl Vm {
         command
             .args(["-nodefaults", "-no-reboot", "-display", "none"])
             .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
-            .args(["-m", &machine.memory.to_string(), "-smp", &machine.cpus.to_string()])
+            .args([
+                "-m",
+                &machine.memory.to_string(),
+                "-smp",
+                &machine.cpus.to_string(),
+            ])
             .arg("-kernel")
             .arg(&machine.image)
             .arg("-initrd")
             .arg(path("initramfs"))
-            .args(["-append", &format!("console=ttyS0 panic=-1 {}", machine.append)])
-            .args(["-chardev", &socket("console", "console"), "-serial", "chardev:console"])
-            .args(["-chardev", &socket("qmp", "qmp"), "-mon", "chardev=qmp,mode=control"])
+            .args([
+                "-append",
+                &format!("console=ttyS0 panic=-1 {}", machine.append),
+            ])
+            .args([
+                "-chardev",
+                &socket("console", "console"),
+                "-serial",
+                "chardev:console",
+            ])
+            .args([
+                "-chardev",
+                &socket("qmp", "qmp"),
+                "-mon",
+                "chardev=qmp,mode=control",
+            ])
             .args(["-device", "virtio-serial-pci"])
             .args(["-chardev", &socket("ctl", "ctl")])
             .args(["-device", "virtserialport,chardev=ctl,name=lastgasp.ctl"])
-            .args(["-netdev", &netdev, "-device", "virtio-net-pci,netdev=net,romfile="])
+            .args([
+                "-netdev",
+                &netdev,
+                "-device",
+                "virtio-net-pci,netdev=net,romfile=",
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(fs::File::create(path("stderr"))?);
@@ -163,7 +190,8 @@ impl Vm {
     /// Has PID 1 do something, and gives its answer.
     pub fn ask(&mut self, command: &str) -> Result<String> {
         self.tell(command)?;
-        self.expect_ok().with_context(|| format!("`{command}` in the machine"))
+        self.expect_ok()
+            .with_context(|| format!("`{command}` in the machine"))
     }
 
     /// Tells PID 1 something without waiting for the answer.
@@ -177,7 +205,13 @@ impl Vm {
         let read = self.answers.read_line(&mut line);
         if !matches!(read, Ok(n) if n > 0) {
             let console = self.console.lock().map(|c| c.clone()).unwrap_or_default();
-            let end: Vec<String> = console.iter().rev().take(15).rev().map(|(_, l)| l.clone()).collect();
+            let end: Vec<String> = console
+                .iter()
+                .rev()
+                .take(15)
+                .rev()
+                .map(|(_, l)| l.clone())
+                .collect();
             bail!("no answer; the console ends:\n  {}", end.join("\n  "));
         }
         match line.trim_end().split_once(' ') {
@@ -193,13 +227,17 @@ impl Vm {
         let uri = format!("exec:cat > {}", to.display());
         self.qmp.execute("migrate", &json!({ "uri": uri }))?;
         let deadline = self.deadline;
-        self.qmp.wait_for("query-migrate", "status", "completed", deadline)?;
+        self.qmp
+            .wait_for("query-migrate", "status", "completed", deadline)?;
         Ok(())
     }
 
     /// The console so far.
     pub fn console(&self) -> Vec<ConsoleLine> {
-        self.console.lock().map(|console| console.clone()).unwrap_or_default()
+        self.console
+            .lock()
+            .map(|console| console.clone())
+            .unwrap_or_default()
     }
 
     /// Waits for the end, or `at_most`; what is still there then is ended.
@@ -250,7 +288,9 @@ fn read_console(mut stream: UnixStream, lines: &Mutex<Vec<ConsoleLine>>) {
     let mut buffer = [0; 4096];
     let mut line = Vec::new();
     let keep = |line: &mut Vec<u8>| {
-        let text = String::from_utf8_lossy(line).trim_end_matches('\r').to_owned();
+        let text = String::from_utf8_lossy(line)
+            .trim_end_matches('\r')
+            .to_owned();
         line.clear();
         if let Ok(mut lines) = lines.lock() {
             lines.push((Instant::now(), text));
@@ -261,7 +301,11 @@ fn read_console(mut stream: UnixStream, lines: &Mutex<Vec<ConsoleLine>>) {
             break;
         }
         for byte in &buffer[..len] {
-            if *byte == b'\n' { keep(&mut line) } else { line.push(*byte) }
+            if *byte == b'\n' {
+                keep(&mut line)
+            } else {
+                line.push(*byte)
+            }
         }
     }
     if !line.is_empty() {

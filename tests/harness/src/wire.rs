@@ -61,7 +61,13 @@ impl Wire {
         let thread = std::thread::Builder::new()
             .name("wire".into())
             .spawn(move || serve(&socket, &there, forward.as_ref(), &sender, &told))?;
-        Ok((Self { stop, thread: Some(thread) }, receiver))
+        Ok((
+            Self {
+                stop,
+                thread: Some(thread),
+            },
+            receiver,
+        ))
     }
 }
 
@@ -83,7 +89,9 @@ fn serve(
 ) {
     let mut frame = [0; 2048];
     while !stop.load(Ordering::Relaxed) {
-        let Ok(len) = socket.recv(&mut frame) else { continue };
+        let Ok(len) = socket.recv(&mut frame) else {
+            continue;
+        };
         let (at, frame) = (Instant::now(), &frame[..len]);
         if let Some(answer) = arp(frame) {
             let _ = socket.send_to(&answer, there);
@@ -91,7 +99,11 @@ fn serve(
             if let Some(out) = forward {
                 let _ = out.send(payload);
             }
-            let _ = sender.send(Datagram { at, port, payload: payload.to_vec() });
+            let _ = sender.send(Datagram {
+                at,
+                port,
+                payload: payload.to_vec(),
+            });
         }
     }
 }
@@ -99,7 +111,8 @@ fn serve(
 /// The answer to an ARP request for the gateway.
 fn arp(frame: &[u8]) -> Option<[u8; 42]> {
     let request = frame.get(..42)?;
-    let for_gateway = request[12..14] == [8, 6] && request[20..22] == [0, 1] && request[38..42] == GATEWAY;
+    let for_gateway =
+        request[12..14] == [8, 6] && request[20..22] == [0, 1] && request[38..42] == GATEWAY;
     if !for_gateway {
         return None;
     }
