@@ -16,7 +16,7 @@ const GATEWAY: [u8; 4] = [10, 0, 2, 2];
 const NETMASK: [u8; 4] = [255, 255, 255, 0];
 
 /// Everything up to a network with an address.
-pub fn set_up() -> Result<()> {
+pub(crate) fn set_up() -> Result<()> {
     for (kind, target) in [
         ("devtmpfs", "/dev"),
         ("proc", "/proc"),
@@ -41,7 +41,7 @@ pub fn set_up() -> Result<()> {
 }
 
 /// The virtio port of this name.
-pub fn port(name: &str) -> Result<File> {
+pub(crate) fn port(name: &str) -> Result<File> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         for entry in fs::read_dir("/sys/class/virtio-ports")?.flatten() {
@@ -74,7 +74,7 @@ fn mount(kind: &str, target: &str) -> Result<()> {
 }
 
 /// Loads a module.
-pub fn insert(file: &Path, parameters: &str) -> Result<()> {
+pub(crate) fn insert(file: &Path, parameters: &str) -> Result<()> {
     let image = fs::read(file)?;
     let parameters = CString::new(parameters)?;
     // SAFETY: the image is readable for its length, the parameters end in NUL.
@@ -181,14 +181,14 @@ fn default_route(gateway: [u8; 4]) -> Result<()> {
 }
 
 /// Asks a process to end.
-pub fn terminate(pid: u32) -> Result<()> {
+pub(crate) fn terminate(pid: u32) -> Result<()> {
     // SAFETY: numbers only.
     check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) })?;
     Ok(())
 }
 
 /// Keeps a CPU busy for ever.
-pub fn burn(cpu: usize) -> ! {
+pub(crate) fn burn(cpu: usize) -> ! {
     // SAFETY: an all-zero set is valid; a CPU that is not there is refused.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
@@ -201,14 +201,14 @@ pub fn burn(cpu: usize) -> ! {
 }
 
 /// reboot(2) with this command: it does not shut anything down by itself.
-pub fn reboot(command: libc::c_int) -> Result<()> {
+pub(crate) fn reboot(command: libc::c_int) -> Result<()> {
     // SAFETY: numbers only.
     check(unsafe { libc::reboot(command) })?;
     Ok(())
 }
 
 /// Ends the machine.
-pub fn power_off() -> ! {
+pub(crate) fn power_off() -> ! {
     let _ = reboot(libc::LINUX_REBOOT_CMD_POWER_OFF);
     loop {
         std::thread::sleep(Duration::from_secs(1));

@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use crate::machine;
 
 /// One way to die.
-pub struct Way {
+pub(crate) struct Way {
     /// What the host calls it.
     pub name: &'static str,
     /// Does it; returns only if it did not work, or if it is survived.
@@ -49,7 +49,7 @@ const ALL: &[Way] = &[
 ];
 
 /// The way of this name.
-pub fn named(name: &str) -> Result<&'static Way> {
+pub(crate) fn named(name: &str) -> Result<&'static Way> {
     let Some(way) = ALL.iter().find(|way| way.name == name) else {
         let names: Vec<&str> = ALL.iter().map(|way| way.name).collect();
         bail!("no way {name}; there are {}", names.join(", "));

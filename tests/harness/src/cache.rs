@@ -31,14 +31,14 @@ impl Cache {
             .or_else(|| set("XDG_CACHE_HOME").map(|dir| PathBuf::from(dir).join("lastgasp")))
             .or_else(|| set("HOME").map(|dir| PathBuf::from(dir).join(".cache/lastgasp")))
             .context("no place for the cache: set LASTGASP_CACHE to a folder")?;
-        Self::at(root)
+        Self::at(&root)
     }
 
     /// A cache in this folder.
-    pub fn at(root: PathBuf) -> Result<Self> {
-        fs::create_dir_all(&root)
+    pub fn at(root: &Path) -> Result<Self> {
+        fs::create_dir_all(root)
             .with_context(|| format!("cannot create the cache folder {}", root.display()))?;
-        let root = fs::canonicalize(&root)
+        let root = fs::canonicalize(root)
             .with_context(|| format!("cannot resolve the cache folder {}", root.display()))?;
         Ok(Self { root })
     }
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_failed_fill_leaves_nothing_and_a_done_one_is_not_repeated() -> Result<()> {
         let dir = tempfile::tempdir()?;
-        let cache = Cache::at(dir.path().join("c"))?;
+        let cache = Cache::at(&dir.path().join("c"))?;
         assert!(
             cache
                 .fill("a/b", |partial| {

@@ -56,7 +56,7 @@ pub struct Vm {
     deadline: Instant,
     started: Instant,
     // Dropped last: the sockets of all the others are in there.
-    _wire: Wire,
+    wire: Wire,
     _dir: TempDir,
 }
 
@@ -182,7 +182,7 @@ impl Vm {
             datagrams,
             deadline,
             started,
-            _wire: wire,
+            wire,
             _dir: dir,
         })
     }
@@ -253,6 +253,10 @@ impl Vm {
             std::thread::sleep(Duration::from_millis(5));
         };
         self.end();
+        let lost = self.wire.lost();
+        if lost > 0 {
+            bail!("{lost} datagrams were lost: nobody took them from the machine's queue");
+        }
         if let Some(thread) = self.console_thread.take() {
             let _ = thread.join();
         }
@@ -302,9 +306,9 @@ fn read_console(mut stream: UnixStream, lines: &Mutex<Vec<ConsoleLine>>) {
         }
         for byte in &buffer[..len] {
             if *byte == b'\n' {
-                keep(&mut line)
+                keep(&mut line);
             } else {
-                line.push(*byte)
+                line.push(*byte);
             }
         }
     }

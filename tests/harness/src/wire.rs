@@ -8,14 +8,16 @@ use std::net::UdpSocket;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
 const GATEWAY: [u8; 4] = [10, 0, 2, 2];
+/// Datagrams that wait for the test: far more than a machine sends in its life.
+const QUEUE: usize = 1 << 16;
 const GATEWAY_MAC: [u8; 6] = [0x52, 0x55, 10, 0, 2, 2];
 
 /// A datagram that left a machine.
@@ -32,6 +34,7 @@ pub struct Datagram {
 /// The cable's end.
 #[derive(Debug)]
 pub struct Wire {
+    lost: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -55,19 +58,32 @@ impl Wire {
             }
             None => None,
         };
-        let (sender, receiver) = channel();
+        let (sender, receiver) = sync_channel(QUEUE);
+        let lost = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
-        let (told, there) = (Arc::clone(&stop), there.to_owned());
+        let (count, told, there) = (Arc::clone(&lost), Arc::clone(&stop), there.to_owned());
         let thread = std::thread::Builder::new()
             .name("wire".into())
-            .spawn(move || serve(&socket, &there, forward.as_ref(), &sender, &told))?;
+            .spawn(move || {
+                while !told.load(Ordering::Relaxed) {
+                    serve(&socket, &there, forward.as_ref(), &sender, &count);
+                }
+            })?;
         Ok((
             Self {
+                lost,
                 stop,
                 thread: Some(thread),
             },
             receiver,
         ))
+    }
+}
+
+impl Wire {
+    /// Datagrams that the test did not take in time.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 }
 
@@ -80,30 +96,32 @@ impl Drop for Wire {
     }
 }
 
+/// Takes one frame, if one comes.
 fn serve(
     socket: &UnixDatagram,
     there: &Path,
     forward: Option<&UdpSocket>,
-    sender: &Sender<Datagram>,
-    stop: &AtomicBool,
+    sender: &SyncSender<Datagram>,
+    lost: &AtomicU64,
 ) {
     let mut frame = [0; 2048];
-    while !stop.load(Ordering::Relaxed) {
-        let Ok(len) = socket.recv(&mut frame) else {
-            continue;
+    let Ok(len) = socket.recv(&mut frame) else {
+        return;
+    };
+    let (at, frame) = (Instant::now(), &frame[..len]);
+    if let Some(answer) = arp(frame) {
+        let _ = socket.send_to(&answer, there);
+    } else if let Some((port, payload)) = udp(frame) {
+        if let Some(out) = forward {
+            let _ = out.send(payload);
+        }
+        let datagram = Datagram {
+            at,
+            port,
+            payload: payload.to_vec(),
         };
-        let (at, frame) = (Instant::now(), &frame[..len]);
-        if let Some(answer) = arp(frame) {
-            let _ = socket.send_to(&answer, there);
-        } else if let Some((port, payload)) = udp(frame) {
-            if let Some(out) = forward {
-                let _ = out.send(payload);
-            }
-            let _ = sender.send(Datagram {
-                at,
-                port,
-                payload: payload.to_vec(),
-            });
+        if matches!(sender.try_send(datagram), Err(TrySendError::Full(_))) {
+            lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
