@@ -7,6 +7,7 @@ pub mod kernels;
 pub mod module;
 pub mod packages;
 pub mod progress;
+pub mod priority;
 pub mod qmp;
 pub mod sources;
 pub mod tool;

@@ -15,7 +15,6 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::initramfs;
 use crate::qmp::{self, Qmp};
 use crate::tool::QEMU;
 use crate::wire::{Datagram, Wire};
@@ -25,8 +24,8 @@ use crate::wire::{Datagram, Wire};
 pub struct Machine {
     /// Bootable image.
     pub image: PathBuf,
-    /// Files of its initramfs; `/init` is PID 1.
-    pub files: Vec<initramfs::File>,
+    /// What it boots into (`initramfs::archive`); `/init` is PID 1.
+    pub initramfs: Arc<[u8]>,
     /// CPUs.
     pub cpus: u32,
     /// Memory in MiB.
@@ -96,7 +95,7 @@ impl Vm {
         let deadline = started + machine.limit;
         let dir = tempfile::Builder::new().prefix("lab-").tempdir()?;
         let path = |name: &str| dir.path().join(name);
-        fs::write(path("initramfs"), initramfs::archive(&machine.files)?)?;
+        fs::write(path("initramfs"), &machine.initramfs)?;
         let (wire, datagrams) = Wire::listen(&path("wire"), &path("nic"), machine.forward)?;
         let socket = |id: &str, name: &str| {
             format!(

@@ -15,7 +15,7 @@ use cases::lab::ways::{self, Way};
 use cases::node;
 use clap::Parser;
 use harness::cache::Cache;
-use harness::kernels;
+use harness::{kernels, priority};
 use harness::tool::Skip;
 
 /// Kills real kernels, and counts what of each death got out.
@@ -40,8 +40,8 @@ struct Args {
     /// Of these, how many boot anew instead of going on from the snapshot.
     #[arg(long, default_value_t = 1)]
     cold: usize,
-    /// Machines side by side.
-    #[arg(long, default_value_t = 2)]
+    /// Machines side by side; more CPUs in them than the host has cause misses.
+    #[arg(long, default_value_t = 1)]
     jobs: usize,
     /// Two deaths of each kernel and way, one cold boot a kernel: for the tests.
     #[arg(long, conflicts_with = "runs")]
@@ -58,7 +58,9 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    match lab(&Args::parse()) {
+    let args = Args::parse();
+    priority::raise();
+    match lab(&args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) if error.downcast_ref::<Skip>().is_some() => {

@@ -141,7 +141,7 @@ fn save(
     dir: &Path,
 ) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let name = format!("{}-{}-{}", task.on.kernel, task.way.name, task.delay_us);
+    let name = format!("{}-{}-{}.txt", task.on.kernel, task.way.name, task.delay_us);
     let ms = |at: Instant| at.saturating_duration_since(since).as_secs_f64() * 1e3;
     let mut text = format!(
         "{task:?}\n\n",
@@ -162,6 +162,6 @@ fn save(
         };
         text.push_str(&format!("{:9.1} {said}\n", ms(datagram.at)));
     }
-    let path = dir.join(name).with_extension("txt");
+    let path = dir.join(name);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
 }
