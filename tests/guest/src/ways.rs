@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use crate::machine;
 
 /// One way to die.
-pub struct Way {
+pub(crate) struct Way {
     /// What the host calls it.
     pub name: &'static str,
     /// Does it; returns only if it did not work, or if it is survived.
@@ -18,17 +18,38 @@ pub struct Way {
 
 /// Every way.
 const ALL: &[Way] = &[
-    Way { name: "sysrq-c", die: || sysrq("c") },
-    Way { name: "null-process", die: || fatal_oops("null", "process") },
-    Way { name: "null-softirq", die: || fatal_oops("null", "softirq") },
-    Way { name: "bug-softirq", die: || boom("bug", "softirq") },
-    Way { name: "panic-hardirq", die: || boom("panic", "hardirq") },
-    Way { name: "reboot-f", die: || machine::reboot(libc::LINUX_REBOOT_CMD_RESTART) },
-    Way { name: "oops-survived", die: survived_oops },
+    Way {
+        name: "sysrq-c",
+        die: || sysrq("c"),
+    },
+    Way {
+        name: "null-process",
+        die: || fatal_oops("null", "process"),
+    },
+    Way {
+        name: "null-softirq",
+        die: || fatal_oops("null", "softirq"),
+    },
+    Way {
+        name: "bug-softirq",
+        die: || boom("bug", "softirq"),
+    },
+    Way {
+        name: "panic-hardirq",
+        die: || boom("panic", "hardirq"),
+    },
+    Way {
+        name: "reboot-f",
+        die: || machine::reboot(libc::LINUX_REBOOT_CMD_RESTART),
+    },
+    Way {
+        name: "oops-survived",
+        die: survived_oops,
+    },
 ];
 
 /// The way of this name.
-pub fn named(name: &str) -> Result<&'static Way> {
+pub(crate) fn named(name: &str) -> Result<&'static Way> {
     let Some(way) = ALL.iter().find(|way| way.name == name) else {
         let names: Vec<&str> = ALL.iter().map(|way| way.name).collect();
         bail!("no way {name}; there are {}", names.join(", "));
@@ -41,7 +62,10 @@ fn sysrq(key: &str) -> Result<()> {
 }
 
 fn boom(kind: &str, how: &str) -> Result<()> {
-    machine::insert(Path::new("/modules/boom.ko"), &format!("kind={kind} how={how}"))
+    machine::insert(
+        Path::new("/modules/boom.ko"),
+        &format!("kind={kind} how={how}"),
+    )
 }
 
 fn fatal_oops(kind: &str, how: &str) -> Result<()> {

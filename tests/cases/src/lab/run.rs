@@ -45,7 +45,12 @@ impl Prepared {
         node::start_agent(&mut vm, "")?;
         let snapshot = dir.join(format!("{kernel}-{}.snapshot", machine.cpus));
         vm.save(&snapshot).context("cannot save the machine")?;
-        Ok(Self { kernel: kernel.to_owned(), release: release.to_owned(), machine, snapshot })
+        Ok(Self {
+            kernel: kernel.to_owned(),
+            release: release.to_owned(),
+            machine,
+            snapshot,
+        })
     }
 }
 
@@ -91,10 +96,19 @@ impl Delays {
 /// Works until the queue is empty; what misses something is kept in `keep`.
 pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep: Option<&Path>) {
     loop {
-        let Some(task) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) else { return };
+        let Some(task) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) else {
+            return;
+        };
         let start = Instant::now();
         let verdict = die(&task, keep);
-        if done.send(Done { task, verdict, wall: start.elapsed() }).is_err() {
+        if done
+            .send(Done {
+                task,
+                verdict,
+                wall: start.elapsed(),
+            })
+            .is_err()
+        {
             return;
         }
     }
@@ -119,11 +133,20 @@ fn die(task: &Task<'_>, keep: Option<&Path>) -> Result<Verdict> {
 }
 
 /// Writes console and datagrams of a death that missed something.
-fn save(task: &Task<'_>, since: Instant, outcome: &Outcome, verdict: &Verdict, dir: &Path) -> Result<()> {
+fn save(
+    task: &Task<'_>,
+    since: Instant,
+    outcome: &Outcome,
+    verdict: &Verdict,
+    dir: &Path,
+) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let name = format!("{}-{}-{}.txt", task.on.kernel, task.way.name, task.delay_us);
     let ms = |at: Instant| at.saturating_duration_since(since).as_secs_f64() * 1e3;
-    let mut text = format!("{task:?}\n\n", task = (task.way.name, task.cold, task.delay_us));
+    let mut text = format!(
+        "{task:?}\n\n",
+        task = (task.way.name, task.cold, task.delay_us)
+    );
     for miss in &verdict.misses {
         text.push_str(&format!("miss: {miss}\n"));
     }

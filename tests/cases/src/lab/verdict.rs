@@ -64,8 +64,16 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
     };
     let after = |sent: u64, word: &Word| sent.saturating_sub(word.at_ns) as f64 / 1e6;
     let first_ms = words.first().map(|(sent, word)| after(*sent, word));
-    let word_ms = words.iter().find(|(_, w)| is_true(w)).map(|(sent, w)| after(*sent, w));
-    let hold_ms = words.iter().map(|(_, word)| word.held_ns).max().unwrap_or(0) as f64 / 1e6;
+    let word_ms = words
+        .iter()
+        .find(|(_, w)| is_true(w))
+        .map(|(sent, w)| after(*sent, w));
+    let hold_ms = words
+        .iter()
+        .map(|(_, word)| word.held_ns)
+        .max()
+        .unwrap_or(0) as f64
+        / 1e6;
     let expected = expected_lines(way, since, &outcome.console);
     let missing = missing_lines(&expected, &heard.lines);
     let death = heard.death.as_ref();
@@ -76,13 +84,21 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
             misses.push(what);
         }
     };
-    must(outcome.ended != way.is_survived(), match way.is_survived() {
-        true => "the machine did not survive".to_owned(),
-        false => "the machine hung".to_owned(),
-    });
-    must(word_ms.is_some(), "no word with the true kind and line".to_owned());
+    must(
+        outcome.ended != way.is_survived(),
+        match way.is_survived() {
+            true => "the machine did not survive".to_owned(),
+            false => "the machine hung".to_owned(),
+        },
+    );
+    must(
+        word_ms.is_some(),
+        "no word with the true kind and line".to_owned(),
+    );
     let last = words.last().map(|(_, word)| word);
-    let false_kind = words.iter().any(|(_, w)| w.notice.is_final() && w.notice != way.notice);
+    let false_kind = words
+        .iter()
+        .any(|(_, w)| w.notice.is_final() && w.notice != way.notice);
     must(!false_kind, "a word with a false kind".to_owned());
     must(
         last.is_none_or(|w| w.notice == way.notice),
@@ -90,11 +106,25 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
     );
     must(
         last.is_none_or(|w| w.context == way.context),
-        format!("context {:?}, not {:?}", last.map(|w| w.context), way.context),
+        format!(
+            "context {:?}, not {:?}",
+            last.map(|w| w.context),
+            way.context
+        ),
     );
-    must(missing.is_empty(), format!("{} lines missing, first {:?}", missing.len(), missing.first()));
+    must(
+        missing.is_empty(),
+        format!(
+            "{} lines missing, first {:?}",
+            missing.len(),
+            missing.first()
+        ),
+    );
     let reason = death.map(engine::reason_code);
-    must(reason == Some(way.code), format!("reason {reason:?}, not {:?}", way.code));
+    must(
+        reason == Some(way.code),
+        format!("reason {reason:?}, not {:?}", way.code),
+    );
     let function = death.and_then(|d| d.report.as_ref()?.fault_function.as_deref());
     must(
         way.function.is_none() || function == way.function,
@@ -104,7 +134,10 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
         !way.is_survived() || heard.survived,
         "it was survived, but the agent did not say so".to_owned(),
     );
-    must(heard.refused == 0, format!("{} datagrams refused", heard.refused));
+    must(
+        heard.refused == 0,
+        format!("{} datagrams refused", heard.refused),
+    );
     Ok(Verdict {
         misses,
         first_ms,
@@ -137,8 +170,13 @@ impl Heard {
         let mut assembler = Assembler::new(channel::Limits::default());
         let mut engine = Engine::new(engine::Limits::default());
         let source = SocketAddr::from(([10, 0, 2, 15], 1));
-        let mut heard =
-            Self { bodies: Vec::new(), lines: Vec::new(), death: None, survived: false, refused: 0 };
+        let mut heard = Self {
+            bodies: Vec::new(),
+            lines: Vec::new(),
+            death: None,
+            survived: false,
+            refused: 0,
+        };
         for (i, datagram) in datagrams.iter().enumerate() {
             let now = Timestamp(1_000_000 + i as u64);
             let outcome = handler.handle(&datagram.payload, source, now).as_str();
@@ -146,7 +184,9 @@ impl Heard {
                 heard.refused += 1;
             }
             while let Ok(received) = queue.try_recv() {
-                heard.bodies.push((received.gasp.mono_ns, received.gasp.body.clone()));
+                heard
+                    .bodies
+                    .push((received.gasp.mono_ns, received.gasp.body.clone()));
                 heard.survived |= received.gasp.body == Body::Survived;
                 engine.step(now, Input::Said(received.gasp.clone()));
                 if let Some(update) = assembler.take(&received) {
@@ -187,7 +227,10 @@ fn expected_lines(way: &Way, since: Instant, console: &[ConsoleLine]) -> Vec<Str
         // Nothing is printed before the devices go.
         return Vec::new();
     }
-    let texts = console.iter().filter(|(at, _)| *at >= since).filter_map(|(_, line)| text(line));
+    let texts = console
+        .iter()
+        .filter(|(at, _)| *at >= since)
+        .filter_map(|(_, line)| text(line));
     let from_cause = texts.skip_while(|text| !text.starts_with(way.line));
     let to_stop =
         from_cause.take_while(|text| !AFTER_THE_STOP.iter().any(|end| text.starts_with(end)));
@@ -236,13 +279,24 @@ mod tests {
     use super::*;
 
     fn line(seq: u64, text: &str, continues: bool) -> Line {
-        Line { seq, mono_ns: 0, cpu: 0, level: None, continues, text: text.to_owned() }
+        Line {
+            seq,
+            mono_ns: 0,
+            cpu: 0,
+            level: None,
+            continues,
+            text: text.to_owned(),
+        }
     }
 
     #[test]
     fn lines_are_counted_as_often_as_they_are_printed() {
         let expected: Vec<String> = ["a", "b c", "a"].map(str::to_owned).to_vec();
-        let received = [line(0, "a", false), line(1, "b", false), line(2, " c", true)];
+        let received = [
+            line(0, "a", false),
+            line(1, "b", false),
+            line(2, " c", true),
+        ];
         assert_eq!(missing_lines(&expected, &received), ["a"]);
     }
 
