@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::progress;
 use crate::qmp::{self, Qmp};
 use crate::tool::QEMU;
 use crate::wire::{Datagram, Wire};
@@ -75,10 +76,23 @@ pub struct Outcome {
 
 impl Vm {
     /// Boots, and waits until PID 1 answers.
+    ///
+    /// Software emulation with several CPUs sometimes trips over a kernel that
+    /// patches its own code while it boots (`sync_core`, `iretq`), about once in
+    /// a hundred boots: what dies before PID 1 runs is tried again, and said.
     pub fn boot(machine: &Machine) -> Result<Self> {
-        let mut vm = Self::start(machine, None)?;
-        vm.expect_ok().context("the machine did not come up")?;
-        Ok(vm)
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            let mut vm = Self::start(machine, None)?;
+            match vm.expect_ok() {
+                Ok(_) => return Ok(vm),
+                Err(error) if tries == 0 => {
+                    return Err(error.context("the machine did not come up"));
+                }
+                Err(_) => progress::say("a machine died while it booted; trying again"),
+            }
+        }
     }
 
     /// Goes on from a snapshot of the same machine.
