@@ -15,8 +15,8 @@ use cases::lab::ways::{self, Way};
 use cases::node;
 use clap::Parser;
 use harness::cache::Cache;
-use harness::{kernels, priority};
 use harness::tool::Skip;
+use harness::{kernels, priority};
 
 /// Kills real kernels, and counts what of each death got out.
 ///
