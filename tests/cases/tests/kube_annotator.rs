@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use agent_core::model::{BootId, DeathName, NodeName, Notice};
 use anyhow::{Context, Result, bail, ensure};
 use cases::kube::{
-    Annotator, Cluster, Kind, NULL_POINTER, Node, PANIC, Speaker, annotator, ask, cluster, start,
+    Annotator, Cluster, Kind, NULL_POINTER, Node, Speaker, annotator, ask, cluster, start,
     unavailable,
 };
 use futures::TryStreamExt as _;
@@ -96,7 +96,8 @@ impl Told {
             Ok(Instant::now())
         };
         let waited = tokio::time::timeout(PATIENCE, wait).await;
-        waited.with_context(|| format!("{count} pods are not told within {PATIENCE:?}"))?
+        let told = self.names.len();
+        waited.with_context(|| format!("{told} of {count} pods told within {PATIENCE:?}"))?
     }
 }
 
@@ -421,7 +422,7 @@ fn an_oops_that_is_survived_touches_no_pod_and_names_no_later_death() {
             let asked = format!("node/{name}");
             eventually("the oops counts as survived", || async {
                 let answer = annotator.why(&asked);
-                Ok(answer.is_ok_and(|answer| answer["state"] == "Survived"))
+                Ok(answer.is_ok_and(|answer| answer["death"]["state"] == "Survived"))
             })
             .await?;
             eventually("an event on the node", || async {
@@ -492,7 +493,6 @@ fn how_fast_a_node_of_110_pods_is_told() {
             println!("first datagram to {what}: median {median:.1} ms of {times:.1?}");
             ensure!(median < limit, "{what}: {median} ms");
         }
-        ensure!(PANIC.starts_with("Kernel panic"));
         Ok(())
     });
 }

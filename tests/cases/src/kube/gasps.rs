@@ -1,6 +1,7 @@
 //! A node that says what a dying kernel says, datagram by datagram: sealed as
 //! the agent seals them, sent over loopback.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
 use agent_core::model::{BootId, Context as CpuContext, NodeName, Notice};
@@ -38,11 +39,15 @@ impl Speaker {
     /// An agent on this node that sends to `collector`; `boot` tells the
     /// node's boots apart.
     pub fn new(node: &str, boot: u8, collector: SocketAddr) -> Result<Self> {
+        // The receiver tells agents apart by boot and session, and the boots of
+        // these nodes are all alike.
+        let mut hasher = DefaultHasher::new();
+        (node, boot).hash(&mut hasher);
         let identity = Identity {
             node: NodeName::new(node).context("not a node name")?,
             node_uid: None,
             boot: BootId([boot; 16]),
-            session: u64::from(boot) << 32 | 7,
+            session: hasher.finish(),
             key_id: 0,
         };
         let key = Key::new(KEY).context("a key of 32 bytes")?;
