@@ -21,7 +21,9 @@ pub fn raise() {
         return;
     }
     let Err(why) = try_raise();
-    progress::say(&format!("machines run without real-time priority ({why:#}); a busy host may cause misses"));
+    progress::say(&format!(
+        "machines run without real-time priority ({why:#}); a busy host may cause misses"
+    ));
 }
 
 fn try_raise() -> anyhow::Result<std::convert::Infallible> {

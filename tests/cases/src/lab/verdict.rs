@@ -86,9 +86,10 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
     };
     must(
         outcome.ended != way.is_survived(),
-        match way.is_survived() {
-            true => "the machine did not survive".to_owned(),
-            false => "the machine hung".to_owned(),
+        if way.is_survived() {
+            "the machine did not survive".to_owned()
+        } else {
+            "the machine hung".to_owned()
         },
     );
     must(
