@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_core::engine::{
-    Action, Engine, Input, Keys, KnownNode, Limits, Output, VALUE_MAX, annotations, reason, retry,
+    Action, Engine, Input, Keys, KnownNode, Limits, Output, VALUE_MAX, annotations, reason,
+    reason_code, retry,
 };
 use agent_core::model::{
     Body, BootId, Context, Death, DeathName, DeathState, Gasp, NodeName, Notice, Proof, ReasonCode,
@@ -259,6 +260,51 @@ fn the_reason_of_a_survived_oops_is_not_that_of_the_panic_after_it() {
         "Kernel panic: Fatal exception in interrupt",
         "{death:?}"
     );
+}
+
+#[test]
+fn an_ordered_stop_is_its_own_reason_whatever_the_log_remembers() {
+    use ReasonCode::{Halt, Kexec, NullPointerDereference, PowerOff, Restart, Warning};
+    for (notice, logged, want) in [
+        (Notice::Restart, Warning, Restart),
+        (Notice::Restart, NullPointerDereference, Restart),
+        (Notice::Halt, Warning, Halt),
+        (Notice::PowerOff, Warning, PowerOff),
+        (Notice::Kexec, Warning, Kexec),
+        (Notice::EmergencyRestart, Warning, Restart),
+        (
+            Notice::EmergencyRestart,
+            NullPointerDereference,
+            NullPointerDereference,
+        ),
+        (Notice::Panic, Warning, Warning),
+    ] {
+        for lines_first in [false, true] {
+            let mut story = vec![gasp(1, 100, word(notice, 100)), decoded(1, logged)];
+            if lines_first {
+                story.reverse();
+            }
+            let mut engine = Engine::new(Limits::default());
+            tell(&mut engine, story);
+            let death = engine.deaths().next().expect("one death");
+            assert_eq!(reason_code(death), want, "{notice:?} {logged:?}");
+        }
+    }
+}
+
+#[test]
+fn a_panic_on_the_way_down_is_the_reason_and_not_the_restart() {
+    let mut engine = Engine::new(Limits::default());
+    tell(
+        &mut engine,
+        vec![
+            gasp(1, 100, word(Notice::Restart, 100)),
+            gasp(1, 101, word(Notice::Panic, 101)),
+            decoded(1, ReasonCode::NullPointerDereference),
+        ],
+    );
+    let death = engine.deaths().next().expect("one death");
+    assert_eq!(reason_code(death), ReasonCode::NullPointerDereference);
 }
 
 #[test]

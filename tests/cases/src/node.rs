@@ -56,7 +56,7 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
     });
     Ok(Machine {
         image: kernel.image.clone(),
-        initramfs: initramfs::archive(&files)?.into(),
+        initramfs: initramfs::archive(&files).into(),
         cpus,
         memory: 512,
         append: "quiet".into(),

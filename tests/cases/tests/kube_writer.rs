@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent_core::engine::{Keys, annotations};
-use agent_core::model::{Death, DeathState, Notice};
+use agent_core::model::{Death, DeathState, Notice, Timestamp};
 use anyhow::{Context, Result};
 use cases::kube::{Cluster, Kind, Node, apply, cluster, death, documents};
 use harness::controlplane::AuditEvent;
@@ -12,8 +12,8 @@ use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use lastgasp::k8s::{
-    ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, NodeDeath,
-    POD_CONDITION, PodOutcome, PodResult, PodTally, TAINT, Writer,
+    ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, Ineligible,
+    NodeDeath, POD_CONDITION, PodOutcome, PodResult, PodTally, TAINT, Writer,
 };
 use serde_json::json;
 
@@ -462,7 +462,7 @@ fn revocation_and_return_clear_the_node_once() {
             let death = death(name, 1)?;
             writer.mark_node(&death).await?;
             let clear = async || match reason {
-                "Revoked" => writer.revoke(&death).await,
+                "Revoked" => writer.revoke(&death, &words(&death)).await,
                 _ => writer.node_returned(&death).await,
             };
             clear().await?;
@@ -483,6 +483,61 @@ fn revocation_and_return_clear_the_node_once() {
             clear().await?;
             assert_eq!(writes(cluster, name).await?.len(), before, "{name}: once");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_revoked_death_leaves_no_word_on_the_pods_that_blame_it_and_all_on_others() {
+    case(|cluster| async move {
+        let admin = cluster.admin().await?;
+        let pods = Node::create(&admin, "wronged", &[(Kind::Job, 2), (Kind::Annotated, 1)]).await?;
+        let writer = cluster.writer().await?;
+        let death = death("wronged", 1)?;
+        writer.mark_node(&death).await?;
+        tell(&writer, &death).await?;
+        // One of them blames another death by now.
+        let api: Api<Pod> = Api::namespaced(admin.clone(), "wronged");
+        let other = json!({"metadata": {"annotations": {ANNOTATION_DEATH: "wronged-02020202"}}});
+        api.patch("job-1", &PatchParams::default(), &Patch::Merge(other))
+            .await?;
+
+        writer.revoke(&death, &words(&death)).await?;
+        for (kind, pod) in pods.list(&admin).await? {
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            let wronged = name == "job-1";
+            assert_eq!(pod_died(&pod), wronged, "{name}");
+            for key in words(&death).keys() {
+                assert_eq!(annotation(&pod, key).is_some(), wronged, "{name} {key}");
+            }
+            if kind == Kind::Annotated {
+                assert_eq!(
+                    annotation(&pod, "example.com/note"),
+                    Some("somebody else's")
+                );
+            }
+        }
+        let before = writes(cluster, "wronged").await?.len();
+        writer.revoke(&death, &words(&death)).await?;
+        assert_eq!(writes(cluster, "wronged").await?.len(), before, "once");
+        Ok(())
+    });
+}
+
+#[test]
+fn pods_that_the_node_runs_since_it_is_back_are_left_alone() {
+    case(|cluster| async move {
+        let admin = cluster.admin().await?;
+        let pods = Node::create(&admin, "back", &[(Kind::Job, 2), (Kind::Bare, 1)]).await?;
+        let before = pods.list(&admin).await?;
+        let writer = cluster.writer().await?;
+        let mut death = death("back", 1)?;
+        death.detected_at = Timestamp(death.detected_at.0 - 3_600_000);
+        let (tally, outcomes) = tell(&writer, &death).await?;
+        assert_eq!((tally.annotated, tally.skipped), (0, 3));
+        let later = PodResult::Skipped(Ineligible::Later);
+        assert!(outcomes.iter().all(|o| o.result == later), "{outcomes:?}");
+        assert_eq!(before, pods.list(&admin).await?);
         Ok(())
     });
 }

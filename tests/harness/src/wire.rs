@@ -1,29 +1,39 @@
-//! The other end of a lab machine's network cable, inside this process.
+//! The other end of a machine's network cable.
 //!
-//! Answers ARP for the gateway, and keeps every UDP datagram that leaves the
-//! machine with the time at which it did: nothing between the virtual NIC and
-//! the test can lose or delay one.
+//! QEMU hands every Ethernet frame to a socket, and here is the gateway: it
+//! answers ARP and notes each UDP datagram with the moment it arrived, also
+//! from machines restored from one snapshot, which all have the same address.
+//! A datagram can also be passed on, to a real receiver on this host.
 
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result};
+use socket2::SockRef;
 
-const GATEWAY: [u8; 4] = [10, 0, 2, 2];
-/// Datagrams that wait for the test: far more than a machine sends in its life.
-const QUEUE: usize = 1 << 16;
+/// Address of the machine.
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+/// Address of the gateway, where collectors are.
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
 const GATEWAY_MAC: [u8; 6] = [0x52, 0x55, 10, 0, 2, 2];
+/// Room for a whole death in the kernel's buffer, in bytes, as far as the
+/// host's limits allow; a full one only slows the machine's sending.
+const BUFFER: usize = 4 << 20;
+const FRAME_MAX: usize = 65_536;
 
-/// A datagram that left a machine.
-#[derive(Clone, Debug)]
+/// Most datagrams that wait to be taken; more are counted as lost.
+const WAITING_MAX: usize = 65_536;
+
+/// One UDP datagram that left a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
-    /// When.
+    /// When its frame was received.
     pub at: Instant,
     /// UDP port it was sent to.
     pub port: u16,
@@ -34,54 +44,64 @@ pub struct Datagram {
 /// The cable's end.
 #[derive(Debug)]
 pub struct Wire {
+    guest_end: UnixDatagram,
     lost: Arc<AtomicU64>,
-    stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Wire {
-    /// Listens on `here`, answers to `there`. Datagrams also go on to
-    /// `forward`, if given, as a gateway would send them.
-    pub fn listen(
-        here: &Path,
-        there: &Path,
-        forward: Option<std::net::SocketAddr>,
-    ) -> Result<(Self, Receiver<Datagram>)> {
-        let socket = UnixDatagram::bind(here)
-            .with_context(|| format!("cannot make the socket {}", here.display()))?;
-        socket.set_read_timeout(Some(Duration::from_millis(50)))?;
+    /// The cable's end, the datagrams that arrive there, and the socket for
+    /// QEMU. Datagrams also go on to `forward`, if given.
+    ///
+    /// The two sockets are a pair: between sockets that have a name, only
+    /// `net.unix.max_dgram_qlen` frames (often 10) fit, and QEMU would throw
+    /// the others away when a machine resets.
+    pub fn new(forward: Option<SocketAddr>) -> Result<(Self, Receiver<Datagram>, UnixDatagram)> {
+        let (host_end, guest_end) = UnixDatagram::pair().context("no socket for the network")?;
+        for end in [&host_end, &guest_end] {
+            SockRef::from(end)
+                .set_send_buffer_size(BUFFER)
+                .context("no buffer for the network")?;
+        }
         let forward = match forward {
             Some(to) => {
-                let out = UdpSocket::bind("127.0.0.1:0")?;
-                out.connect(to)?;
-                Some(out)
+                let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+                    .and_then(|socket| socket.connect(to).map(|()| socket))
+                    .with_context(|| format!("cannot pass datagrams on to {to}"))?;
+                Some(socket)
             }
             None => None,
         };
-        let (sender, receiver) = sync_channel(QUEUE);
+        let for_qemu = guest_end.try_clone().context("no socket for the network")?;
+        let (sender, receiver) = sync_channel(WAITING_MAX);
         let lost = Arc::new(AtomicU64::new(0));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (count, told, there) = (Arc::clone(&lost), Arc::clone(&stop), there.to_owned());
-        let thread = std::thread::Builder::new()
+        let counter = Arc::clone(&lost);
+        let thread = thread::Builder::new()
             .name("wire".into())
-            .spawn(move || {
-                while !told.load(Ordering::Relaxed) {
-                    serve(&socket, &there, forward.as_ref(), &sender, &count);
-                }
-            })?;
-        Ok((
-            Self {
-                lost,
-                stop,
-                thread: Some(thread),
-            },
-            receiver,
-        ))
+            .spawn(move || serve(&host_end, forward.as_ref(), &sender, &counter))
+            .context("no thread for the network")?;
+        let wire = Self {
+            guest_end,
+            lost,
+            thread: Some(thread),
+        };
+        Ok((wire, receiver, for_qemu))
     }
-}
 
-impl Wire {
-    /// Datagrams that the test did not take in time.
+    /// Takes what is still in the socket, then ends. To be called when the
+    /// machine is gone.
+    pub fn close(&mut self) {
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
+        // An empty frame behind all others is the end; no machine sends one.
+        if self.guest_end.send(&[]).is_ok() {
+            // The thread only fails by a panic, which has been printed.
+            let _ = thread.join();
+        }
+    }
+
+    /// Datagrams that nobody took in time.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
@@ -89,71 +109,164 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.close();
     }
 }
 
-/// Takes one frame, if one comes.
 fn serve(
-    socket: &UnixDatagram,
-    there: &Path,
+    cable: &UnixDatagram,
     forward: Option<&UdpSocket>,
     sender: &SyncSender<Datagram>,
     lost: &AtomicU64,
 ) {
-    let mut frame = [0; 2048];
-    let Ok(len) = socket.recv(&mut frame) else {
-        return;
-    };
-    let (at, frame) = (Instant::now(), &frame[..len]);
-    if let Some(answer) = arp(frame) {
-        let _ = socket.send_to(&answer, there);
-    } else if let Some((port, payload)) = udp(frame) {
-        if let Some(out) = forward {
-            let _ = out.send(payload);
+    let mut frame = vec![0; FRAME_MAX];
+    // An error can only be that the other end is gone.
+    while let Ok(length) = cable.recv(&mut frame) {
+        let at = Instant::now();
+        if length == 0 {
+            return;
         }
-        let datagram = Datagram {
-            at,
-            port,
-            payload: payload.to_vec(),
-        };
-        if matches!(sender.try_send(datagram), Err(TrySendError::Full(_))) {
-            lost.fetch_add(1, Ordering::Relaxed);
+        let frame = &frame[..length];
+        if let Some(reply) = arp_reply(frame) {
+            // A machine that is gone or slow asks again.
+            let _ = cable.send(&reply);
+        } else if let Some((port, payload)) = udp(frame) {
+            if let Some(socket) = forward {
+                // UDP: a receiver that is not there is the receiver's matter.
+                let _ = socket.send(payload);
+            }
+            let payload = payload.to_vec();
+            if sender.try_send(Datagram { at, port, payload }).is_err() {
+                lost.fetch_add(1, Ordering::Relaxed);
+            }
         }
     }
 }
 
-/// The answer to an ARP request for the gateway.
-fn arp(frame: &[u8]) -> Option<[u8; 42]> {
-    let request = frame.get(..42)?;
-    let for_gateway =
-        request[12..14] == [8, 6] && request[20..22] == [0, 1] && request[38..42] == GATEWAY;
-    if !for_gateway {
+fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+/// The answer to an ARP request for any address but the asker's own (RFC 826).
+fn arp_reply(frame: &[u8]) -> Option<Vec<u8>> {
+    // Ethernet, IPv4, 6 and 4 bytes, request.
+    const REQUEST: [u8; 10] = [0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1];
+    if array::<10>(frame, 12)? != REQUEST {
         return None;
     }
-    let mut answer = [0; 42];
-    answer.copy_from_slice(request);
-    answer[0..6].copy_from_slice(&request[6..12]);
-    answer[6..12].copy_from_slice(&GATEWAY_MAC);
-    answer[21] = 2;
-    answer[22..28].copy_from_slice(&GATEWAY_MAC);
-    answer[28..32].copy_from_slice(&GATEWAY);
-    answer[32..42].copy_from_slice(&request[22..32]);
-    Some(answer)
+    let asker_mac: [u8; 6] = array(frame, 22)?;
+    let asker_ip: [u8; 4] = array(frame, 28)?;
+    let wanted: [u8; 4] = array(frame, 38)?;
+    if wanted == asker_ip || wanted == GUEST.octets() {
+        return None;
+    }
+    let mut reply = Vec::with_capacity(60);
+    reply.extend_from_slice(&asker_mac);
+    reply.extend_from_slice(&GATEWAY_MAC);
+    reply.extend_from_slice(&REQUEST[..9]);
+    reply.push(2);
+    reply.extend_from_slice(&GATEWAY_MAC);
+    reply.extend_from_slice(&wanted);
+    reply.extend_from_slice(&asker_mac);
+    reply.extend_from_slice(&asker_ip);
+    reply.resize(60, 0);
+    Some(reply)
 }
 
-/// Port and payload of an IPv4 UDP frame to the gateway.
+/// Port and payload of an unfragmented IPv4 UDP datagram to the gateway.
 fn udp(frame: &[u8]) -> Option<(u16, &[u8])> {
+    const UDP: u8 = 17;
     let ip = frame.get(14..)?;
-    let is_udp = frame[12..14] == [8, 0] && *ip.first()? == 0x45 && *ip.get(9)? == 17;
-    if !is_udp || ip.get(16..20)? != GATEWAY {
+    let version_and_words = *ip.first()?;
+    let fragment = u16::from_be_bytes(array(ip, 6)?) & 0x3fff;
+    if array::<2>(frame, 12)? != [0x08, 0x00]
+        || version_and_words >> 4 != 4
+        || *ip.get(9)? != UDP
+        || fragment != 0
+        || array::<4>(ip, 16)? != GATEWAY.octets()
+    {
         return None;
     }
-    let udp = ip.get(20..)?;
-    let port = u16::from_be_bytes([*udp.get(2)?, *udp.get(3)?]);
-    let len = usize::from(u16::from_be_bytes([*udp.get(4)?, *udp.get(5)?]));
-    Some((port, udp.get(8..len)?))
+    let segment = ip.get(usize::from(version_and_words & 15) * 4..)?;
+    let length = usize::from(u16::from_be_bytes(array(segment, 4)?));
+    let port = u16::from_be_bytes(array(segment, 2)?);
+    Some((port, segment.get(8..length)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn udp_frame(payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0; 12];
+        frame.extend_from_slice(&[8, 0, 0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+        frame.extend_from_slice(&GUEST.octets());
+        frame.extend_from_slice(&GATEWAY.octets());
+        frame.extend_from_slice(&1234u16.to_be_bytes());
+        frame.extend_from_slice(&6666u16.to_be_bytes());
+        frame.extend_from_slice(&(payload.len() as u16 + 8).to_be_bytes());
+        frame.extend_from_slice(&[0, 0]);
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    #[test]
+    fn a_datagram_is_noted_passed_on_and_nothing_is_lost_at_the_end() -> Result<()> {
+        let receiver = UdpSocket::bind("127.0.0.1:0")?;
+        receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let (mut wire, datagrams, qemu) = Wire::new(Some(receiver.local_addr()?))?;
+        qemu.send(&udp_frame(b"first"))?;
+        for _ in 0..50 {
+            qemu.send(&udp_frame(b"more"))?;
+        }
+        wire.close();
+        let all: Vec<Datagram> = datagrams.try_iter().collect();
+        assert_eq!(wire.lost(), 0);
+        assert_eq!(all.len(), 51);
+        assert_eq!(all[0].payload, b"first");
+        assert_eq!(all[0].port, 6666);
+        let mut buffer = [0; 64];
+        let length = receiver.recv(&mut buffer)?;
+        assert_eq!(&buffer[..length], b"first");
+        Ok(())
+    }
+
+    #[test]
+    fn arp_is_answered_but_not_for_the_asker_itself() {
+        let mut request = vec![0xff; 6];
+        request.extend_from_slice(&[2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        request.extend_from_slice(&[2, 0, 0, 0, 0, 1]);
+        request.extend_from_slice(&GUEST.octets());
+        request.extend_from_slice(&[0; 6]);
+        let mut announcement = request.clone();
+        request.extend_from_slice(&GATEWAY.octets());
+        announcement.extend_from_slice(&GUEST.octets());
+        let reply = arp_reply(&request).expect("an answer");
+        assert_eq!(&reply[..6], &[2, 0, 0, 0, 0, 1]);
+        assert_eq!(&reply[20..28], &[0, 2, 0x52, 0x55, 10, 0, 2, 2]);
+        assert_eq!(&reply[28..32], &GATEWAY.octets());
+        assert_eq!(arp_reply(&announcement), None);
+        for cut in 0..request.len() {
+            assert_eq!(arp_reply(&request[..cut]), None, "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_cut_or_foreign_frame_is_no_datagram() {
+        let frame = udp_frame(b"payload");
+        assert!(udp(&frame).is_some());
+        for cut in 0..frame.len() {
+            assert_eq!(udp(&frame[..cut]), None, "{cut}");
+        }
+        let mut fragment = frame.clone();
+        fragment[20] = 0x20;
+        assert_eq!(udp(&fragment), None);
+        let mut elsewhere = frame.clone();
+        elsewhere[33] = 77;
+        assert_eq!(udp(&elsewhere), None);
+        let mut short = frame;
+        short[38..40].copy_from_slice(&3u16.to_be_bytes());
+        assert_eq!(udp(&short), None);
+    }
 }
