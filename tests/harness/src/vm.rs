@@ -298,9 +298,9 @@ fn read_console(mut stream: UnixStream, lines: &Mutex<Vec<ConsoleLine>>) {
         }
         for byte in &buffer[..len] {
             if *byte == b'\n' {
-                keep(&mut line)
+                keep(&mut line);
             } else {
-                line.push(*byte)
+                line.push(*byte);
             }
         }
     }
