@@ -163,11 +163,10 @@ fn note(outcome: PodOutcome) -> Option<PodNote> {
     let text = match outcome.result {
         PodResult::Annotated | PodResult::Already => "annotated".to_owned(),
         PodResult::Gone => "gone".to_owned(),
-        // It never was on the node that died.
-        PodResult::Skipped(Ineligible::Later) => return None,
+        // Not told yet; or it never was on the node that died.
+        PodResult::Later(_) | PodResult::Skipped(Ineligible::Later) => return None,
         PodResult::Skipped(why) => format!("skipped: {why:?}"),
         PodResult::Refused(why) => format!("refused: {why}"),
-        PodResult::Later(_) => return None,
     };
     Some(PodNote {
         pod: outcome.pod,

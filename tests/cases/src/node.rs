@@ -65,14 +65,14 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
     })
 }
 
-/// Starts the agent in the machine and waits until it is ready. `flags` are
+/// Starts the agent in the machine, waits until it is ready, and gives its PID. `flags` are
 /// added to what every node has.
-pub fn start_agent(vm: &mut Vm, flags: &str) -> Result<()> {
-    vm.ask(&format!(
+pub fn start_agent(vm: &mut Vm, flags: &str) -> Result<u32> {
+    let pid = vm.ask(&format!(
         "run /lastgasp agent --collector 10.0.2.2:{COLLECTOR_PORT} --key-file /key \
          --node-name {NAME} --ready-file /run/ready {flags}"
     ))?;
     vm.ask("wait /run/ready 20000")
         .context("the agent did not become ready")?;
-    Ok(())
+    pid.parse().context("the machine answered no PID")
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use agent_core::engine::{Keys, annotations};
 use agent_core::model::{Death, DeathState, Notice, Timestamp};
 use anyhow::{Context, Result};
-use cases::kube::{Cluster, Kind, Node, apply, cluster, death, documents};
+use cases::kube::{Cluster, Kind, Node, cluster, death};
 use harness::controlplane::AuditEvent;
 use k8s_openapi::api::core::v1::{Node as CoreNode, NodeCondition, Pod, Taint};
 use k8s_openapi::api::events::v1::Event;
@@ -16,6 +16,9 @@ use lastgasp::k8s::{
     NodeDeath, POD_CONDITION, PodOutcome, PodResult, PodTally, TAINT, Writer,
 };
 use serde_json::json;
+
+#[path = "kube_writer/deploy.rs"]
+mod deploy;
 
 /// Runs one case on the shared control plane.
 fn case<F: Future<Output = Result<()>>>(body: impl FnOnce(&'static Cluster) -> F) {
@@ -560,57 +563,6 @@ fn the_return_from_one_death_does_not_clear_the_next() {
         assert_eq!(
             record_condition(&first, "NodeReturned").as_deref(),
             Some("True")
-        );
-        Ok(())
-    });
-}
-
-#[test]
-fn what_deploy_ships_is_accepted_and_may_be_applied_again() {
-    case(|cluster| async move {
-        let admin = cluster.admin().await?;
-        let applied = apply(&admin).await?;
-        assert_eq!(applied.len(), documents()?.len());
-        let kinds: Vec<&str> = applied
-            .iter()
-            .filter_map(|o| o.types.as_ref().map(|t| t.kind.as_str()))
-            .collect();
-        for kind in [
-            "CustomResourceDefinition",
-            "ClusterRole",
-            "DaemonSet",
-            "Deployment",
-            "Service",
-        ] {
-            assert!(kinds.contains(&kind), "{kinds:?}");
-        }
-        Ok(())
-    });
-}
-
-#[test]
-fn a_writer_without_rights_says_which_manifest_has_them() {
-    case(|cluster| async move {
-        let admin = cluster.admin().await?;
-        Node::create(&admin, "forbidden", &[(Kind::Job, 1)]).await?;
-        let mut settings = cluster.settings();
-        let kubeconfig =
-            std::fs::read_to_string(settings.kubeconfig.clone().context("set above")?)?;
-        let file = tempfile::NamedTempFile::new()?;
-        std::fs::write(
-            file.path(),
-            kubeconfig.replace("lastgasp-lastgasp-annotator", "nobody"),
-        )?;
-        settings.kubeconfig = Some(file.path().to_owned());
-        let writer = Writer::connect(&settings).await?;
-        let error = writer
-            .mark_node(&death("forbidden", 1)?)
-            .await
-            .expect_err("no rights");
-        assert!(error.is_transient(), "an administrator can cure it");
-        assert!(
-            error.to_string().contains("deploy/annotator.yaml"),
-            "{error}"
         );
         Ok(())
     });

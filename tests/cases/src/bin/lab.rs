@@ -80,9 +80,10 @@ fn main() -> ExitCode {
 fn lab(args: &Args) -> Result<bool> {
     let cache = Cache::open()?;
     let ways = chosen(&args.way)?;
-    let names: Vec<String> = match args.kernel.is_empty() {
-        true => kernels::all()?.into_iter().map(|spec| spec.name).collect(),
-        false => args.kernel.clone(),
+    let names: Vec<String> = if args.kernel.is_empty() {
+        kernels::all()?.into_iter().map(|spec| spec.name).collect()
+    } else {
+        args.kernel.clone()
     };
     let seed = args.seed.unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

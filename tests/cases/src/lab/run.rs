@@ -1,6 +1,7 @@
 //! Runs cells of the matrix, several machines side by side.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -176,11 +177,11 @@ fn save(
         task = (task.way.name, task.cold, task.delay_us)
     );
     for miss in &verdict.misses {
-        text.push_str(&format!("miss: {miss}\n"));
+        writeln!(text, "miss: {miss}")?;
     }
     text.push_str("\nconsole, ms since the command\n");
     for (at, line) in outcome.console.iter().filter(|(at, _)| *at >= since) {
-        text.push_str(&format!("{:9.1} {line}\n", ms(*at)));
+        writeln!(text, "{:9.1} {line}", ms(*at))?;
     }
     text.push_str("\ndatagrams, ms since the command\n");
     for datagram in &outcome.datagrams {
@@ -188,7 +189,7 @@ fn save(
             Ok(frame) => format!("{:?} seq {} {:?}", frame.kind(), frame.seq(), frame.body()),
             Err(error) => format!("unreadable: {error}"),
         };
-        text.push_str(&format!("{:9.1} {said}\n", ms(datagram.at)));
+        writeln!(text, "{:9.1} {said}", ms(datagram.at))?;
     }
     let path = dir.join(name);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
