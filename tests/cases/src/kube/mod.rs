@@ -5,7 +5,7 @@ mod cluster;
 mod fixture;
 mod manifests;
 
-pub use bench::{Figures, bench_pods};
+pub use bench::{Figures, bare_loop, bench_pods};
 pub use cluster::{Cluster, annotator, cluster, start, unavailable};
 pub use fixture::{Kind, Node, death, patch_pod};
 pub use manifests::{apply, documents};
