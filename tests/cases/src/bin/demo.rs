@@ -80,18 +80,20 @@ fn end_when_told() -> Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
     drop(guard);
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                loop {
+                    tokio::select! {
+                        _ = interrupt.recv() => {}
+                        _ = terminate.recv() => {}
+                    }
+                    if INTERRUPTED.swap(true, Ordering::Relaxed) {
+                        std::process::exit(i32::from(ENDED));
+                    }
                 }
-                if INTERRUPTED.swap(true, Ordering::Relaxed) {
-                    std::process::exit(i32::from(ENDED));
-                }
-            }
-        });
-    })?;
+            });
+        })?;
     Ok(())
 }

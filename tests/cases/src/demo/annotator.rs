@@ -65,7 +65,13 @@ impl Annotator {
         let said = keep_log(BufReader::new(lines), File::create(&log)?)?;
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
         // From here on, what goes wrong also ends the child.
-        let mut started = Self { child, binary, http: unknown, listen: unknown, store };
+        let mut started = Self {
+            child,
+            binary,
+            http: unknown,
+            listen: unknown,
+            store,
+        };
         let deadline = Instant::now() + READY;
         let ready = wait_for(&said, "ready", deadline, &log)?;
         if kubeconfig.is_some() {
@@ -74,11 +80,6 @@ impl Annotator {
         started.listen = address(&ready, "listen")?;
         started.http = address(&ready, "http")?;
         Ok(started)
-    }
-
-    /// Its process.
-    pub(super) fn pid(&self) -> u32 {
-        self.child.id()
     }
 
     /// Runs `lastgasp` with these arguments against this annotator; what it
@@ -93,7 +94,12 @@ impl Annotator {
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let out = String::from_utf8_lossy(&output.stdout);
-            bail!("`lastgasp {}` says: {}{}", arguments.join(" "), out.trim(), said.trim());
+            bail!(
+                "`lastgasp {}` says: {}{}",
+                arguments.join(" "),
+                out.trim(),
+                said.trim()
+            );
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -111,19 +117,26 @@ impl Drop for Annotator {
 fn keep_log(lines: impl BufRead + Send + 'static, mut log: File) -> Result<mpsc::Receiver<Value>> {
     // Only the first lines are waited for; the rest only goes to the file.
     let (sender, said) = mpsc::sync_channel(256);
-    std::thread::Builder::new().name("annotator-log".into()).spawn(move || {
-        for line in lines.lines().map_while(Result::ok) {
-            // A full disk must not stop the annotator.
-            let _ = writeln!(log, "{line}");
-            if let Ok(value) = serde_json::from_str(&line) {
-                let _ = sender.try_send(value);
+    std::thread::Builder::new()
+        .name("annotator-log".into())
+        .spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                // A full disk must not stop the annotator.
+                let _ = writeln!(log, "{line}");
+                if let Ok(value) = serde_json::from_str(&line) {
+                    let _ = sender.try_send(value);
+                }
             }
-        }
-    })?;
+        })?;
     Ok(said)
 }
 
-fn wait_for(said: &mpsc::Receiver<Value>, message: &str, until: Instant, log: &Path) -> Result<Value> {
+fn wait_for(
+    said: &mpsc::Receiver<Value>,
+    message: &str,
+    until: Instant,
+    log: &Path,
+) -> Result<Value> {
     loop {
         match said.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(line) if line["fields"]["message"] == message => return Ok(line),
@@ -134,7 +147,10 @@ fn wait_for(said: &mpsc::Receiver<Value>, message: &str, until: Instant, log: &P
                     RecvTimeoutError::Timeout => "did not become ready in time",
                     RecvTimeoutError::Disconnected => "ended",
                 };
-                bail!("the annotator {what}; its log ends: {}", text.lines().last().unwrap_or(""));
+                bail!(
+                    "the annotator {what}; its log ends: {}",
+                    text.lines().last().unwrap_or("")
+                );
             }
         }
     }

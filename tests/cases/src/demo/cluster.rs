@@ -30,8 +30,12 @@ const TOLD: [(Kind, usize); 6] = [
     (Kind::DuplicateEnv, 2),
 ];
 /// ... and some that must be left alone.
-const LEFT_ALONE: [(Kind, usize); 4] =
-    [(Kind::Daemon, 4), (Kind::Mirror, 3), (Kind::Succeeded, 2), (Kind::Failed, 2)];
+const LEFT_ALONE: [(Kind, usize); 4] = [
+    (Kind::Daemon, 4),
+    (Kind::Mirror, 3),
+    (Kind::Succeeded, 2),
+    (Kind::Failed, 2),
+];
 
 /// The annotation that is waited for.
 pub(super) const CODE: &str = "lastgasp.dev/reason-code";
@@ -70,14 +74,25 @@ impl InCluster {
             .build()
             .context("no runtime")?;
         let admin = runtime.block_on(cluster.admin())?;
-        let node = Node { name: NAME.to_owned(), pods: BTreeMap::new() };
-        Ok(Self { runtime, cluster, admin, node, seen: Arc::default() })
+        let node = Node {
+            name: NAME.to_owned(),
+            pods: BTreeMap::new(),
+        };
+        Ok(Self {
+            runtime,
+            cluster,
+            admin,
+            node,
+            seen: Arc::default(),
+        })
     }
 
     /// Creates the node and its pods, and begins to watch them.
     pub(super) fn fill(&mut self) -> Result<()> {
         let pods: Vec<(Kind, usize)> = TOLD.iter().chain(&LEFT_ALONE).copied().collect();
-        self.node = self.runtime.block_on(Node::create(&self.admin, NAME, &pods))?;
+        self.node = self
+            .runtime
+            .block_on(Node::create(&self.admin, NAME, &pods))?;
         let (admin, seen) = (self.admin.clone(), Arc::clone(&self.seen));
         self.runtime.spawn(async move {
             let error = tokio::select! {
@@ -98,7 +113,10 @@ impl InCluster {
 
     /// What the watch has seen so far.
     pub(super) fn seen(&self) -> Seen {
-        self.seen.lock().map(|seen| seen.clone()).unwrap_or_default()
+        self.seen
+            .lock()
+            .map(|seen| seen.clone())
+            .unwrap_or_default()
     }
 
     /// How many pods are to be told.
@@ -133,11 +151,16 @@ impl InCluster {
     /// What the garbage collector does to a dead node and its pods, at once.
     pub(super) fn collect_garbage(&self) -> Result<()> {
         self.runtime.block_on(async {
-            let now = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+            let now = DeleteParams {
+                grace_period_seconds: Some(0),
+                ..DeleteParams::default()
+            };
             let all = ListParams::default();
             let pods: Api<Pod> = Api::namespaced(self.admin.clone(), NAME);
             pods.delete_collection(&now, &all).await?;
-            Api::<CoreNode>::all(self.admin.clone()).delete(NAME, &now).await?;
+            Api::<CoreNode>::all(self.admin.clone())
+                .delete(NAME, &now)
+                .await?;
             let deadline = Instant::now() + Duration::from_secs(20);
             while !pods.list(&all).await?.items.is_empty() {
                 if Instant::now() > deadline {
@@ -156,9 +179,14 @@ async fn watch_node(admin: &Client, seen: &Mutex<Seen>) -> Result<()> {
     let changes = api.watch(&params, "0").await?;
     let mut changes = pin!(changes);
     while let Some(change) = changes.try_next().await? {
-        let (WatchEvent::Added(node) | WatchEvent::Modified(node)) = change else { continue };
+        let (WatchEvent::Added(node) | WatchEvent::Modified(node)) = change else {
+            continue;
+        };
         let at = Instant::now();
-        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+        let conditions = node
+            .status
+            .and_then(|status| status.conditions)
+            .unwrap_or_default();
         let condemned = conditions
             .into_iter()
             .find(|c| c.type_ == CONDITION_PANIC && c.status == "True");
@@ -175,10 +203,17 @@ async fn watch_pods(admin: &Client, seen: &Mutex<Seen>) -> Result<()> {
     let changes = api.watch(&WatchParams::default(), "0").await?;
     let mut changes = pin!(changes);
     while let Some(change) = changes.try_next().await? {
-        let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = change else { continue };
+        let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = change else {
+            continue;
+        };
         let at = Instant::now();
-        let code = pod.metadata.annotations.and_then(|mut all| all.remove(CODE));
-        let (Some(name), Some(code)) = (pod.metadata.name, code) else { continue };
+        let code = pod
+            .metadata
+            .annotations
+            .and_then(|mut all| all.remove(CODE));
+        let (Some(name), Some(code)) = (pod.metadata.name, code) else {
+            continue;
+        };
         if let Ok(mut seen) = seen.lock() {
             let is_new = seen.pods.get(&name).is_none_or(|(_, old)| *old != code);
             if is_new {

@@ -1,5 +1,6 @@
 //! Watching one death: what leaves the machine, and what becomes of it.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -14,7 +15,7 @@ use super::annotator::Annotator;
 use super::cluster::{CODE, InCluster};
 use super::figures::Figures;
 use super::go_on;
-use super::heard::{Heard, News, is_telling};
+use super::heard::{Heard, News, telling};
 use super::screen::{Screen, Style};
 use crate::lab::ways::Way;
 use crate::node::NAME;
@@ -41,7 +42,10 @@ pub(super) struct Death<'a> {
 /// What is shown of the kernel's lines: the telling ones, the others counted.
 #[derive(Default)]
 struct Story {
-    shown: usize,
+    /// Starts of lines that were shown; a story has one of each.
+    shown: BTreeSet<&'static str>,
+    /// From before the crash: the agent keeps some.
+    earlier: usize,
     waiting: usize,
 }
 
@@ -70,7 +74,11 @@ impl Death<'_> {
             }
         }
         // What came in after the last pod was told belongs to it all the same.
-        let at_most = if self.way.is_survived() { Duration::ZERO } else { Duration::from_secs(20) };
+        let at_most = if self.way.is_survived() {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(20)
+        };
         let outcome = vm.finish(at_most)?;
         for datagram in &outcome.datagrams {
             let news = heard.take(datagram, self.way);
@@ -78,9 +86,16 @@ impl Death<'_> {
         }
         self.moments(&heard, &mut figures);
         self.console(&outcome.console, since, &mut figures);
-        fs::write(dir.join("console.txt"), console_text(&outcome.console, since))?;
+        fs::write(
+            dir.join("console.txt"),
+            console_text(&outcome.console, since),
+        )?;
         story.end(self.screen);
-        let total = format!("{} lines in {} datagrams got out", heard.lines(), heard.datagrams);
+        let total = format!(
+            "{} lines in {} datagrams got out",
+            heard.lines(),
+            heard.datagrams
+        );
         self.screen.moment(None, &total, Style::Faint);
         let mut missing = self.missing(&figures)?;
         if outcome.ended == self.way.is_survived() {
@@ -99,7 +114,10 @@ impl Death<'_> {
     fn console(&self, console: &[ConsoleLine], since: Instant, figures: &mut Figures) {
         let line = |start: &str| {
             let is_it = |(at, line): &&ConsoleLine| {
-                *at >= since && line.split_once("] ").is_some_and(|(_, text)| text.starts_with(start))
+                *at >= since
+                    && line
+                        .split_once("] ")
+                        .is_some_and(|(_, text)| text.starts_with(start))
             };
             console.iter().find(is_it).map(|(at, _)| *at)
         };
@@ -125,13 +143,22 @@ impl Death<'_> {
         for one in news {
             match one {
                 News::Word(word) => {
-                    let what = if Some(at) == figures.first { "first datagram" } else { "word" };
-                    let line = if word.line.is_empty() { "(no line yet)" } else { word.line.as_str() };
-                    let text = format!("{what}: {:?}, CPU {}, {}", word.notice, word.cpu, word.comm);
+                    let what = if Some(at) == figures.first {
+                        "first datagram"
+                    } else {
+                        "word"
+                    };
+                    let line = if word.line.is_empty() {
+                        "(no line yet)"
+                    } else {
+                        word.line.as_str()
+                    };
+                    let text =
+                        format!("{what}: {:?}, CPU {}, {}", word.notice, word.cpu, word.comm);
                     self.screen.moment(after, &text, Style::Cyan);
                     self.screen.moment(None, line, Style::Cyan);
                 }
-                News::Line(line) => story.take(self.screen, after, &line),
+                News::Line(line) => story.take(self.screen, after, &line, self.way),
             }
         }
     }
@@ -154,17 +181,21 @@ impl Death<'_> {
                 self.progress(figures, count, cluster.eligible(), last);
             }
             None => {
-                let Some(answer) = self.stored()? else { return Ok(()) };
+                let Some(answer) = self.stored()? else {
+                    return Ok(());
+                };
                 let now = Instant::now();
                 let said = &answer.summary.reason;
                 if figures.condition.is_none() {
                     figures.condition = Some(now);
                     self.said(figures, now, "death in the store", said);
                 } else if reason.as_ref() != Some(said) {
-                    self.screen.moment(figures.after_crash(now), said, Style::Bold);
+                    self.screen
+                        .moment(figures.after_crash(now), said, Style::Bold);
                 }
                 *reason = Some(said.clone());
-                let is_true = answer.summary.reason_code.as_str() == code && !self.way.is_survived();
+                let is_true =
+                    answer.summary.reason_code.as_str() == code && !self.way.is_survived();
                 let count = if is_true { known(&answer) } else { 0 };
                 self.progress(figures, count, super::pods().len(), Some(now));
             }
@@ -173,7 +204,8 @@ impl Death<'_> {
     }
 
     fn said(&self, figures: &Figures, at: Instant, what: &str, words: &str) {
-        self.screen.moment(figures.after_crash(at), what, Style::Green);
+        self.screen
+            .moment(figures.after_crash(at), what, Style::Green);
         self.screen.moment(None, words, Style::Bold);
     }
 
@@ -181,15 +213,20 @@ impl Death<'_> {
         figures.eligible = of;
         let (before, all) = (figures.told, count >= of);
         figures.told = count;
-        let Some(at) = last.filter(|_| count > before) else { return };
+        let Some(at) = last.filter(|_| count > before) else {
+            return;
+        };
         if all {
             figures.last_pod = Some(at);
         }
         // A line for the first, for each quarter, and for the last.
         if before == 0 || all || count * 4 / of != before * 4 / of {
-            let bar: String = (0..30).map(|i| if i * of < count * 30 { '#' } else { '.' }).collect();
+            let bar: String = (0..30)
+                .map(|i| if i * of < count * 30 { '#' } else { '.' })
+                .collect();
             let text = format!("pods told [{bar}] {count}/{of}");
-            self.screen.moment(figures.after_crash(at), &text, Style::Green);
+            self.screen
+                .moment(figures.after_crash(at), &text, Style::Green);
         }
     }
 
@@ -211,11 +248,20 @@ impl Death<'_> {
         }
         let told = match self.cluster {
             Some(cluster) => self.told_in(cluster, &mut missing)?,
-            None => self.stored()?.map_or(0, |a| if self.is_true(&a) { known(&a) } else { 0 }),
+            None => self
+                .stored()?
+                .map_or(0, |a| if self.is_true(&a) { known(&a) } else { 0 }),
         };
-        let of = if self.way.is_survived() { 0 } else { figures.eligible };
+        let of = if self.way.is_survived() {
+            0
+        } else {
+            figures.eligible
+        };
         if told != of || (of == 0 && !self.way.is_survived()) {
-            missing.push(format!("{told} of {of} pods carry {}", self.way.code.as_str()));
+            missing.push(format!(
+                "{told} of {of} pods carry {}",
+                self.way.code.as_str()
+            ));
         }
         Ok(missing)
     }
@@ -228,7 +274,11 @@ impl Death<'_> {
     fn told_in(&self, cluster: &InCluster, missing: &mut Vec<String>) -> Result<usize> {
         let mut told = 0;
         for (kind, pod) in cluster.pods()? {
-            let code = pod.metadata.annotations.as_ref().and_then(|all| all.get(CODE));
+            let code = pod
+                .metadata
+                .annotations
+                .as_ref()
+                .and_then(|all| all.get(CODE));
             match (code, kind.is_eligible()) {
                 (Some(code), true) if code == self.way.code.as_str() => told += 1,
                 (Some(code), _) => {
@@ -244,23 +294,39 @@ impl Death<'_> {
 
 /// How many pods the store connects with a death.
 fn known(answer: &Explanation) -> usize {
-    let told = |outcome: &str| outcome == "annotated" || outcome == "known";
-    answer.pods.iter().filter(|note| told(&note.outcome)).count()
+    let told = |outcome: &str| outcome == "annotated" || outcome == "recorded";
+    answer
+        .pods
+        .iter()
+        .filter(|note| told(&note.outcome))
+        .count()
 }
 
 impl Story {
-    fn take(&mut self, screen: &Screen, after: Option<Duration>, line: &Line) {
-        if is_telling(&line.text) || self.shown == 0 {
-            self.end(screen);
-            screen.moment(after, &line.text, Style::Plain);
-            self.shown += 1;
-        } else {
-            self.waiting += 1;
+    fn take(&mut self, screen: &Screen, after: Option<Duration>, line: &Line, way: &Way) {
+        // sysrq says so before it crashes, a restart has no line of its own.
+        let start = telling(&line.text);
+        let is_first = start.is_some() || line.text.starts_with(way.line);
+        if self.shown.is_empty() && !is_first {
+            self.earlier += 1;
+            return;
+        }
+        match start.filter(|start| self.shown.insert(start)) {
+            Some(_) => {
+                self.end(screen);
+                screen.moment(after, &line.text, Style::Plain);
+            }
+            None => self.waiting += 1,
         }
     }
 
     /// Says how many lines were passed over.
     fn end(&mut self, screen: &Screen) {
+        if self.earlier > 0 {
+            let text = format!("... {} from before the crash", self.earlier);
+            screen.moment(None, &text, Style::Faint);
+            self.earlier = 0;
+        }
         if self.waiting > 0 {
             let lines = if self.waiting == 1 { "line" } else { "lines" };
             let text = format!("... {} more {lines}", self.waiting);

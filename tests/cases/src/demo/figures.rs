@@ -55,41 +55,94 @@ impl Figures {
     }
 
     fn rows(&self, kube: bool) -> Vec<Row> {
-        let row = |words: String, metric, time, yardstick| Row { words, metric, time, yardstick };
+        let row = |words: String, metric, time, yardstick| Row {
+            words,
+            metric,
+            time,
+            yardstick,
+        };
         let none = || json!({});
         let last = format!("last of {} pods", self.eligible);
         let mut rows = vec![
-            row("crash to first datagram".into(), "crash_to_first_datagram", between(self.crash, self.first), none()),
+            row(
+                "crash to first datagram".into(),
+                "crash_to_first_datagram",
+                between(self.crash, self.first),
+                none(),
+            ),
             row(
                 "crash to first word with the true reason".into(),
                 "crash_to_true_word",
                 between(self.crash, self.true_word),
                 none(),
             ),
-            row("crash to panic line on the console".into(), "crash_to_panic_line", between(self.crash, self.panic_line), none()),
-            row("kernel held".into(), "hold", Some(self.held), json!({"limit_ms": 50})),
+            row(
+                "crash to panic line on the console".into(),
+                "crash_to_panic_line",
+                between(self.crash, self.panic_line),
+                none(),
+            ),
+            row(
+                "kernel held".into(),
+                "hold",
+                Some(self.held),
+                json!({"limit_ms": 50}),
+            ),
         ];
         if kube {
             let limit = |ms: u32| json!({"limit_ms": ms});
             let bare = self.bare_loop.map(milliseconds);
             let all = between(self.first, self.last_pod);
-            let ratio = all.map(milliseconds).zip(bare).map(|(all, bare)| round(all / bare));
+            let ratio = all
+                .map(milliseconds)
+                .zip(bare)
+                .map(|(all, bare)| round(all / bare));
             rows.extend([
-                row("crash to Node condition".into(), "crash_to_node_condition", between(self.crash, self.condition), limit(100)),
-                row("first datagram to Node condition".into(), "first_datagram_to_node_condition", between(self.first, self.condition), limit(50)),
-                row(format!("crash to {last}"), "crash_to_last_pod", between(self.crash, self.last_pod), none()),
+                row(
+                    "crash to Node condition".into(),
+                    "crash_to_node_condition",
+                    between(self.crash, self.condition),
+                    limit(100),
+                ),
+                row(
+                    "first datagram to Node condition".into(),
+                    "first_datagram_to_node_condition",
+                    between(self.first, self.condition),
+                    limit(50),
+                ),
+                row(
+                    format!("crash to {last}"),
+                    "crash_to_last_pod",
+                    between(self.crash, self.last_pod),
+                    none(),
+                ),
                 row(
                     format!("first datagram to {last}"),
                     "first_datagram_to_last_pod",
                     all,
                     json!({"limit_ms": 1000, "bare_loop_ms": bare, "ratio": ratio}),
                 ),
-                row("a bare loop of the same patches".into(), "bare_loop", self.bare_loop, none()),
+                row(
+                    "a bare loop of the same patches".into(),
+                    "bare_loop",
+                    self.bare_loop,
+                    none(),
+                ),
             ]);
         } else {
             rows.extend([
-                row("crash to death in the store".into(), "crash_to_record", between(self.crash, self.condition), none()),
-                row(format!("crash to {last} in the store"), "crash_to_last_pod", between(self.crash, self.last_pod), none()),
+                row(
+                    "crash to death in the store".into(),
+                    "crash_to_record",
+                    between(self.crash, self.condition),
+                    none(),
+                ),
+                row(
+                    format!("crash to {last} in the store"),
+                    "crash_to_last_pod",
+                    between(self.crash, self.last_pod),
+                    none(),
+                ),
             ]);
         }
         rows
@@ -98,15 +151,23 @@ impl Figures {
     /// Shows them.
     pub(super) fn show(&self, screen: &Screen, kube: bool) {
         for row in self.rows(kube) {
-            let time = row.time.map_or("-".to_owned(), |time| format!("{:.1} ms", milliseconds(time)));
-            let limit = row.yardstick["limit_ms"].as_u64().map_or(String::new(), |limit| format!("(limit {limit} ms)"));
-            screen.line(&format!("  {:<42} {time:>12}  {limit}", row.words), Style::Plain);
+            let time = row.time.map_or("-".to_owned(), |time| {
+                format!("{:.1} ms", milliseconds(time))
+            });
+            let limit = row.yardstick["limit_ms"]
+                .as_u64()
+                .map_or(String::new(), |limit| format!("(limit {limit} ms)"));
+            screen.line(
+                &format!("  {:<42} {time:>12}  {limit}", row.words),
+                Style::Plain,
+            );
         }
     }
 
     /// Writes them to a file, one JSON object a line.
     pub(super) fn write(&self, path: &Path, kube: bool, case: &Value) -> Result<()> {
-        let mut file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut file =
+            File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
         for row in self.rows(kube) {
             let value = row.time.map(milliseconds);
             let line = json!({
@@ -156,11 +217,22 @@ mod tests {
         };
         figures.write(&path, true, &json!({"kernel": "6.1"}))?;
         let text = std::fs::read_to_string(&path)?;
-        let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let lines: Vec<Value> = text
+            .lines()
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()?;
         assert_eq!(lines.len(), 10);
-        assert_eq!((lines[0]["metric"].as_str(), lines[0]["value"].as_f64()), (Some("crash_to_first_datagram"), Some(1.5)));
-        let condition = lines.iter().find(|l| l["metric"] == "first_datagram_to_node_condition");
-        assert_eq!(condition.map(|l| (&l["value"], &l["yardstick"]["limit_ms"])), Some((&Value::Null, &json!(50))));
+        assert_eq!(
+            (lines[0]["metric"].as_str(), lines[0]["value"].as_f64()),
+            (Some("crash_to_first_datagram"), Some(1.5))
+        );
+        let condition = lines
+            .iter()
+            .find(|l| l["metric"] == "first_datagram_to_node_condition");
+        assert_eq!(
+            condition.map(|l| (&l["value"], &l["yardstick"]["limit_ms"])),
+            Some((&Value::Null, &json!(50)))
+        );
         Ok(())
     }
 }

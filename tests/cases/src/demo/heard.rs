@@ -39,15 +39,21 @@ pub(super) enum News {
 impl Heard {
     /// Takes a datagram; gives what is new in it.
     pub(super) fn take(&mut self, datagram: &Datagram, way: &Way) -> Vec<News> {
-        let Ok(frame) = Frame::parse(&datagram.payload) else { return Vec::new() };
+        let Ok(frame) = Frame::parse(&datagram.payload) else {
+            return Vec::new();
+        };
         if !matches!(frame.kind(), Kind::Word | Kind::Lines | Kind::Survived) {
             return Vec::new();
         }
         self.datagrams += 1;
         let is_first = self.first.is_none();
         self.first.get_or_insert(datagram.at);
-        let Ok(body) = frame.body() else { return Vec::new() };
-        let Ok(gasp) = frame.gasp(body) else { return Vec::new() };
+        let Ok(body) = frame.body() else {
+            return Vec::new();
+        };
+        let Ok(gasp) = frame.gasp(body) else {
+            return Vec::new();
+        };
         match gasp.body {
             Body::Word(word) => {
                 let ago = Duration::from_nanos(gasp.mono_ns.saturating_sub(word.at_ns));
@@ -60,11 +66,18 @@ impl Heard {
                 if is_true {
                     self.true_word.get_or_insert(datagram.at);
                 }
-                if is_news { vec![News::Word(word)] } else { Vec::new() }
+                if is_news {
+                    vec![News::Word(word)]
+                } else {
+                    Vec::new()
+                }
             }
             Body::Lines(lines) => lines
                 .into_iter()
-                .filter(|line| self.lines.insert((line.seq, line.continues, line.text.clone())))
+                .filter(|line| {
+                    self.lines
+                        .insert((line.seq, line.continues, line.text.clone()))
+                })
                 .map(News::Line)
                 .collect(),
             _ => Vec::new(),
@@ -77,8 +90,8 @@ impl Heard {
     }
 }
 
-/// Whether a line is one of the few that tell the story.
-pub(super) fn is_telling(text: &str) -> bool {
+/// How a line begins that tells the story, if it is one of the few that do.
+pub(super) fn telling(text: &str) -> Option<&'static str> {
     const TELLING: [&str; 9] = [
         "BUG: ",
         "kernel BUG at ",
@@ -90,7 +103,7 @@ pub(super) fn is_telling(text: &str) -> bool {
         "Kernel panic - ",
         "reboot: ",
     ];
-    TELLING.iter().any(|start| text.starts_with(start))
+    TELLING.into_iter().find(|start| text.starts_with(start))
 }
 
 #[cfg(test)]
@@ -102,7 +115,11 @@ mod tests {
     fn what_is_no_frame_of_ours_is_nothing() {
         let mut heard = Heard::default();
         for payload in [Vec::new(), vec![0; 200], b"LGSP".to_vec()] {
-            let datagram = Datagram { at: Instant::now(), port: 9618, payload };
+            let datagram = Datagram {
+                at: Instant::now(),
+                port: 9618,
+                payload,
+            };
             assert!(heard.take(&datagram, &ways::ALL[0]).is_empty());
         }
         assert_eq!((heard.datagrams, heard.first), (0, None));
@@ -110,9 +127,12 @@ mod tests {
 
     #[test]
     fn the_lines_that_tell_the_story_of_a_null_dereference() {
-        for line in ["BUG: kernel NULL pointer dereference", "RIP: 0010:boom_null+0x5/0x10 [boom]"] {
-            assert!(is_telling(line), "{line}");
+        for line in [
+            "BUG: kernel NULL pointer dereference",
+            "RIP: 0010:boom_null+0x5/0x10 [boom]",
+        ] {
+            assert!(telling(line).is_some(), "{line}");
         }
-        assert!(!is_telling("R10: 0000000000000000 R11: 0000000000000001"));
+        assert_eq!(telling("R10: 0000000000000000 R11: 0000000000000001"), None);
     }
 }

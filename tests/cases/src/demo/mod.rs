@@ -74,37 +74,63 @@ pub fn run(show: &Show) -> Result<Vec<String>> {
     let screen = Screen::new();
     // What is missing on this machine is said before anything is started.
     QEMU.find()?;
-    let dir = tempfile::Builder::new().prefix("lastgasp-demo-").tempdir()?;
-    screen.line("lastgasp: a kernel dies, and its pods learn why", Style::Bold);
+    let dir = tempfile::Builder::new()
+        .prefix("lastgasp-demo-")
+        .tempdir()?;
+    screen.line(
+        "lastgasp: a kernel dies, and its pods learn why",
+        Style::Bold,
+    );
     screen.line("", Style::Plain);
     let cache = Cache::open()?;
-    let kernel = screen.step(&format!("kernel {}, from the distribution", spec.name), || spec.get(&cache))?;
+    let kernel = screen.step(
+        &format!("kernel {}, from the distribution", spec.name),
+        || spec.get(&cache),
+    )?;
     let result = set_up(show, &screen, &cache, &kernel, dir.path())
         .and_then(|stage| act(show, &screen, way, &kernel, stage, dir.path()));
     let failed = result.as_ref().map_or(true, |missing| !missing.is_empty());
     if failed && !INTERRUPTED.load(Ordering::Relaxed) {
         match keep(dir.path(), &show.keep) {
-            Ok(()) => screen.line(&format!("logs are kept in {}", show.keep.display()), Style::Plain),
+            Ok(()) => screen.line(
+                &format!("logs are kept in {}", show.keep.display()),
+                Style::Plain,
+            ),
             Err(error) => screen.line(&format!("logs could not be kept: {error:#}"), Style::Red),
         }
     }
     result
 }
 
-fn set_up(show: &Show, screen: &Screen, cache: &Cache, kernel: &Kernel, dir: &Path) -> Result<Stage> {
+fn set_up(
+    show: &Show,
+    screen: &Screen,
+    cache: &Cache,
+    kernel: &Kernel,
+    dir: &Path,
+) -> Result<Stage> {
     let mut cluster = None;
     if show.kube {
-        let mut started =
-            screen.step("control plane: etcd, kube-apiserver, deploy/ applied", InCluster::start)?;
+        let mut started = screen.step(
+            "control plane: etcd, kube-apiserver, deploy/ applied",
+            InCluster::start,
+        )?;
         go_on()?;
-        screen.step(&format!("node {} and its pods, through the API", node::NAME), || started.fill())?;
+        screen.step(
+            &format!("node {} and its pods, through the API", node::NAME),
+            || started.fill(),
+        )?;
         // A server that has just started is slower than any that is in use.
-        screen.step("the API server warms up on another node's pods", || started.bare_loop("warm-up"))?;
+        screen.step("the API server warms up on another node's pods", || {
+            started.bare_loop("warm-up")
+        })?;
         cluster = Some(started);
     }
     go_on()?;
     let kubeconfig = cluster.as_ref().map(InCluster::kubeconfig);
-    let annotator = screen.step("lastgasp annotator", || Annotator::start(dir, kubeconfig.as_deref()))?;
+    let annotator = screen.step("lastgasp annotator", || {
+        Annotator::start(dir, kubeconfig.as_deref())
+    })?;
     let pods = match &cluster {
         Some(cluster) => cluster.references()?,
         None => pods(),
@@ -115,20 +141,35 @@ fn set_up(show: &Show, screen: &Screen, cache: &Cache, kernel: &Kernel, dir: &Pa
         machine.forward = Some(annotator.listen);
         machine
     };
-    let boots = format!("node {}: Linux {} boots in a VM", node::NAME, kernel.release);
+    let boots = format!(
+        "node {}: Linux {} boots in a VM",
+        node::NAME,
+        kernel.release
+    );
     let mut vm = screen.step(&boots, || Vm::boot(&machine))?;
     go_on()?;
     screen.step("lastgasp agent attaches its probes in it", || {
         for pod in &pods {
-            vm.ask(&format!("mkdir /var/log/pods/{}_{}_{}", pod.namespace, pod.name, pod.uid))?;
+            vm.ask(&format!(
+                "mkdir /var/log/pods/{}_{}_{}",
+                pod.namespace, pod.name, pod.uid
+            ))?;
         }
         node::start_agent(&mut vm, "")
     })?;
-    screen.step(&format!("the annotator hears of the node and its {} pods", pods.len()), || {
-        hello(&vm, Instant::now() + HELLO)
-    })?;
+    screen.step(
+        &format!(
+            "the annotator hears of the node and its {} pods",
+            pods.len()
+        ),
+        || hello(&vm, Instant::now() + HELLO),
+    )?;
     go_on()?;
-    Ok(Stage { vm, annotator, cluster })
+    Ok(Stage {
+        vm,
+        annotator,
+        cluster,
+    })
 }
 
 /// Waits for a whole hello, and the heartbeat behind it.
@@ -141,8 +182,15 @@ fn hello(vm: &Vm, until: Instant) -> Result<()> {
         if left.is_zero() {
             bail!("the agent said no hello in {} s", HELLO.as_secs());
         }
-        let Ok(datagram) = vm.datagrams.recv_timeout(left.min(Duration::from_millis(100))) else { continue };
-        let Ok(frame) = Frame::parse(&datagram.payload) else { continue };
+        let Ok(datagram) = vm
+            .datagrams
+            .recv_timeout(left.min(Duration::from_millis(100)))
+        else {
+            continue;
+        };
+        let Ok(frame) = Frame::parse(&datagram.payload) else {
+            continue;
+        };
         match frame.kind() {
             Kind::Hello => {
                 fragments += 1;
@@ -154,11 +202,27 @@ fn hello(vm: &Vm, until: Instant) -> Result<()> {
     }
 }
 
-fn act(show: &Show, screen: &Screen, way: &Way, kernel: &Kernel, stage: Stage, dir: &Path) -> Result<Vec<String>> {
-    let Stage { vm, annotator, cluster } = stage;
+fn act(
+    show: &Show,
+    screen: &Screen,
+    way: &Way,
+    kernel: &Kernel,
+    stage: Stage,
+    dir: &Path,
+) -> Result<Vec<String>> {
+    let Stage {
+        vm,
+        annotator,
+        cluster,
+    } = stage;
     screen.heading(&format!("Killing {}: {}", node::NAME, way.name));
-    let (mut figures, mut missing) =
-        Death { way, screen, annotator: &annotator, cluster: cluster.as_ref() }.watch(vm, dir)?;
+    let (mut figures, mut missing) = Death {
+        way,
+        screen,
+        annotator: &annotator,
+        cluster: cluster.as_ref(),
+    }
+    .watch(vm, dir)?;
     go_on()?;
     if let Some(cluster) = &cluster {
         figures.bare_loop = Some(cluster.bare_loop("bare-loop")?);
@@ -181,11 +245,26 @@ fn act(show: &Show, screen: &Screen, way: &Way, kernel: &Kernel, stage: Stage, d
 }
 
 /// What people ask afterwards.
-fn explain(screen: &Screen, way: &Way, annotator: &Annotator, cluster: Option<&InCluster>) -> Result<()> {
+fn explain(
+    screen: &Screen,
+    way: &Way,
+    annotator: &Annotator,
+    cluster: Option<&InCluster>,
+) -> Result<()> {
     let ask = |arguments: &[&str]| -> Result<String> {
         let answer = annotator.ask(arguments)?;
         screen.heading(&format!("$ lastgasp {}", arguments.join(" ")));
-        screen.quoted(&answer);
+        match arguments.first() {
+            // A table and log lines are cut, what people read goes on below.
+            Some(&"why") => {
+                let (text, log) = answer.split_once("\nLast lines").unwrap_or((&answer, ""));
+                screen.fields(text, 14);
+                if !log.is_empty() {
+                    screen.quoted(&format!("\nLast lines{log}"));
+                }
+            }
+            _ => screen.quoted(&answer),
+        }
         Ok(answer)
     };
     ask(&["deaths"])?;
@@ -197,9 +276,13 @@ fn explain(screen: &Screen, way: &Way, annotator: &Annotator, cluster: Option<&I
         None => ("jobs/etl-20261120-7k2xq", "shop/checkout-6d5f8c9b7-q2m4z"),
     };
     ask(&["why", job, "--lines", "6"])?;
-    let Some(cluster) = cluster else { return Ok(()) };
+    let Some(cluster) = cluster else {
+        return Ok(());
+    };
     annotations(screen, cluster, web)?;
-    screen.step("later, the garbage collector deletes node and pods", || cluster.collect_garbage())?;
+    screen.step("later, the garbage collector deletes node and pods", || {
+        cluster.collect_garbage()
+    })?;
     let answer = ask(&["why", web, "--lines", "0"])?;
     if !answer.contains(way.code.as_str()) {
         bail!("once deleted, {web} is no longer explained");
@@ -211,11 +294,13 @@ fn explain(screen: &Screen, way: &Way, annotator: &Annotator, cluster: Option<&I
 fn annotations(screen: &Screen, cluster: &InCluster, name: &str) -> Result<()> {
     let (_, short) = name.split_once('/').unwrap_or(("", name));
     let pods = cluster.pods()?;
-    let pod = pods.iter().find(|(_, pod)| pod.metadata.name.as_deref() == Some(short));
+    let pod = pods
+        .iter()
+        .find(|(_, pod)| pod.metadata.name.as_deref() == Some(short));
     let (_, pod) = pod.with_context(|| format!("no pod {name}"))?;
     screen.heading(&format!("Pod {name} in the API server: annotations"));
     for (key, value) in pod.metadata.annotations.iter().flatten() {
-        screen.line(&format!("  {key}: {value}"), Style::Plain);
+        screen.fields(&format!("{key}: {}", screen::cut(value, 200)), 6);
     }
     screen.line("", Style::Plain);
     Ok(())
@@ -226,7 +311,11 @@ fn conclude(screen: &Screen, way: &Way, figures: &Figures, missing: &[String]) {
     if missing.is_empty() {
         let text = match way.is_survived() {
             true => "The kernel survived; no pod was told anything.".to_owned(),
-            false => format!("All {} pods carry the true reason: {}.", figures.told, way.code.as_str()),
+            false => format!(
+                "All {} pods carry the true reason: {}.",
+                figures.told,
+                way.code.as_str()
+            ),
         };
         screen.line(&text, Style::Green);
     }
@@ -252,7 +341,12 @@ fn way(name: &str) -> Result<&'static Way> {
     ways::ALL
         .iter()
         .find(|way| way.name == name)
-        .with_context(|| format!("no way to die called {name}; there are {}", names.join(", ")))
+        .with_context(|| {
+            format!(
+                "no way to die called {name}; there are {}",
+                names.join(", ")
+            )
+        })
 }
 
 /// The pods of a node without a cluster: a dozen, as a kubelet names them.

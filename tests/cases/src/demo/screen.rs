@@ -42,7 +42,10 @@ impl Screen {
     pub(super) fn new() -> Self {
         let terminal = std::io::stdout().is_terminal();
         let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        Self { terminal, colour: terminal && wanted }
+        Self {
+            terminal,
+            colour: terminal && wanted,
+        }
     }
 
     /// Text in a style.
@@ -85,8 +88,21 @@ impl Screen {
         }
     }
 
+    /// Fields under each other, with what is too long on lines of its own.
+    pub(super) fn fields(&self, text: &str, hang: usize) {
+        for line in text.lines() {
+            for part in wrapped(&format!("  {line}"), hang) {
+                self.line(&part, Style::Plain);
+            }
+        }
+    }
+
     /// Runs a step, with a clock that runs beside it.
-    pub(super) fn step<T, E>(&self, what: &str, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    pub(super) fn step<T, E>(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, E> {
         let start = Instant::now();
         let clock = self.terminal.then(|| Clock::start(*self, what, start));
         let result = work();
@@ -136,7 +152,10 @@ impl Clock {
                 std::thread::park_timeout(TICK);
             }
         });
-        Self { stop, thread: Some(thread) }
+        Self {
+            stop,
+            thread: Some(thread),
+        }
     }
 }
 
@@ -162,6 +181,22 @@ pub(super) fn cut(text: &str, width: usize) -> String {
     kept + "..."
 }
 
+/// A line in pieces that fit, all but the first indented.
+fn wrapped(line: &str, hang: usize) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut part = String::new();
+    for word in line.split_inclusive(' ') {
+        let width = part.chars().count() + word.trim_end().chars().count();
+        if width > WIDTH && !part.trim().is_empty() {
+            parts.push(part.trim_end().to_owned());
+            part = " ".repeat(hang);
+        }
+        part.push_str(word);
+    }
+    parts.push(part.trim_end().to_owned());
+    parts
+}
+
 /// `+12.3 ms`, or seconds from ten of them on.
 pub(super) fn ms(time: Duration) -> String {
     match time.as_secs() {
@@ -181,6 +216,19 @@ mod tests {
         assert_eq!(cut("0123456789abc", 10), "0123456...");
         assert!(!cut("a\u{1b}[2Jb", 40).contains('\u{1b}'));
         assert_eq!(cut("äöü", 3), "äöü");
+    }
+
+    #[test]
+    fn a_long_line_goes_on_below_its_field() {
+        let line = format!("  retry     safe: {}", "word ".repeat(20));
+        let parts = wrapped(&line, 12);
+        assert_eq!(parts.len(), 2);
+        assert!(
+            parts.iter().all(|part| part.chars().count() <= WIDTH),
+            "{parts:?}"
+        );
+        assert!(parts[1].starts_with("            word"), "{parts:?}");
+        assert_eq!(wrapped("  short  line", 4), ["  short  line"]);
     }
 
     #[test]
