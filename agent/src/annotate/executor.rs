@@ -161,10 +161,10 @@ fn result_word(result: &PodResult) -> &'static str {
 /// remembered then stays true.
 fn note(outcome: PodOutcome) -> Option<PodNote> {
     let text = match outcome.result {
+        // It was never on the node that died; or it is not settled yet.
+        PodResult::Skipped(Ineligible::Later) | PodResult::Later(_) => return None,
         PodResult::Annotated | PodResult::Already => "annotated".to_owned(),
         PodResult::Gone => "gone".to_owned(),
-        // Not told yet; or it never was on the node that died.
-        PodResult::Later(_) | PodResult::Skipped(Ineligible::Later) => return None,
         PodResult::Skipped(why) => format!("skipped: {why:?}"),
         PodResult::Refused(why) => format!("refused: {why}"),
     };

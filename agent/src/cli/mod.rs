@@ -4,6 +4,7 @@ mod agent;
 mod annotator;
 mod ask;
 mod completions;
+mod crd;
 mod deaths;
 mod decode;
 mod doctor;
@@ -31,6 +32,7 @@ enum Command {
     Decode(decode::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
+    Crd(crd::Args),
 }
 
 /// Runs one command and says how it ended.
@@ -43,6 +45,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Decode(args) => decode::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
+        Command::Crd(args) => crd::run(&args),
     };
     result.unwrap_or_else(|error| out::fail(&error))
 }

@@ -124,7 +124,9 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Busy { retry_after, .. } => *retry_after,
-            Self::Denied { .. } | Self::NotFound { .. } => Some(Duration::from_secs(15)),
+            // Mostly an administrator's to cure, but a server that has just
+            // started denies everything too, until it has read its own roles.
+            Self::Denied { .. } | Self::NotFound { .. } => Some(Duration::from_secs(3)),
             Self::PodsLeft { source, .. } => source.retry_after(),
             _ => None,
         }
