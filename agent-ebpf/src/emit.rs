@@ -68,9 +68,17 @@ fn publish(slot: *mut Slot, seq: u64) {
 /// Keeps one line of the kernel log.
 #[inline(always)]
 pub fn line(text: &Text) {
-    let Some(control) = CONTROL.get_ptr_mut(0) else { return };
-    let Some((slot, seq)) = take(control, KIND_LINE) else { return };
-    let len = if text.len > TEXT_MAX as u32 { TEXT_MAX as u32 } else { text.len };
+    let Some(control) = CONTROL.get_ptr_mut(0) else {
+        return;
+    };
+    let Some((slot, seq)) = take(control, KIND_LINE) else {
+        return;
+    };
+    let len = if text.len > TEXT_MAX as u32 {
+        TEXT_MAX as u32
+    } else {
+        text.len
+    };
     // SAFETY: `slot` is a map value; the helper writes at most `TEXT_MAX` bytes
     // into its text and fails, rather than faults, on a bad address.
     let failed = unsafe {
@@ -93,8 +101,12 @@ pub fn line(text: &Text) {
 /// drain threads where that is possible.
 #[inline(always)]
 pub fn mark(what: u16) {
-    let Some(control) = CONTROL.get_ptr_mut(0) else { return };
-    let Some((slot, seq)) = take(control, KIND_MARK) else { return };
+    let Some(control) = CONTROL.get_ptr_mut(0) else {
+        return;
+    };
+    let Some((slot, seq)) = take(control, KIND_MARK) else {
+        return;
+    };
     // SAFETY: `slot` is a map value; the helper writes `COMM_MAX` bytes.
     unsafe {
         (*slot).notice = what;

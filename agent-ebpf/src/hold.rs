@@ -25,7 +25,9 @@ struct Wait {
 /// death is used up. Does nothing while no death is declared.
 #[inline(always)]
 pub fn until_acked() {
-    let Some(control) = CONTROL.get_ptr_mut(0) else { return };
+    let Some(control) = CONTROL.get_ptr_mut(0) else {
+        return;
+    };
     // SAFETY: a map value; user space writes `acked`, `cleared` and
     // `hold_max_ns` at any time, hence volatile.
     let (head, acked, active, budget) = unsafe {
@@ -65,7 +67,9 @@ pub fn until_acked() {
 /// One turn: 1 ends the loop, 0 goes on.
 unsafe extern "C" fn turn(_index: u32, context: *mut c_void) -> i64 {
     let wait: *mut Wait = context.cast();
-    let Some(control) = CONTROL.get_ptr(0) else { return 1 };
+    let Some(control) = CONTROL.get_ptr(0) else {
+        return 1;
+    };
     // SAFETY: `context` is the `Wait` of the caller above; `control` is a map
     // value that user space writes.
     unsafe {

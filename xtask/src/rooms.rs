@@ -244,8 +244,8 @@ fn words(path: &str, tokens: &[Token], paths: &[CodePath], findings: &mut Vec<Fi
             ),
             name @ ("print" | "println" | "eprint" | "eprintln" | "dbg")
                 if is_macro && at < tests && path.starts_with("agent/") && path != OUTPUT
-                    // A build script talks to cargo that way.
-                    && !path.ends_with("/build.rs") =>
+                    // A build script talks to cargo that way, a bench to who measures.
+                    && !path.ends_with("/build.rs") && !path.contains("/benches/") =>
             {
                 found(
                     token.line,

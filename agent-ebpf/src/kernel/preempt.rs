@@ -25,7 +25,9 @@ pub fn context(cpu: u64) -> u8 {
         bpf_probe_read_kernel((offsets + cpu * 8) as *const u64)
             .and_then(|base| bpf_probe_read_kernel(base.wrapping_add(count) as *const u32))
     };
-    let Ok(value) = read else { return CONTEXT_UNKNOWN };
+    let Ok(value) = read else {
+        return CONTEXT_UNKNOWN;
+    };
     if value & NMI_MASK != 0 {
         CONTEXT_NMI
     } else if value & HARDIRQ_MASK != 0 {

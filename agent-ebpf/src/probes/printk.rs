@@ -50,6 +50,11 @@ pub fn fx_printk_sprint(context: FExitContext) -> i32 {
 pub fn tp_console(context: BtfTracePointContext) -> i32 {
     let address: *const u8 = context.arg(0);
     let len: u32 = context.arg(1);
-    emit::line(&Text { address, len, level: LEVEL_UNKNOWN, flags: FLAG_NEWLINE });
+    emit::line(&Text {
+        address,
+        len,
+        level: LEVEL_UNKNOWN,
+        flags: FLAG_NEWLINE,
+    });
     0
 }

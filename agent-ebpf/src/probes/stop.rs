@@ -15,7 +15,9 @@ use crate::{emit, hold, maps::CONTROL};
 #[inline(always)]
 fn crash_kexec(regs: u64) {
     if regs != 0 {
-        let Some(control) = CONTROL.get_ptr(0) else { return };
+        let Some(control) = CONTROL.get_ptr(0) else {
+            return;
+        };
         // SAFETY: a map value; user space writes the field at any time.
         if unsafe { core::ptr::read_volatile(&raw const (*control).crash_kernel) } == 0 {
             return;

@@ -3,13 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use agent_core::engine::{
-    Action, Engine, Input, Keys, KnownNode, Limits, Output, VALUE_MAX, annotations, reason, retry,
+    Action, Engine, Input, Keys, KnownNode, Limits, Output, VALUE_MAX, annotations, reason,
+    reason_code, retry,
 };
 use agent_core::model::{
     Body, BootId, Context, Death, DeathName, DeathState, Gasp, NodeName, Notice, Proof, ReasonCode,
     Report, RetryAdvice, Timestamp, Word,
 };
 use proptest::prelude::*;
+
+#[path = "engine/properties.rs"]
+mod properties;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -262,6 +266,51 @@ fn the_reason_of_a_survived_oops_is_not_that_of_the_panic_after_it() {
 }
 
 #[test]
+fn an_ordered_stop_is_its_own_reason_whatever_the_log_remembers() {
+    use ReasonCode::{Halt, Kexec, NullPointerDereference, PowerOff, Restart, Warning};
+    for (notice, logged, want) in [
+        (Notice::Restart, Warning, Restart),
+        (Notice::Restart, NullPointerDereference, Restart),
+        (Notice::Halt, Warning, Halt),
+        (Notice::PowerOff, Warning, PowerOff),
+        (Notice::Kexec, Warning, Kexec),
+        (Notice::EmergencyRestart, Warning, Restart),
+        (
+            Notice::EmergencyRestart,
+            NullPointerDereference,
+            NullPointerDereference,
+        ),
+        (Notice::Panic, Warning, Warning),
+    ] {
+        for lines_first in [false, true] {
+            let mut story = vec![gasp(1, 100, word(notice, 100)), decoded(1, logged)];
+            if lines_first {
+                story.reverse();
+            }
+            let mut engine = Engine::new(Limits::default());
+            tell(&mut engine, story);
+            let death = engine.deaths().next().expect("one death");
+            assert_eq!(reason_code(death), want, "{notice:?} {logged:?}");
+        }
+    }
+}
+
+#[test]
+fn a_panic_on_the_way_down_is_the_reason_and_not_the_restart() {
+    let mut engine = Engine::new(Limits::default());
+    tell(
+        &mut engine,
+        vec![
+            gasp(1, 100, word(Notice::Restart, 100)),
+            gasp(1, 101, word(Notice::Panic, 101)),
+            decoded(1, ReasonCode::NullPointerDereference),
+        ],
+    );
+    let death = engine.deaths().next().expect("one death");
+    assert_eq!(reason_code(death), ReasonCode::NullPointerDereference);
+}
+
+#[test]
 fn silence_is_counted_and_a_goodbye_explains_it() {
     let mut engine = Engine::new(Limits::default());
     let ticks = || std::iter::repeat_n(Input::Tick, 20);
@@ -398,167 +447,5 @@ fn retry_advice_follows_the_cause() {
             want,
             "{code:?} {context:?} {state:?}"
         );
-    }
-}
-
-fn body() -> impl Strategy<Value = Body> {
-    let notice = prop::sample::select(Notice::ALL.to_vec());
-    prop_oneof![
-        1 => Just(Body::Hello(Box::default())),
-        4 => Just(Body::Heartbeat),
-        1 => Just(Body::Goodbye),
-        1 => Just(Body::Survived),
-        4 => (notice, 0u64..200).prop_map(|(notice, at)| word(notice, at)),
-    ]
-}
-
-fn input(nodes: u8, boots: u8) -> impl Strategy<Value = Input> {
-    let codes = prop::sample::select(vec![
-        ReasonCode::NullPointerDereference,
-        ReasonCode::KernelPanic,
-        ReasonCode::Warning,
-    ]);
-    prop_oneof![
-        8 => (0..nodes, 0..boots, 0u64..200, body())
-            .prop_map(|(n, boot, mono, body)| said(n, boot, mono * SECOND, body)),
-        1 => (0..boots, codes).prop_map(|(boot, code)| decoded(boot, code)),
-        2 => Just(Input::Tick),
-    ]
-}
-
-fn story(nodes: u8, boots: u8) -> impl Strategy<Value = Vec<Input>> {
-    prop::collection::vec(input(nodes, boots), 0..48)
-}
-
-/// A story with copies of its facts anywhere after them, and any clock.
-fn with_copies() -> impl Strategy<Value = (Vec<Input>, Vec<Input>)> {
-    (
-        story(2, 3),
-        prop::collection::vec(
-            (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
-            0..24,
-        ),
-    )
-        .prop_map(|(story, copies)| {
-            let mut doubled = story.clone();
-            for (which, place) in copies {
-                // Time passing twice is no copy.
-                let sources: Vec<usize> = (0..doubled.len())
-                    .filter(|i| !matches!(doubled[*i], Input::Tick))
-                    .collect();
-                if sources.is_empty() {
-                    continue;
-                }
-                let from = sources[which.index(sources.len())];
-                let to = from + 1 + place.index(doubled.len() - from);
-                let copy = doubled[from].clone();
-                doubled.insert(to, copy);
-            }
-            (story, doubled)
-        })
-}
-
-type Verdicts = BTreeMap<DeathName, (DeathState, Proof, Notice)>;
-
-fn verdicts(engine: &Engine) -> Verdicts {
-    engine
-        .deaths()
-        .map(|d| (d.name.clone(), (d.state, d.proof, d.notice)))
-        .collect()
-}
-
-/// Runs a story at the times given (the last time repeats), with a restart
-/// before fact `restart`, and checks what must always hold.
-fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
-    let mut engine = Engine::new(Limits::default());
-    let mut stored: BTreeMap<DeathName, Death> = BTreeMap::new();
-    let mut nodes: BTreeMap<NodeName, BootId> = BTreeMap::new();
-    let mut last_words = BTreeSet::new();
-    for (i, input) in story.iter().enumerate() {
-        if restart == Some(i) {
-            engine = Engine::new(Limits::default());
-            let known = nodes.iter().map(|(node, boot)| KnownNode {
-                node: node.clone(),
-                boot: *boot,
-                kernel_release: None,
-            });
-            engine.restore(known, stored.values().cloned());
-        }
-        if let Input::Said(Gasp {
-            node,
-            boot,
-            body: Body::Word(w),
-            ..
-        }) = input
-            && w.notice.is_final()
-        {
-            last_words.insert(DeathName::of(node, *boot));
-        }
-        let now = times.get(i).or(times.last()).copied().unwrap_or(0);
-        for output in engine.step(Timestamp(now), input.clone()) {
-            match output {
-                Output::Record(death) => {
-                    assert!(death.evidence.len() <= Limits::default().evidence);
-                    assert!(death.proof >= Proof::P1);
-                    stored.insert(death.name.clone(), *death);
-                }
-                Output::Act(action) => {
-                    let death = &stored[action.death()];
-                    match action {
-                        Action::AnnotatePods(name) => {
-                            assert!(last_words.contains(&name), "pods without a final notice");
-                            assert!(death.proof >= Proof::P2);
-                        }
-                        Action::MarkNode(_) => assert_eq!(death.state, DeathState::Dead),
-                        Action::Revoke(_) => {
-                            assert!(death.proof < Proof::P2 || death.proof == Proof::P4);
-                        }
-                        Action::NodeReturned(_) => assert_eq!(death.proof, Proof::P4),
-                        Action::ReportOops(_) => assert_eq!(death.proof, Proof::P1),
-                    }
-                }
-                Output::NodeSeen { node, boot, .. } => drop(nodes.insert(node, boot)),
-            }
-        }
-    }
-    let mut boots = BTreeSet::new();
-    for death in engine.deaths() {
-        assert!(
-            boots.insert((&death.node, death.boot)),
-            "two deaths of one boot"
-        );
-        assert_eq!(
-            stored.get(&death.name),
-            Some(death),
-            "what is held is what was recorded"
-        );
-    }
-    verdicts(&engine)
-}
-
-proptest! {
-    #[test]
-    fn copies_change_no_verdict((story, doubled) in with_copies()) {
-        prop_assert_eq!(run(&story, &[], None), run(&doubled, &[], None));
-    }
-
-    #[test]
-    fn order_changes_no_verdict_on_one_boot(
-        (story, shuffled) in prop::collection::vec((0u64..200, body()), 0..14)
-            .prop_flat_map(|s| (Just(s.clone()), Just(s).prop_shuffle()))
-    ) {
-        let tell = |s: Vec<(u64, Body)>| -> Vec<Input> {
-            s.into_iter().map(|(mono, body)| gasp(1, mono, body)).collect()
-        };
-        prop_assert_eq!(run(&tell(story), &[], None), run(&tell(shuffled), &[], None));
-    }
-
-    #[test]
-    fn no_clock_and_no_restart_breaks_the_rules(
-        story in story(2, 3),
-        times in prop::collection::vec(any::<u64>(), 1..48),
-        restart in prop::option::of(0usize..48),
-    ) {
-        run(&story, &times, restart);
     }
 }

@@ -7,7 +7,7 @@ use agent_core::engine::{self, Action, Keys};
 use agent_core::model::Death;
 
 use super::now;
-use crate::k8s::{self, PodOutcome, PodResult, Writer};
+use crate::k8s::{self, Ineligible, PodOutcome, PodResult, Writer};
 use crate::store::{PodNote, Store};
 
 /// Where actions go.
@@ -73,10 +73,13 @@ impl Executor {
             (Self::Kubernetes(writer), Action::NodeReturned(_)) => {
                 writer.node_returned(death).await.map_err(Error::from)
             }
-            (Self::Kubernetes(writer), Action::Revoke(_)) => match writer.revoke(death).await {
-                Ok(()) => forget(store, death).await,
-                Err(error) => Err(error.into()),
-            },
+            (Self::Kubernetes(writer), Action::Revoke(_)) => {
+                let written = engine::annotations(death, keys);
+                match writer.revoke(death, &written).await {
+                    Ok(()) => forget(store, death).await,
+                    Err(error) => Err(error.into()),
+                }
+            }
             (Self::Standalone, Action::Revoke(_)) => forget(store, death).await,
             // The record of the death says it all.
             (
@@ -160,9 +163,10 @@ fn note(outcome: PodOutcome) -> Option<PodNote> {
     let text = match outcome.result {
         PodResult::Annotated | PodResult::Already => "annotated".to_owned(),
         PodResult::Gone => "gone".to_owned(),
+        // Not told yet; or it never was on the node that died.
+        PodResult::Later(_) | PodResult::Skipped(Ineligible::Later) => return None,
         PodResult::Skipped(why) => format!("skipped: {why:?}"),
         PodResult::Refused(why) => format!("refused: {why}"),
-        PodResult::Later(_) => return None,
     };
     Some(PodNote {
         pod: outcome.pod,

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_core::engine::{Engine, Input, Keys, Limits, Output, Stats};
-use agent_core::model::{Death, DeathName, Timestamp};
+use agent_core::model::{Death, DeathName, DeathState, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -34,6 +34,11 @@ const BATCH: usize = 256;
 const REFUSALS_MAX: u32 = 5;
 /// How often old records are dropped from the store.
 const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
+
+/// How long after its first words a survived oops goes on printing, at most,
+/// in nanoseconds. Only for deaths out of the store, which does not keep when
+/// they were refuted.
+const OOPS_PRINTS_NS: u64 = 3_000_000_000;
 
 /// What the loop shares with the pages that show how it is.
 #[derive(Clone, Debug, Default)]
@@ -89,11 +94,20 @@ impl Annotator {
                 lanes.push(death, task, Instant::now());
             }
         }
+        let assembling = AssemblerLimits::default();
+        let mut assembler = Assembler::new(assembling);
+        for death in deaths.iter().take(assembling.boots) {
+            let ended_ns = death
+                .word
+                .as_ref()
+                .map(|word| word.at_ns.saturating_add(OOPS_PRINTS_NS));
+            forget_survived(&mut assembler, death, ended_ns);
+        }
         engine.restore(store.known_nodes(limits.nodes)?, deaths);
         let (state, watch) = watch::channel(State::default());
         let annotator = Self {
             engine,
-            assembler: Assembler::new(AssemblerLimits::default()),
+            assembler,
             store,
             executor,
             keys: Arc::new(keys),
@@ -146,7 +160,17 @@ impl Annotator {
         for received in batch {
             let update = self.assembler.take(&received);
             let (at, session) = (received.at, received.gasp.session);
+            let mono_ns = received.gasp.mono_ns;
             let said = self.engine.step(at, Input::Said(received.gasp));
+            for output in &said {
+                if let Output::Record(death) = output {
+                    let word = death.word.as_ref();
+                    // An event may be in print already that this sign of life
+                    // does not refute: half way is past the one and before the other.
+                    let ended_ns = word.map(|word| word.at_ns.midpoint(mono_ns));
+                    forget_survived(&mut self.assembler, death, ended_ns);
+                }
+            }
             self.collect(said, &mut change);
             let Some(update) = update else { continue };
             let (node, boot) = (update.node, update.boot);
@@ -372,6 +396,15 @@ impl Annotator {
         if !self.backlog.is_empty() {
             self.commit(Change::default()).await;
         }
+    }
+}
+
+/// What a boot lived on after is not to be the reason of what ends it later;
+/// its own [`Body::Survived`](agent_core::model::Body::Survived) may be lost.
+fn forget_survived(assembler: &mut Assembler, death: &Death, ended_ns: Option<u64>) {
+    let lived_on = matches!(death.state, DeathState::Survived | DeathState::Revoked);
+    if let Some(ended_ns) = ended_ns.filter(|_| lived_on) {
+        assembler.lived_on(&death.node, death.boot, ended_ns);
     }
 }
 

@@ -92,7 +92,7 @@ impl Assembler {
         let fresh_lines = match &gasp.body {
             Body::Word(word) => {
                 if word.at_ns >= boot.survived_ns {
-                    boot.word(&word.line);
+                    boot.word(word.at_ns, &word.line);
                 }
                 Vec::new()
             }
@@ -106,15 +106,11 @@ impl Assembler {
         self.losses.lines += boot.trim(&self.limits);
         let report = boot.report();
         self.bytes = self.bytes - before + boot.bytes;
-        if let Some((_, boot)) = evicted {
-            self.losses.boots += 1;
-            self.bytes -= boot.bytes;
-        }
+        self.lose(evicted);
         while self.bytes > self.limits.total_bytes
-            && let Some((_, boot)) = self.boots.evict()
+            && let Some(evicted) = self.boots.evict()
         {
-            self.losses.boots += 1;
-            self.bytes -= boot.bytes;
+            self.lose(Some(evicted));
         }
         let (node, boot) = key;
         Some(Update {
@@ -123,6 +119,25 @@ impl Assembler {
             fresh_lines,
             report,
         })
+    }
+
+    /// What this boot said up to `at_ns`, by its own clock, is no part of what
+    /// comes: it lived on. For what the boot's own [`Body::Survived`] would
+    /// have said, had it come.
+    pub fn lived_on(&mut self, node: &NodeName, boot: BootId, at_ns: u64) {
+        let key = (node.clone(), boot);
+        let (boot, evicted) = self.boots.get_or_insert(&key, Boot::default);
+        let before = boot.bytes;
+        boot.survived(at_ns);
+        self.bytes = self.bytes - before + boot.bytes;
+        self.lose(evicted);
+    }
+
+    fn lose(&mut self, evicted: Option<((NodeName, BootId), Boot)>) {
+        if let Some((_, boot)) = evicted {
+            self.losses.boots += 1;
+            self.bytes -= boot.bytes;
+        }
     }
 
     /// What was given up so far.
@@ -140,7 +155,8 @@ struct Boot {
     /// Session and its place in the order.
     sessions: VecDeque<(u64, u32)>,
     next: u32,
-    words: VecDeque<String>,
+    /// First words, and when they were said by the boot's own clock.
+    words: VecDeque<(u64, String)>,
     /// The kernel lived on after what it said before this, by its own clock:
     /// none of that is the root of what comes.
     survived_ns: u64,
@@ -150,21 +166,21 @@ struct Boot {
 }
 
 impl Boot {
-    fn word(&mut self, line: &str) {
-        if line.is_empty() || self.words.iter().any(|word| word == line) {
+    fn word(&mut self, at_ns: u64, line: &str) {
+        if line.is_empty() || self.words.iter().any(|(_, word)| word == line) {
             return;
         }
         if self.words.len() == WORDS {
             // The first is the root; of the rest the newest matter.
             self.words.remove(1);
         }
-        self.words.push_back(line.to_owned());
+        self.words.push_back((at_ns, line.to_owned()));
     }
 
     /// Lets go of what the kernel survived.
     fn survived(&mut self, at_ns: u64) {
         self.survived_ns = self.survived_ns.max(at_ns);
-        self.words.clear();
+        self.words.retain(|(at_ns, _)| *at_ns >= self.survived_ns);
         self.lines
             .retain(|_, line| line.mono_ns >= self.survived_ns);
         self.bytes = self.lines.values().map(cost).sum();
@@ -234,7 +250,7 @@ impl Boot {
     fn report(&self) -> Option<Report> {
         let mut lines = self.whole_lines();
         // The words come first, and may be all that ever comes.
-        for word in &self.words {
+        for (_, word) in &self.words {
             let is_known = |line: &Line| {
                 !line.text.is_empty()
                     && (line.text.starts_with(word) || word.starts_with(&line.text))

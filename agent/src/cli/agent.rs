@@ -46,7 +46,7 @@ pub(super) struct Args {
     low: config::agent::Low,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let low = config::layer(&args.low, args.config.as_deref(), "agent")?;
     telemetry::log::start(low.log_format.unwrap_or_default());
     let agent = low.check()?;
@@ -332,14 +332,15 @@ fn drain_threads(
 
 fn report(attached: &Attached) {
     for status in &attached.statuses {
-        match status.attached() {
-            Some(_) => debug!(role = status.role, how = status.summary(), "attached"),
-            None => warn!(
+        if status.attached().is_some() {
+            debug!(role = status.role, how = status.summary(), "attached");
+        } else {
+            warn!(
                 role = status.role,
                 "{}: {}",
                 status.summary(),
                 status.without
-            ),
+            );
         }
     }
     if !attached.knows_context {

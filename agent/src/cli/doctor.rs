@@ -63,7 +63,7 @@ struct Need {
     without: &'static str,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let finding = look();
     let whole = finding.error.is_none()
         && finding.roles.iter().all(|r| r.attached)

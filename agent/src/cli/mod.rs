@@ -36,12 +36,12 @@ enum Command {
 /// Runs one command and says how it ended.
 pub fn run(cli: Cli) -> ExitCode {
     let result = match cli.command {
-        Command::Agent(args) => agent::run(args),
+        Command::Agent(args) => agent::run(&args),
         Command::Annotator(args) => annotator::run(&args),
         Command::Deaths(args) => deaths::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Decode(args) => decode::run(args),
-        Command::Doctor(args) => doctor::run(args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
     };
     result.unwrap_or_else(|error| out::fail(&error))

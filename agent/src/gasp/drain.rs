@@ -132,7 +132,7 @@ pub struct Drain<'a> {
     frame: Box<[u8; MAX_FRAME]>,
     wire: Box<[u8; MAX_WIRE]>,
     /// Frames that went below UDP and are yet to go by UDP.
-    queue: Box<[[u8; MAX_FRAME]; UDP_QUEUE]>,
+    queue: Box<[[u8; MAX_FRAME]]>,
     queued: [usize; UDP_QUEUE],
     in_queue: usize,
 }
@@ -177,7 +177,7 @@ impl<'a> Drain<'a> {
             entry: Box::default(),
             frame: Box::new([0; MAX_FRAME]),
             wire: Box::new([0; MAX_WIRE]),
-            queue: Box::new([[0; MAX_FRAME]; UDP_QUEUE]),
+            queue: vec![[0; MAX_FRAME]; UDP_QUEUE].into_boxed_slice(),
             queued: [0; UDP_QUEUE],
             in_queue: 0,
         }
@@ -195,12 +195,18 @@ impl<'a> Drain<'a> {
             from: to,
             to,
         };
-        let stamp = Stamp { seq: 0, mono_ns: 0, wall_ns: 0, fragment: (0, 1), below_udp: false };
+        let stamp = Stamp {
+            seq: 0,
+            mono_ns: 0,
+            wall_ns: 0,
+            fragment: (0, 1),
+            below_udp: false,
+        };
         let mut draft = self.shared.sealer.begin(&mut self.frame, Kind::Lines);
         draft.line(0, 0, 0, 0, 0, &[b'x'; MAX_FRAME / 2]);
         let len = draft.seal(stamp);
         nowhere.wrap(0, &self.frame[..len], &mut self.wire);
-        for frame in self.queue.iter_mut() {
+        for frame in &mut self.queue {
             frame.copy_from_slice(&self.frame[..]);
         }
         std::hint::black_box((&self.wire, &self.queue));

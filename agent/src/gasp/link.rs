@@ -70,7 +70,7 @@ impl Link {
                 ip[16..20].copy_from_slice(&to.octets());
                 let checksum = !fold(sum(0, &ip));
                 ip[10..12].copy_from_slice(&checksum.to_be_bytes());
-                let checksum = udp_checksum(&from.octets(), &to.octets(), &udp, payload);
+                let checksum = udp_checksum(&from.octets(), &to.octets(), udp, payload);
                 udp[6..8].copy_from_slice(&checksum.to_be_bytes());
                 put(&ETHERTYPE_IPV4);
                 put(&ip);
@@ -83,7 +83,7 @@ impl Link {
                 ip[7] = TTL;
                 ip[8..24].copy_from_slice(&from.octets());
                 ip[24..40].copy_from_slice(&to.octets());
-                let checksum = udp_checksum(&from.octets(), &to.octets(), &udp, payload);
+                let checksum = udp_checksum(&from.octets(), &to.octets(), udp, payload);
                 udp[6..8].copy_from_slice(&checksum.to_be_bytes());
                 put(&ETHERTYPE_IPV6);
                 put(&ip);
@@ -97,11 +97,11 @@ impl Link {
 }
 
 /// RFC 768: over the pseudo header, the header and the payload; never 0.
-fn udp_checksum(from: &[u8], to: &[u8], udp: &[u8; 8], payload: &[u8]) -> u16 {
+fn udp_checksum(from: &[u8], to: &[u8], udp: [u8; 8], payload: &[u8]) -> u16 {
     let mut total = sum(0, from);
     total = sum(total, to);
     total += u32::from(UDP) + (8 + payload.len()) as u32;
-    total = sum(total, udp);
+    total = sum(total, &udp);
     match !fold(sum(total, payload)) {
         0 => 0xffff,
         checksum => checksum,

@@ -94,13 +94,13 @@ pub enum Error {
         message: String,
     },
     /// Some pods could not be told yet.
-    #[error("{left} of {of} pods of node {node} are not annotated yet")]
+    #[error("{left} of {of} pods of node {node} are not written yet")]
     PodsLeft {
         /// The node.
         node: String,
         /// Pods that wait for a retry.
         left: usize,
-        /// Pods that had to be annotated in this call.
+        /// Pods that had to be written in this call.
         of: usize,
         /// The first failure.
         source: Box<Error>,

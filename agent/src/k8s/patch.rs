@@ -31,21 +31,23 @@ const PAUSE_MAX_MS: u64 = 2000;
 /// Over how many milliseconds the tries of different pods are spread.
 const SPREAD_MS: u64 = 250;
 
-/// What every pod of a dead node is told; only the uid differs.
+/// What every pod of a dead node is told; only the uid differs. An annotation
+/// without a value is taken off.
 pub(super) struct Words {
-    annotations: BTreeMap<String, String>,
+    annotations: BTreeMap<String, Option<String>>,
     condition: Value,
 }
 
 impl Words {
     /// The caller's annotations made safe, the death's name, and the condition.
     pub(super) fn new(death: &Death, annotations: &BTreeMap<String, String>) -> Self {
-        let mut annotations: BTreeMap<String, String> = annotations
+        let mut annotations: BTreeMap<String, Option<String>> = annotations
             .iter()
-            .map(|(key, value)| (key.clone(), escaped(value, ANNOTATION_MAX)))
+            .map(|(key, value)| (key.clone(), Some(escaped(value, ANNOTATION_MAX))))
             .collect();
         // Under another prefix the caller's own key says it too.
-        annotations.insert(ANNOTATION_DEATH.to_owned(), death.name.to_string());
+        let name = death.name.to_string();
+        annotations.insert(ANNOTATION_DEATH.to_owned(), Some(name));
         let condition = json!({
             "type": POD_CONDITION,
             "status": "True",
@@ -56,6 +58,22 @@ impl Words {
         Self {
             annotations,
             condition,
+        }
+    }
+
+    /// The opposite of [`Self::new`]: it was no death.
+    pub(super) fn taken_back(annotations: &BTreeMap<String, String>, why: &str) -> Self {
+        let death = ANNOTATION_DEATH.to_owned();
+        let keys = annotations.keys().cloned().chain([death]);
+        Self {
+            annotations: keys.map(|key| (key, None)).collect(),
+            condition: json!({
+                "type": POD_CONDITION,
+                "status": "False",
+                "reason": "Revoked",
+                "message": why,
+                "lastTransitionTime": jiff::Timestamp::now().to_string(),
+            }),
         }
     }
 

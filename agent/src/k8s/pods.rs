@@ -3,12 +3,19 @@
 use std::collections::BTreeMap;
 
 use agent_core::model::{Death, PodRef};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ListParams, Request};
 use serde::Deserialize;
 
 use super::Error;
 use super::client::Api;
 use super::names::{ANNOTATION_DEATH, MIRROR};
+use super::text;
+
+/// How much later than the death a pod may have been created, in milliseconds:
+/// the API server's clock is not ours, and its time stamps are whole seconds.
+/// Within it fall pods that were bound to the node before its taint.
+const CREATED_SLACK_MS: u64 = 2_000;
 
 /// How the keys that hold the reason code end, under whatever prefix.
 const REASON_CODE: &str = "/reason-code";
@@ -35,6 +42,8 @@ pub enum Ineligible {
     DaemonSet,
     /// Succeeded or failed before the node died.
     Finished,
+    /// Created after the death: what the node runs since it is back.
+    Later,
 }
 
 /// What became of one pod.
@@ -111,6 +120,7 @@ struct Metadata {
     name: String,
     namespace: String,
     uid: String,
+    creation_timestamp: Option<Time>,
     annotations: BTreeMap<String, String>,
     owner_references: Vec<OwnerReference>,
 }
@@ -158,7 +168,13 @@ impl Pod {
     }
 
     /// Why it is left alone, if it is.
-    fn ineligible(&self) -> Option<Ineligible> {
+    fn ineligible(&self, death: &Death) -> Option<Ineligible> {
+        // By our own clock: that of a node may be off by years.
+        let last = text::time(death.detected_at.plus(CREATED_SLACK_MS));
+        let created = self.metadata.creation_timestamp.as_ref();
+        if created.is_some_and(|created| created.0 > last) {
+            return Some(Ineligible::Later);
+        }
         if self.metadata.annotations.contains_key(MIRROR) {
             return Some(Ineligible::Mirror);
         }
@@ -171,11 +187,17 @@ impl Pod {
     /// Whether it carries this death with this reason already.
     fn is_told(&self, death: &Death, annotations: &BTreeMap<String, String>) -> bool {
         let own = &self.metadata.annotations;
-        own.get(ANNOTATION_DEATH).map(String::as_str) == Some(death.name.as_str())
+        self.blames(death)
             && annotations
                 .iter()
                 .filter(|(key, _)| key.ends_with(REASON_CODE))
                 .all(|(key, code)| own.get(key) == Some(code))
+    }
+
+    /// Whether it says that its node died this death.
+    pub(super) fn blames(&self, death: &Death) -> bool {
+        let name = self.metadata.annotations.get(ANNOTATION_DEATH);
+        name.map(String::as_str) == Some(death.name.as_str())
     }
 
     /// Who is told first: Jobs, whose retries wait for it; then what usually
@@ -238,7 +260,7 @@ pub(super) struct Plan {
 pub(super) fn plan(pods: Vec<Pod>, death: &Death, annotations: &BTreeMap<String, String>) -> Plan {
     let mut plan = Plan::default();
     for pod in pods {
-        let result = match pod.ineligible() {
+        let result = match pod.ineligible(death) {
             Some(why) => PodResult::Skipped(why),
             None if pod.is_told(death, annotations) => PodResult::Already,
             None => {
@@ -261,6 +283,7 @@ mod tests {
     use super::*;
     use crate::k8s::names::ANNOTATION_REASON_CODE;
     use crate::k8s::text::tests::death;
+    use agent_core::model::Timestamp;
     use serde_json::json;
 
     fn pod(name: &str, owner: &str, phase: &str, annotations: &serde_json::Value) -> Pod {
@@ -324,6 +347,24 @@ mod tests {
                 ("told", &PodResult::Already),
             ]
         );
+    }
+
+    #[test]
+    fn a_pod_that_was_created_after_the_death_is_none_of_its() {
+        let mut death = death();
+        death.detected_at = Timestamp(1_700_000_000_999);
+        for (created, is_later) in [
+            ("2023-11-14T22:13:19Z", false),
+            ("2023-11-14T22:13:22Z", false),
+            ("2023-11-14T22:13:23Z", true),
+            ("2024-11-14T22:13:20Z", true),
+        ] {
+            let mut pod = pod("p", "Job", "Running", &json!({}));
+            pod.metadata.creation_timestamp =
+                Some(serde_json::from_value(json!(created)).expect("a time"));
+            let why = pod.ineligible(&death);
+            assert_eq!(why == Some(Ineligible::Later), is_later, "{created}");
+        }
     }
 
     #[test]

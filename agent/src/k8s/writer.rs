@@ -145,12 +145,19 @@ impl Writer {
         Ok(tally)
     }
 
-    /// Takes back what [`Self::mark_node`] said of the node: the same boot
-    /// spoke again.
-    pub async fn revoke(&self, death: &Death) -> Result<(), Error> {
+    /// Takes back what was said of the node and on its pods: the same boot
+    /// spoke again. `annotations` are those that [`Self::annotate_pods`] wrote;
+    /// only pods that blame this very death lose them.
+    pub async fn revoke(
+        &self,
+        death: &Death,
+        annotations: &BTreeMap<String, String>,
+    ) -> Result<(), Error> {
         const SAID: &str = "the same boot spoke again: it had not ended";
         let uid = self.clear_node(death, "Revoked", SAID).await?;
         record::revoked(&self.api, death).await?;
+        let words = Words::taken_back(annotations, SAID);
+        self.take_off(death, &words).await?;
         self.node_event(
             death,
             uid,
@@ -160,6 +167,33 @@ impl Writer {
             SAID.to_owned(),
         )
         .await
+    }
+
+    async fn take_off(&self, death: &Death, words: &Words) -> Result<(), Error> {
+        let mut blaming = pods::list(&self.api, death, Freshness::Now).await?;
+        blaming.retain(|pod| pod.blames(death));
+        let of = blaming.len();
+        let outage = AtomicBool::new(false);
+        let mut outcomes = pin!(patch::tell(
+            &self.api,
+            words,
+            blaming,
+            self.in_flight,
+            &outage
+        ));
+        let (mut left, mut first_error) = (0, None);
+        while let Some((_, error)) = outcomes.next().await {
+            left += usize::from(error.is_some());
+            first_error = first_error.or(error);
+        }
+        first_error.map_or(Ok(()), |source| {
+            Err(Error::PodsLeft {
+                node: death.node.to_string(),
+                left,
+                of,
+                source: Box::new(source),
+            })
+        })
     }
 
     /// Clears the node: it is back with another boot. The `NodeDeath` stays.

@@ -295,8 +295,8 @@ fn attach_one(
     match (program, candidate.how) {
         (Program::FEntry(program), How::Fentry) => {
             absent(own.and_then(|own| own.parameters(target)))?;
-            program.load(target, needs_btf()?).map_err(brief)?;
-            program.attach().map(|_| ()).map_err(brief)
+            program.load(target, needs_btf()?).map_err(|e| brief(&e))?;
+            program.attach().map(|_| ()).map_err(|e| brief(&e))
         }
         (Program::FExit(program), How::Fexit(expected)) => {
             let found = absent(own.and_then(|own| own.parameters(target)))?;
@@ -304,20 +304,20 @@ fn attach_one(
                 return Err(format!("takes {found:?} parameters here, not {expected}"));
             }
             let program: &mut FExit = program;
-            program.load(target, needs_btf()?).map_err(brief)?;
-            program.attach().map(|_| ()).map_err(brief)
+            program.load(target, needs_btf()?).map_err(|e| brief(&e))?;
+            program.attach().map(|_| ()).map_err(|e| brief(&e))
         }
         (Program::KProbe(program), How::Kprobe) => {
             let program: &mut KProbe = program;
             if program.fd().is_err() {
-                program.load().map_err(brief)?;
+                program.load().map_err(|e| brief(&e))?;
             }
-            program.attach(target, 0).map(|_| ()).map_err(brief)
+            program.attach(target, 0).map(|_| ()).map_err(|e| brief(&e))
         }
         (Program::BtfTracePoint(program), How::TpBtf) => {
             let program: &mut BtfTracePoint = program;
-            program.load(target, needs_btf()?).map_err(brief)?;
-            program.attach().map(|_| ()).map_err(brief)
+            program.load(target, needs_btf()?).map_err(|e| brief(&e))?;
+            program.attach().map(|_| ()).map_err(|e| brief(&e))
         }
         _ => Err("is another kind of program in the eBPF object".to_owned()),
     }
@@ -335,18 +335,18 @@ fn last_words(log: &str) -> String {
 }
 
 /// The innermost cause, in one line; the verifier's log only if it says why.
-fn brief(error: ProgramError) -> String {
+fn brief(error: &ProgramError) -> String {
     if let ProgramError::LoadError {
         io_error,
         verifier_log,
-    } = &error
+    } = error
     {
         return match last_words(&verifier_log.to_string()) {
             line if line.is_empty() => io_error.to_string(),
             line => format!("{io_error}: {line}"),
         };
     }
-    let mut cause: &dyn std::error::Error = &error;
+    let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {
         cause = next;
     }

@@ -58,8 +58,8 @@ pub struct Entry {
 
 impl Default for Entry {
     fn default() -> Self {
-        // SAFETY: a slot is plain numbers, for which zero is valid.
         Self {
+            // SAFETY: a slot is plain numbers, for which zero is valid.
             slot: unsafe { std::mem::zeroed() },
         }
     }
@@ -196,8 +196,9 @@ impl CrashRing {
     /// Copies the entry with this sequence number into `entry`.
     pub fn read(&self, seq: u64, entry: &mut Entry) -> Read {
         let index = (seq & u64::from(RING_SLOTS - 1)) as usize;
-        // SAFETY: the index is below the number of slots mapped.
-        let slot: *mut Slot = unsafe { self.slots.start.as_ptr().cast::<Slot>().add(index) };
+        // SAFETY: the index is below the number of slots mapped, and a mapping
+        // begins at a page.
+        let slot = unsafe { self.slots.start.cast::<Slot>().add(index) }.as_ptr();
         // SAFETY: an aligned u64 of the mapping. It is mapped read-only, and a
         // load does not write.
         let published = unsafe { AtomicU64::from_ptr(&raw mut (*slot).published) };

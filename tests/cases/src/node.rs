@@ -27,9 +27,14 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A static binary built by `cargo xtask`, from the environment variable that
 /// names it.
 pub fn binary(variable: &str) -> Result<PathBuf> {
-    let path = std::env::var_os(variable).map(PathBuf::from).filter(|path| path.is_file());
+    let path = std::env::var_os(variable)
+        .map(PathBuf::from)
+        .filter(|path| path.is_file());
     path.ok_or_else(|| {
-        Skip(format!("{variable} names no file; `cargo xtask lab`, `demo` and `test` set it")).into()
+        Skip(format!(
+            "{variable} names no file; `cargo xtask lab`, `demo` and `test` set it"
+        ))
+        .into()
     })
 }
 
@@ -39,8 +44,16 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
     let mut files = initramfs::modules(kernel)?;
     files.push(File::copy("/init", 0o755, &binary("LASTGASP_GUEST")?)?);
     files.push(File::copy("/lastgasp", 0o755, &binary("LASTGASP_BINARY")?)?);
-    files.push(File::copy("/modules/boom.ko", 0o644, &module::boom(cache, kernel)?)?);
-    files.push(File { path: "/key".into(), mode: 0o600, bytes: KEY.to_vec() });
+    files.push(File::copy(
+        "/modules/boom.ko",
+        0o644,
+        &module::boom(cache, kernel)?,
+    )?);
+    files.push(File {
+        path: "/key".into(),
+        mode: 0o600,
+        bytes: KEY.to_vec(),
+    });
     Ok(Machine {
         image: kernel.image.clone(),
         initramfs: initramfs::archive(&files).into(),
@@ -52,13 +65,14 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
     })
 }
 
-/// Starts the agent in the machine and waits until it is ready. `flags` are
+/// Starts the agent in the machine, waits until it is ready, and gives its PID. `flags` are
 /// added to what every node has.
-pub fn start_agent(vm: &mut Vm, flags: &str) -> Result<()> {
-    vm.ask(&format!(
+pub fn start_agent(vm: &mut Vm, flags: &str) -> Result<u32> {
+    let pid = vm.ask(&format!(
         "run /lastgasp agent --collector 10.0.2.2:{COLLECTOR_PORT} --key-file /key \
          --node-name {NAME} --ready-file /run/ready {flags}"
     ))?;
-    vm.ask("wait /run/ready 20000").context("the agent did not become ready")?;
-    Ok(())
+    vm.ask("wait /run/ready 20000")
+        .context("the agent did not become ready")?;
+    pid.parse().context("the machine answered no PID")
 }

@@ -3,19 +3,22 @@
 use std::collections::BTreeMap;
 
 use agent_core::engine::{Keys, annotations};
-use agent_core::model::{Death, DeathState, Notice};
+use agent_core::model::{Death, DeathState, Notice, Timestamp};
 use anyhow::{Context, Result};
-use cases::kube::{Cluster, Kind, Node, apply, cluster, death, documents};
+use cases::kube::{Cluster, Kind, Node, cluster, death};
 use harness::controlplane::AuditEvent;
 use k8s_openapi::api::core::v1::{Node as CoreNode, NodeCondition, Pod, Taint};
 use k8s_openapi::api::events::v1::Event;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use lastgasp::k8s::{
-    ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, NodeDeath,
-    POD_CONDITION, PodOutcome, PodResult, PodTally, TAINT, Writer,
+    ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, Ineligible,
+    NodeDeath, POD_CONDITION, PodOutcome, PodResult, PodTally, TAINT, Writer,
 };
 use serde_json::json;
+
+#[path = "kube_writer/deploy.rs"]
+mod deploy;
 
 /// Runs one case on the shared control plane.
 fn case<F: Future<Output = Result<()>>>(body: impl FnOnce(&'static Cluster) -> F) {
@@ -462,7 +465,7 @@ fn revocation_and_return_clear_the_node_once() {
             let death = death(name, 1)?;
             writer.mark_node(&death).await?;
             let clear = async || match reason {
-                "Revoked" => writer.revoke(&death).await,
+                "Revoked" => writer.revoke(&death, &words(&death)).await,
                 _ => writer.node_returned(&death).await,
             };
             clear().await?;
@@ -488,6 +491,61 @@ fn revocation_and_return_clear_the_node_once() {
 }
 
 #[test]
+fn a_revoked_death_leaves_no_word_on_the_pods_that_blame_it_and_all_on_others() {
+    case(|cluster| async move {
+        let admin = cluster.admin().await?;
+        let pods = Node::create(&admin, "wronged", &[(Kind::Job, 2), (Kind::Annotated, 1)]).await?;
+        let writer = cluster.writer().await?;
+        let death = death("wronged", 1)?;
+        writer.mark_node(&death).await?;
+        tell(&writer, &death).await?;
+        // One of them blames another death by now.
+        let api: Api<Pod> = Api::namespaced(admin.clone(), "wronged");
+        let other = json!({"metadata": {"annotations": {ANNOTATION_DEATH: "wronged-02020202"}}});
+        api.patch("job-1", &PatchParams::default(), &Patch::Merge(other))
+            .await?;
+
+        writer.revoke(&death, &words(&death)).await?;
+        for (kind, pod) in pods.list(&admin).await? {
+            let name = pod.metadata.name.clone().unwrap_or_default();
+            let wronged = name == "job-1";
+            assert_eq!(pod_died(&pod), wronged, "{name}");
+            for key in words(&death).keys() {
+                assert_eq!(annotation(&pod, key).is_some(), wronged, "{name} {key}");
+            }
+            if kind == Kind::Annotated {
+                assert_eq!(
+                    annotation(&pod, "example.com/note"),
+                    Some("somebody else's")
+                );
+            }
+        }
+        let before = writes(cluster, "wronged").await?.len();
+        writer.revoke(&death, &words(&death)).await?;
+        assert_eq!(writes(cluster, "wronged").await?.len(), before, "once");
+        Ok(())
+    });
+}
+
+#[test]
+fn pods_that_the_node_runs_since_it_is_back_are_left_alone() {
+    case(|cluster| async move {
+        let admin = cluster.admin().await?;
+        let pods = Node::create(&admin, "back", &[(Kind::Job, 2), (Kind::Bare, 1)]).await?;
+        let before = pods.list(&admin).await?;
+        let writer = cluster.writer().await?;
+        let mut death = death("back", 1)?;
+        death.detected_at = Timestamp(death.detected_at.0 - 3_600_000);
+        let (tally, outcomes) = tell(&writer, &death).await?;
+        assert_eq!((tally.annotated, tally.skipped), (0, 3));
+        let later = PodResult::Skipped(Ineligible::Later);
+        assert!(outcomes.iter().all(|o| o.result == later), "{outcomes:?}");
+        assert_eq!(before, pods.list(&admin).await?);
+        Ok(())
+    });
+}
+
+#[test]
 fn the_return_from_one_death_does_not_clear_the_next() {
     case(|cluster| async move {
         let admin = cluster.admin().await?;
@@ -505,57 +563,6 @@ fn the_return_from_one_death_does_not_clear_the_next() {
         assert_eq!(
             record_condition(&first, "NodeReturned").as_deref(),
             Some("True")
-        );
-        Ok(())
-    });
-}
-
-#[test]
-fn what_deploy_ships_is_accepted_and_may_be_applied_again() {
-    case(|cluster| async move {
-        let admin = cluster.admin().await?;
-        let applied = apply(&admin).await?;
-        assert_eq!(applied.len(), documents()?.len());
-        let kinds: Vec<&str> = applied
-            .iter()
-            .filter_map(|o| o.types.as_ref().map(|t| t.kind.as_str()))
-            .collect();
-        for kind in [
-            "CustomResourceDefinition",
-            "ClusterRole",
-            "DaemonSet",
-            "Deployment",
-            "Service",
-        ] {
-            assert!(kinds.contains(&kind), "{kinds:?}");
-        }
-        Ok(())
-    });
-}
-
-#[test]
-fn a_writer_without_rights_says_which_manifest_has_them() {
-    case(|cluster| async move {
-        let admin = cluster.admin().await?;
-        Node::create(&admin, "forbidden", &[(Kind::Job, 1)]).await?;
-        let mut settings = cluster.settings();
-        let kubeconfig =
-            std::fs::read_to_string(settings.kubeconfig.clone().context("set above")?)?;
-        let file = tempfile::NamedTempFile::new()?;
-        std::fs::write(
-            file.path(),
-            kubeconfig.replace("lastgasp-lastgasp-annotator", "nobody"),
-        )?;
-        settings.kubeconfig = Some(file.path().to_owned());
-        let writer = Writer::connect(&settings).await?;
-        let error = writer
-            .mark_node(&death("forbidden", 1)?)
-            .await
-            .expect_err("no rights");
-        assert!(error.is_transient(), "an administrator can cure it");
-        assert!(
-            error.to_string().contains("deploy/annotator.yaml"),
-            "{error}"
         );
         Ok(())
     });

@@ -16,7 +16,7 @@ const GATEWAY: [u8; 4] = [10, 0, 2, 2];
 const NETMASK: [u8; 4] = [255, 255, 255, 0];
 
 /// Everything up to a network with an address.
-pub fn set_up() -> Result<()> {
+pub(crate) fn set_up() -> Result<()> {
     for (kind, target) in [
         ("devtmpfs", "/dev"),
         ("proc", "/proc"),
@@ -41,7 +41,7 @@ pub fn set_up() -> Result<()> {
 }
 
 /// The virtio port of this name.
-pub fn port(name: &str) -> Result<File> {
+pub(crate) fn port(name: &str) -> Result<File> {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         for entry in fs::read_dir("/sys/class/virtio-ports")?.flatten() {
@@ -62,13 +62,19 @@ fn mount(kind: &str, target: &str) -> Result<()> {
     let (kind, target) = (CString::new(kind)?, CString::new(target)?);
     // SAFETY: both strings outlive the call; no data is passed.
     check(unsafe {
-        libc::mount(kind.as_ptr(), target.as_ptr(), kind.as_ptr(), 0, std::ptr::null())
+        libc::mount(
+            kind.as_ptr(),
+            target.as_ptr(),
+            kind.as_ptr(),
+            0,
+            std::ptr::null(),
+        )
     })?;
     Ok(())
 }
 
 /// Loads a module.
-pub fn insert(file: &Path, parameters: &str) -> Result<()> {
+pub(crate) fn insert(file: &Path, parameters: &str) -> Result<()> {
     let image = fs::read(file)?;
     let parameters = CString::new(parameters)?;
     // SAFETY: the image is readable for its length, the parameters end in NUL.
@@ -117,7 +123,10 @@ fn address(bytes: [u8; 4]) -> libc::sockaddr {
     for (to, from) in data[2..6].iter_mut().zip(bytes) {
         *to = from as libc::c_char;
     }
-    libc::sockaddr { sa_family: libc::AF_INET as u16, sa_data: data }
+    libc::sockaddr {
+        sa_family: libc::AF_INET as u16,
+        sa_data: data,
+    }
 }
 
 fn up(name: &str, local: [u8; 4], mask: [u8; 4]) -> Result<()> {
@@ -131,11 +140,42 @@ fn up(name: &str, local: [u8; 4], mask: [u8; 4]) -> Result<()> {
             *to = from as libc::c_char;
         }
         request.ifr_ifru.ifru_addr = address(local);
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR as _, &raw mut request))?;
+        check(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFADDR as _,
+            &raw mut request,
+        ))?;
         request.ifr_ifru.ifru_netmask = address(mask);
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFNETMASK as _, &raw mut request))?;
+        check(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFNETMASK as _,
+            &raw mut request,
+        ))?;
         request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw mut request))?;
+        check(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw mut request,
+        ))?;
+    }
+    Ok(())
+}
+
+/// Takes a device down.
+pub(crate) fn down(name: &str) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let socket = socket()?;
+    // SAFETY: an all-zero ifreq is valid; no flags is what is asked for.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        check(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw mut request,
+        ))?;
     }
     Ok(())
 }
@@ -150,20 +190,24 @@ fn default_route(gateway: [u8; 4]) -> Result<()> {
         route.rt_genmask = address([0; 4]);
         route.rt_gateway = address(gateway);
         route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT as _, &raw mut route))?;
+        check(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCADDRT as _,
+            &raw mut route,
+        ))?;
     }
     Ok(())
 }
 
 /// Asks a process to end.
-pub fn terminate(pid: u32) -> Result<()> {
+pub(crate) fn terminate(pid: u32) -> Result<()> {
     // SAFETY: numbers only.
     check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) })?;
     Ok(())
 }
 
 /// Keeps a CPU busy for ever.
-pub fn burn(cpu: usize) -> ! {
+pub(crate) fn burn(cpu: usize) -> ! {
     // SAFETY: an all-zero set is valid; a CPU that is not there is refused.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
@@ -176,14 +220,14 @@ pub fn burn(cpu: usize) -> ! {
 }
 
 /// reboot(2) with this command: it does not shut anything down by itself.
-pub fn reboot(command: libc::c_int) -> Result<()> {
+pub(crate) fn reboot(command: libc::c_int) -> Result<()> {
     // SAFETY: numbers only.
     check(unsafe { libc::reboot(command) })?;
     Ok(())
 }
 
 /// Ends the machine.
-pub fn power_off() -> ! {
+pub(crate) fn power_off() -> ! {
     let _ = reboot(libc::LINUX_REBOOT_CMD_POWER_OFF);
     loop {
         std::thread::sleep(Duration::from_secs(1));
@@ -191,5 +235,9 @@ pub fn power_off() -> ! {
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

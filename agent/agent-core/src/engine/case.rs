@@ -88,6 +88,9 @@ impl Heard {
 pub(super) struct Case {
     pub(super) death: Death,
     words: Vec<Heard>,
+    /// What says most of all that was decoded, whether or not the words that
+    /// count let it be the reason.
+    best: Option<Report>,
     /// Since when nothing was heard, by the engine's clock.
     pub(super) quiet_since: u64,
     pub(super) silent: bool,
@@ -137,6 +140,7 @@ impl Case {
         Self {
             death,
             words: Vec::new(),
+            best: None,
             quiet_since: 0,
             silent: false,
             returned,
@@ -158,6 +162,7 @@ impl Case {
         });
         Self {
             words: words.collect(),
+            best: death.report.clone(),
             quiet_since: clock_ms,
             silent: death.proof >= Proof::P3,
             returned,
@@ -218,14 +223,14 @@ impl Case {
     /// The machine lived on after all that was said: what comes now is
     /// another event with a reason of its own.
     pub(super) fn begin_again(&mut self, now: Timestamp) {
-        self.death.report = None;
+        self.best = None;
         self.death.detected_at = now;
         self.reported = false;
     }
 
     /// Takes a report if it says more than the one there is.
     pub(super) fn improve(&mut self, report: Report) -> bool {
-        let better = match &self.death.report {
+        let better = match &self.best {
             Some(old) => explain::quality(&report) > explain::quality(old),
             None => true,
         };
@@ -233,9 +238,16 @@ impl Case {
             if report.kernel_release.is_some() {
                 self.death.kernel_release.clone_from(&report.kernel_release);
             }
-            self.death.report = Some(report);
+            self.best = Some(report);
         }
         better
+    }
+
+    /// What happened, as the words that count have it.
+    fn explain(&self, word: &Word) -> Option<Report> {
+        let believed = |report: &&Report| explain::may_be_why(report, word.notice);
+        let report = self.best.as_ref().filter(believed).cloned();
+        report.or_else(|| Some(explain::provisional(word)))
     }
 
     /// Adds to the timeline. When it is full the middle goes: how it began
@@ -298,12 +310,11 @@ impl Case {
     }
 
     /// Judges, and gives out the record and the actions that follow from what
-    /// changed. `better`: the report says more than what was written so far.
+    /// changed.
     pub(super) fn settle(
         &mut self,
         now: Timestamp,
         facts: &Facts,
-        better: bool,
         limits: &Limits,
         cut: &mut Cut,
         out: &mut Vec<Output>,
@@ -312,8 +323,13 @@ impl Case {
         let verdict = self.judge(facts);
         self.death.state = verdict.state;
         self.death.proof = verdict.proof;
-        self.stale |= better || before != (verdict.state, verdict.proof);
+        self.stale |= before != (verdict.state, verdict.proof);
+        let mut better = false;
         if let Some(heard) = verdict.chosen {
+            let report = self.explain(&heard.word);
+            better = report != self.death.report;
+            self.stale |= better;
+            self.death.report = report;
             self.stale |= self.death.word.as_ref() != Some(&heard.word);
             self.death.notice = heard.word.notice;
             self.death.happened_at = heard.happened;

@@ -143,6 +143,20 @@ pub(super) fn quality(report: &Report) -> impl Ord + use<> {
     )
 }
 
+/// Whether what the log says can be why a boot ended in this way.
+///
+/// The last lines before an ordered stop hold whatever went wrong in the days
+/// before and was survived; the order is the reason. An emergency restart
+/// follows a panic, whose words may be lost, but no warning leads to one
+/// without a panic.
+pub(super) fn may_be_why(report: &Report, notice: Notice) -> bool {
+    match notice {
+        Notice::Restart | Notice::Halt | Notice::PowerOff | Notice::Kexec => false,
+        Notice::EmergencyRestart => report.code != ReasonCode::Warning,
+        Notice::Oops | Notice::Panic => true,
+    }
+}
+
 /// What the first words alone say, until the log is decoded.
 pub(super) fn provisional(word: &Word) -> Report {
     let line = word.line.trim();

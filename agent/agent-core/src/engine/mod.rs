@@ -370,7 +370,7 @@ impl Engine {
                 let text = format!("node is back with boot {boot}");
                 case.note(now, Channel::Heartbeat, text, &self.limits, &mut self.cut);
             }
-            self.settle(now, &key, false, out);
+            self.settle(now, &key, out);
         }
     }
 
@@ -383,7 +383,7 @@ impl Engine {
             case.quiet_since = self.clock_ms;
             case.silent = false;
         }
-        self.settle(now, key, false, out);
+        self.settle(now, key, out);
     }
 
     fn word(
@@ -417,8 +417,8 @@ impl Engine {
         }
         case.quiet_since = self.clock_ms;
         case.note(now, Channel::Gasp, text, &self.limits, &mut self.cut);
-        let better = case.improve(provisional);
-        self.settle(now, key, better, out);
+        case.improve(provisional);
+        self.settle(now, key, out);
     }
 
     fn decoded(
@@ -448,7 +448,7 @@ impl Engine {
             return;
         }
         case.note(now, Channel::Gasp, text, &self.limits, &mut self.cut);
-        self.settle(now, &key, true, out);
+        self.settle(now, &key, out);
     }
 
     fn tick(&mut self, now: Timestamp, out: &mut Vec<Output>) {
@@ -470,7 +470,7 @@ impl Engine {
                 let text = format!("no sign of life for {} ms", self.limits.silence_ms);
                 case.note(now, Channel::Heartbeat, text, &self.limits, &mut self.cut);
             }
-            self.settle(now, &key, false, out);
+            self.settle(now, &key, out);
         }
     }
 
@@ -509,7 +509,7 @@ impl Engine {
     }
 
     /// Judges a case anew and says what changed.
-    fn settle(&mut self, now: Timestamp, key: &Key, better: bool, out: &mut Vec<Output>) {
+    fn settle(&mut self, now: Timestamp, key: &Key, out: &mut Vec<Output>) {
         let facts = self.facts(key);
         let release = self
             .fleet
@@ -520,7 +520,7 @@ impl Engine {
             if case.death.kernel_release.is_none() {
                 case.death.kernel_release = release;
             }
-            case.settle(now, &facts, better, &self.limits, &mut self.cut, out);
+            case.settle(now, &facts, &self.limits, &mut self.cut, out);
         }
     }
 }

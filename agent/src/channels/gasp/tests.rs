@@ -214,3 +214,39 @@ fn what_the_kernel_survived_does_not_explain_what_kills_it_later() {
     let code = code(assembler.take(&received(1, 1, panic)));
     assert_ne!(code, Some(ReasonCode::NullPointerDereference));
 }
+
+#[test]
+fn a_boot_that_is_known_to_have_lived_on_keeps_what_came_after() {
+    let mut assembler = Assembler::new(Limits::default());
+    let node = NodeName::new("w01").expect("a node name");
+    assembler.take(&received(1, 1, word(CRASH[1])));
+    assembler.take(&received(1, 1, Body::Lines(crash())));
+    let warned = line(
+        2_000,
+        "WARNING: CPU: 1 PID: 7 at net/core/dev.c:1 boom+0x1/0x2",
+    );
+    assembler.take(&received(1, 1, Body::Lines(vec![warned.clone()])));
+    assembler.lived_on(&node, BootId([1; 16]), 1_000);
+    let boot = assembler.boots.iter().next().expect("a boot").1;
+    assert_eq!(boot.lines.values().collect::<Vec<_>>(), [&warned]);
+    assert!(boot.words.is_empty());
+    assert_eq!(assembler.bytes, boot.bytes);
+}
+
+#[test]
+fn a_warning_that_was_survived_is_not_the_reason_of_a_panic_that_names_one() {
+    let texts = [
+        "WARNING: CPU: 1 PID: 7 at net/core/dev.c:1 boom+0x1/0x2",
+        "---[ end trace 0000000000000000 ]---",
+        "sysrq: Trigger a crash",
+        "Kernel panic - not syncing: sysrq triggered crash",
+    ];
+    let lines = (0..)
+        .zip(texts)
+        .map(|(seq, text)| line(seq, text))
+        .collect();
+    let mut assembler = Assembler::new(Limits::default());
+    let update = assembler.take(&received(1, 1, Body::Lines(lines)));
+    let report = update.and_then(|update| update.report).expect("a report");
+    assert_eq!(report.code, ReasonCode::SysrqCrash);
+}

@@ -15,8 +15,8 @@ use cases::lab::ways::{self, Way};
 use cases::node;
 use clap::Parser;
 use harness::cache::Cache;
-use harness::{kernels, priority};
 use harness::tool::Skip;
+use harness::{kernels, priority};
 
 /// Kills real kernels, and counts what of each death got out.
 ///
@@ -60,7 +60,9 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     priority::raise();
-    match lab(&args) {
+    let result = lab(&args);
+    priority::lower();
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) if error.downcast_ref::<Skip>().is_some() => {
@@ -78,9 +80,10 @@ fn main() -> ExitCode {
 fn lab(args: &Args) -> Result<bool> {
     let cache = Cache::open()?;
     let ways = chosen(&args.way)?;
-    let names: Vec<String> = match args.kernel.is_empty() {
-        true => kernels::all()?.into_iter().map(|spec| spec.name).collect(),
-        false => args.kernel.clone(),
+    let names: Vec<String> = if args.kernel.is_empty() {
+        kernels::all()?.into_iter().map(|spec| spec.name).collect()
+    } else {
+        args.kernel.clone()
     };
     let seed = args.seed.unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
@@ -95,21 +98,28 @@ fn lab(args: &Args) -> Result<bool> {
         let machine = node::machine(&cache, &kernel, args.cpus)?;
         let one = Prepared::new(name, &kernel.release, machine, dir.path())
             .with_context(|| format!("kernel {name}"))?;
-        println!("{} ready after {:.1} s", one.release, start.elapsed().as_secs_f64());
+        println!(
+            "{} ready after {:.1} s",
+            one.release,
+            start.elapsed().as_secs_f64()
+        );
         prepared.push(one);
     }
 
     let queue = Mutex::new(tasks(args, &prepared, &ways, &mut Delays(seed)));
     let total = queue.lock().map_or(0, |queue| queue.len());
     let mut json = match &args.json {
-        Some(path) => Some(
-            File::create(path).with_context(|| format!("cannot write {}", path.display()))?,
-        ),
+        Some(path) => {
+            Some(File::create(path).with_context(|| format!("cannot write {}", path.display()))?)
+        }
         None => None,
     };
     let mut cells: Vec<((String, &'static str), Cell)> = Vec::new();
     for one in &prepared {
-        cells.extend(ways.iter().map(|way| ((one.kernel.clone(), way.name), Cell::default())));
+        cells.extend(
+            ways.iter()
+                .map(|way| ((one.kernel.clone(), way.name), Cell::default())),
+        );
     }
     let start = Instant::now();
     let (sender, results) = mpsc::channel();
@@ -133,7 +143,11 @@ fn lab(args: &Args) -> Result<bool> {
                 report::json_line(out, &done, args.cpus)?;
             }
             if std::io::stdout().is_terminal() {
-                print!("\r{}/{total} deaths, {} s", count + 1, start.elapsed().as_secs());
+                print!(
+                    "\r{}/{total} deaths, {} s",
+                    count + 1,
+                    start.elapsed().as_secs()
+                );
                 let _ = std::io::stdout().flush();
             }
         }
@@ -148,8 +162,17 @@ fn lab(args: &Args) -> Result<bool> {
 }
 
 fn chosen(names: &[String]) -> Result<Vec<&'static Way>> {
-    let known = || ways::ALL.iter().map(|way| way.name).collect::<Vec<_>>().join(", ");
-    if let Some(name) = names.iter().find(|name| ways::ALL.iter().all(|way| way.name != **name)) {
+    let known = || {
+        ways::ALL
+            .iter()
+            .map(|way| way.name)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    if let Some(name) = names
+        .iter()
+        .find(|name| ways::ALL.iter().all(|way| way.name != **name))
+    {
         bail!("no way to die called {name}; there are {}", known());
     }
     let wanted = |way: &&Way| names.is_empty() || names.iter().any(|name| name == way.name);
@@ -168,8 +191,17 @@ fn tasks<'a>(
     for run in 0..runs {
         for (index, way) in ways.iter().enumerate() {
             for on in prepared {
-                let cold = if args.quick { run == 0 && index == 0 } else { run < args.cold };
-                tasks.push_back(Task { on, way, cold, delay_us: delays.next_us() });
+                let cold = if args.quick {
+                    run == 0 && index == 0
+                } else {
+                    run < args.cold
+                };
+                tasks.push_back(Task {
+                    on,
+                    way,
+                    cold,
+                    delay_us: delays.next_us(),
+                });
             }
         }
     }

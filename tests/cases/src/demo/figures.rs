@@ -111,6 +111,18 @@ impl Figures {
                     limit(50),
                 ),
                 row(
+                    "panic word to Node condition".into(),
+                    "final_word_to_node_condition",
+                    between(self.final_word, self.condition),
+                    none(),
+                ),
+                row(
+                    format!("Node condition to {last}"),
+                    "node_condition_to_last_pod",
+                    between(self.condition, self.last_pod),
+                    json!({"bare_loop_ms": bare}),
+                ),
+                row(
                     format!("crash to {last}"),
                     "crash_to_last_pod",
                     between(self.crash, self.last_pod),
@@ -221,7 +233,7 @@ mod tests {
             .lines()
             .map(serde_json::from_str)
             .collect::<Result<_, _>>()?;
-        assert_eq!(lines.len(), 10);
+        assert_eq!(lines.len(), 12);
         assert_eq!(
             (lines[0]["metric"].as_str(), lines[0]["value"].as_f64()),
             (Some("crash_to_first_datagram"), Some(1.5))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use agent_core::model::{
     BootId, Channel, Death, DeathName, DeathState, Evidence, NodeName, Notice, Proof, ReasonCode,
-    Report, Timestamp,
+    Report,
 };
 use anyhow::{Context, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -236,11 +236,11 @@ fn condition(type_: &str) -> Value {
     json!({"type": type_, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"})
 }
 
-/// A panic by a NULL pointer on this node; `boot` tells its boots apart.
+/// A panic by a NULL pointer on this node just now; `boot` tells its boots apart.
 pub fn death(node: &str, boot: u8) -> Result<Death> {
     let node = NodeName::new(node).context("not a node name")?;
     let boot = BootId([boot; 16]);
-    let at = Timestamp(1_790_000_000_000);
+    let at = lastgasp::annotate::now();
     Ok(Death {
         name: DeathName::of(&node, boot),
         node,

@@ -1,6 +1,7 @@
 //! Runs cells of the matrix, several machines side by side.
 
 use std::collections::VecDeque;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use harness::vm::{Machine, Outcome, Vm};
+
+use lastgasp::gasp::protocol::{Frame, Kind};
 
 use super::verdict::{self, Verdict};
 use super::ways::Way;
@@ -19,7 +22,7 @@ const END: Duration = Duration::from_secs(20);
 
 /// A survived one is watched this long: the agent waits three seconds before
 /// it says so.
-const WATCH: Duration = Duration::from_millis(4500);
+const WATCH: Duration = Duration::from_secs(8);
 
 /// Triggers come after a random delay up to this, so that they meet the
 /// agent's timers in every phase.
@@ -45,7 +48,12 @@ impl Prepared {
         node::start_agent(&mut vm, "")?;
         let snapshot = dir.join(format!("{kernel}-{}.snapshot", machine.cpus));
         vm.save(&snapshot).context("cannot save the machine")?;
-        Ok(Self { kernel: kernel.to_owned(), release: release.to_owned(), machine, snapshot })
+        Ok(Self {
+            kernel: kernel.to_owned(),
+            release: release.to_owned(),
+            machine,
+            snapshot,
+        })
     }
 }
 
@@ -91,10 +99,19 @@ impl Delays {
 /// Works until the queue is empty; what misses something is kept in `keep`.
 pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep: Option<&Path>) {
     loop {
-        let Some(task) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) else { return };
+        let Some(task) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) else {
+            return;
+        };
         let start = Instant::now();
         let verdict = die(&task, keep);
-        if done.send(Done { task, verdict, wall: start.elapsed() }).is_err() {
+        if done
+            .send(Done {
+                task,
+                verdict,
+                wall: start.elapsed(),
+            })
+            .is_err()
+        {
             return;
         }
     }
@@ -110,7 +127,11 @@ fn die(task: &Task<'_>, keep: Option<&Path>) -> Result<Verdict> {
     };
     let since = Instant::now();
     vm.ask(&format!("die {} {}", task.way.name, task.delay_us))?;
-    let outcome = vm.finish(if task.way.is_survived() { WATCH } else { END })?;
+    let outcome = if task.way.is_survived() {
+        watch(vm)?
+    } else {
+        vm.finish(END)?
+    };
     let verdict = verdict::judge(task.way, since, &outcome)?;
     if let (Some(dir), false) = (keep, verdict.misses.is_empty()) {
         save(task, since, &outcome, &verdict, dir)?;
@@ -118,26 +139,57 @@ fn die(task: &Task<'_>, keep: Option<&Path>) -> Result<Verdict> {
     Ok(verdict)
 }
 
+/// Waits until the agent says that an oops was survived; a little longer, so
+/// that a death which comes after all is seen.
+fn watch(vm: Vm) -> Result<Outcome> {
+    let until = Instant::now() + WATCH;
+    let mut heard = Vec::new();
+    while let Ok(datagram) = vm
+        .datagrams
+        .recv_timeout(until.saturating_duration_since(Instant::now()))
+    {
+        let frame = Frame::parse(&datagram.payload);
+        let survived = frame.is_ok_and(|frame| frame.kind() == Kind::Survived);
+        heard.push(datagram);
+        if survived {
+            break;
+        }
+    }
+    let mut outcome = vm.finish(Duration::from_millis(200))?;
+    heard.append(&mut outcome.datagrams);
+    outcome.datagrams = heard;
+    Ok(outcome)
+}
+
 /// Writes console and datagrams of a death that missed something.
-fn save(task: &Task<'_>, since: Instant, outcome: &Outcome, verdict: &Verdict, dir: &Path) -> Result<()> {
+fn save(
+    task: &Task<'_>,
+    since: Instant,
+    outcome: &Outcome,
+    verdict: &Verdict,
+    dir: &Path,
+) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let name = format!("{}-{}-{}.txt", task.on.kernel, task.way.name, task.delay_us);
     let ms = |at: Instant| at.saturating_duration_since(since).as_secs_f64() * 1e3;
-    let mut text = format!("{task:?}\n\n", task = (task.way.name, task.cold, task.delay_us));
+    let mut text = format!(
+        "{task:?}\n\n",
+        task = (task.way.name, task.cold, task.delay_us)
+    );
     for miss in &verdict.misses {
-        text.push_str(&format!("miss: {miss}\n"));
+        writeln!(text, "miss: {miss}")?;
     }
     text.push_str("\nconsole, ms since the command\n");
     for (at, line) in outcome.console.iter().filter(|(at, _)| *at >= since) {
-        text.push_str(&format!("{:9.1} {line}\n", ms(*at)));
+        writeln!(text, "{:9.1} {line}", ms(*at))?;
     }
     text.push_str("\ndatagrams, ms since the command\n");
     for datagram in &outcome.datagrams {
-        let said = match lastgasp::gasp::protocol::Frame::parse(&datagram.payload) {
+        let said = match Frame::parse(&datagram.payload) {
             Ok(frame) => format!("{:?} seq {} {:?}", frame.kind(), frame.seq(), frame.body()),
             Err(error) => format!("unreadable: {error}"),
         };
-        text.push_str(&format!("{:9.1} {said}\n", ms(datagram.at)));
+        writeln!(text, "{:9.1} {said}", ms(datagram.at))?;
     }
     let path = dir.join(name);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))

@@ -17,7 +17,7 @@ use lastgasp::gasp::protocol::{Key, KeyRing};
 use lastgasp::gasp::receiver::{self, Handler};
 use tokio::sync::mpsc;
 
-use super::ways::Way;
+use super::ways::{Demand, Way};
 use crate::node;
 
 /// What became of one death.
@@ -64,57 +64,118 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
     };
     let after = |sent: u64, word: &Word| sent.saturating_sub(word.at_ns) as f64 / 1e6;
     let first_ms = words.first().map(|(sent, word)| after(*sent, word));
-    let word_ms = words.iter().find(|(_, w)| is_true(w)).map(|(sent, w)| after(*sent, w));
-    let hold_ms = words.iter().map(|(_, word)| word.held_ns).max().unwrap_or(0) as f64 / 1e6;
+    let word_ms = words
+        .iter()
+        .find(|(_, w)| is_true(w))
+        .map(|(sent, w)| after(*sent, w));
+    let hold_ms = words
+        .iter()
+        .map(|(_, word)| word.held_ns)
+        .max()
+        .unwrap_or(0) as f64
+        / 1e6;
     let expected = expected_lines(way, since, &outcome.console);
     let missing = missing_lines(&expected, &heard.lines);
     let death = heard.death.as_ref();
 
-    let mut misses = Vec::new();
-    let mut must = |holds: bool, what: String| {
-        if !holds {
-            misses.push(what);
-        }
+    let facts = Facts {
+        ended: outcome.ended,
+        word: word_ms.is_some(),
+        missing: &missing,
+        words: &words,
+        survived: heard.survived,
+        refused: heard.refused,
+        death,
     };
-    must(outcome.ended != way.is_survived(), match way.is_survived() {
-        true => "the machine did not survive".to_owned(),
-        false => "the machine hung".to_owned(),
-    });
-    must(word_ms.is_some(), "no word with the true kind and line".to_owned());
-    let last = words.last().map(|(_, word)| word);
-    let false_kind = words.iter().any(|(_, w)| w.notice.is_final() && w.notice != way.notice);
-    must(!false_kind, "a word with a false kind".to_owned());
-    must(
-        last.is_none_or(|w| w.notice == way.notice),
-        format!("the last word is not {:?}", way.notice),
-    );
-    must(
-        last.is_none_or(|w| w.context == way.context),
-        format!("context {:?}, not {:?}", last.map(|w| w.context), way.context),
-    );
-    must(missing.is_empty(), format!("{} lines missing, first {:?}", missing.len(), missing.first()));
-    let reason = death.map(engine::reason_code);
-    must(reason == Some(way.code), format!("reason {reason:?}, not {:?}", way.code));
-    let function = death.and_then(|d| d.report.as_ref()?.fault_function.as_deref());
-    must(
-        way.function.is_none() || function == way.function,
-        format!("function {function:?}, not {:?}", way.function),
-    );
-    must(
-        !way.is_survived() || heard.survived,
-        "it was survived, but the agent did not say so".to_owned(),
-    );
-    must(heard.refused == 0, format!("{} datagrams refused", heard.refused));
     Ok(Verdict {
-        misses,
+        misses: facts.misses(way),
         first_ms,
         word_ms,
         lines_expected: expected.len(),
         lines_received: expected.len() - missing.len(),
         hold_ms,
         proof: death.map(|d| d.proof),
-        reason,
+        reason: death.map(engine::reason_code),
     })
+}
+
+/// What a way's expectations are held against.
+struct Facts<'a> {
+    ended: bool,
+    word: bool,
+    missing: &'a [String],
+    words: &'a [(u64, &'a Word)],
+    survived: bool,
+    refused: usize,
+    death: Option<&'a Death>,
+}
+
+impl Facts<'_> {
+    fn misses(&self, way: &Way) -> Vec<String> {
+        let mut misses = Vec::new();
+        let mut must = |holds: bool, what: &dyn Fn() -> String| {
+            if !holds {
+                misses.push(what());
+            }
+        };
+        // Whatever gets out, it must not be false, and the machine must not hang.
+        let lives = way.is_survived();
+        must(self.ended != lives, &|| {
+            if lives {
+                "the machine did not survive"
+            } else {
+                "the machine hung"
+            }
+            .to_owned()
+        });
+        let is_false = |word: &Word| word.notice.is_final() && word.notice != way.notice;
+        must(!self.words.iter().any(|(_, w)| is_false(w)), &|| {
+            "a word with a false kind".to_owned()
+        });
+        must(self.refused == 0, &|| {
+            format!("{} datagrams refused", self.refused)
+        });
+        if way.demand == Demand::End {
+            return misses;
+        }
+        must(self.word, &|| {
+            "no word with the true kind and line".to_owned()
+        });
+        let last = self.words.last().map(|(_, word)| *word);
+        must(last.is_none_or(|w| w.notice == way.notice), &|| {
+            format!("the last word is not {:?}", way.notice)
+        });
+        must(last.is_none_or(|w| w.context == way.context), &|| {
+            format!(
+                "context {:?}, not {:?}",
+                last.map(|w| w.context),
+                way.context
+            )
+        });
+        let reason = self.death.map(engine::reason_code);
+        must(reason == Some(way.code), &|| {
+            format!("reason {reason:?}, not {:?}", way.code)
+        });
+        let function = self
+            .death
+            .and_then(|d| d.report.as_ref()?.fault_function.as_deref());
+        must(way.function.is_none() || function == way.function, &|| {
+            format!("function {function:?}, not {:?}", way.function)
+        });
+        must(!lives || self.survived, &|| {
+            "the agent did not say that it was survived".to_owned()
+        });
+        if way.demand == Demand::Everything {
+            must(self.missing.is_empty(), &|| {
+                format!(
+                    "{} lines missing, first {:?}",
+                    self.missing.len(),
+                    self.missing.first()
+                )
+            });
+        }
+        misses
+    }
 }
 
 /// What an annotator would know.
@@ -137,8 +198,13 @@ impl Heard {
         let mut assembler = Assembler::new(channel::Limits::default());
         let mut engine = Engine::new(engine::Limits::default());
         let source = SocketAddr::from(([10, 0, 2, 15], 1));
-        let mut heard =
-            Self { bodies: Vec::new(), lines: Vec::new(), death: None, survived: false, refused: 0 };
+        let mut heard = Self {
+            bodies: Vec::new(),
+            lines: Vec::new(),
+            death: None,
+            survived: false,
+            refused: 0,
+        };
         for (i, datagram) in datagrams.iter().enumerate() {
             let now = Timestamp(1_000_000 + i as u64);
             let outcome = handler.handle(&datagram.payload, source, now).as_str();
@@ -146,7 +212,9 @@ impl Heard {
                 heard.refused += 1;
             }
             while let Ok(received) = queue.try_recv() {
-                heard.bodies.push((received.gasp.mono_ns, received.gasp.body.clone()));
+                heard
+                    .bodies
+                    .push((received.gasp.mono_ns, received.gasp.body.clone()));
                 heard.survived |= received.gasp.body == Body::Survived;
                 engine.step(now, Input::Said(received.gasp.clone()));
                 if let Some(update) = assembler.take(&received) {
@@ -187,7 +255,10 @@ fn expected_lines(way: &Way, since: Instant, console: &[ConsoleLine]) -> Vec<Str
         // Nothing is printed before the devices go.
         return Vec::new();
     }
-    let texts = console.iter().filter(|(at, _)| *at >= since).filter_map(|(_, line)| text(line));
+    let texts = console
+        .iter()
+        .filter(|(at, _)| *at >= since)
+        .filter_map(|(_, line)| text(line));
     let from_cause = texts.skip_while(|text| !text.starts_with(way.line));
     let to_stop =
         from_cause.take_while(|text| !AFTER_THE_STOP.iter().any(|end| text.starts_with(end)));
@@ -236,13 +307,24 @@ mod tests {
     use super::*;
 
     fn line(seq: u64, text: &str, continues: bool) -> Line {
-        Line { seq, mono_ns: 0, cpu: 0, level: None, continues, text: text.to_owned() }
+        Line {
+            seq,
+            mono_ns: 0,
+            cpu: 0,
+            level: None,
+            continues,
+            text: text.to_owned(),
+        }
     }
 
     #[test]
     fn lines_are_counted_as_often_as_they_are_printed() {
         let expected: Vec<String> = ["a", "b c", "a"].map(str::to_owned).to_vec();
-        let received = [line(0, "a", false), line(1, "b", false), line(2, " c", true)];
+        let received = [
+            line(0, "a", false),
+            line(1, "b", false),
+            line(2, " c", true),
+        ];
         assert_eq!(missing_lines(&expected, &received), ["a"]);
     }
 

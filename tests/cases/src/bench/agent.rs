@@ -1,0 +1,218 @@
+//! What the agent costs a node that does not die.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use harness::cache::Cache;
+use harness::kernels;
+use harness::vm::Vm;
+use serde_json::json;
+
+use super::Figure;
+use super::place::{Here, Place, cpu_times, memory};
+use crate::node;
+
+/// Log lines a second under load.
+pub const RATE: u64 = 10_000;
+
+/// After it is ready the agent still looks for ways to the collectors.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// How long each state is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// At rest.
+    pub rest: Duration,
+    /// Under load.
+    pub load: Duration,
+    /// How often each.
+    pub runs: usize,
+}
+
+/// Measures on this machine. Takes root, and floods its kernel log.
+pub fn here(times: Times) -> Result<Vec<Figure>> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    measure(&mut Here::new()?, release.trim(), "this machine", times)
+}
+
+/// Measures in a lab machine of two CPUs. Time is that of an emulated
+/// processor: hold it against the same load without the agent, not a clock.
+pub fn in_vm(kernel: &str, times: Times) -> Result<Vec<Figure>> {
+    let cache = Cache::open()?;
+    let kernel = kernels::named(kernel)?.get(&cache)?;
+    let mut machine = node::machine(&cache, &kernel, 2)?;
+    let once = times.rest + 3 * times.load + 3 * SETTLE;
+    machine.limit = Duration::from_secs(60) + once * times.runs as u32;
+    let mut vm = Vm::boot(&machine)?;
+    measure(&mut vm, &kernel.release, "emulated", times)
+}
+
+/// CPU time over wall time, in per cent of a core.
+#[derive(Debug, Default)]
+struct Use {
+    all: Vec<f64>,
+    threads: BTreeMap<String, Vec<f64>>,
+}
+
+impl Use {
+    fn add(
+        &mut self,
+        before: &BTreeMap<String, Duration>,
+        after: &BTreeMap<String, Duration>,
+        wall: Duration,
+    ) {
+        let mut sum = 0.0;
+        for (thread, time) in after {
+            let spent = time.saturating_sub(before.get(thread).copied().unwrap_or_default());
+            let share = 100.0 * spent.as_secs_f64() / wall.as_secs_f64();
+            sum += share;
+            self.threads.entry(thread.clone()).or_default().push(share);
+        }
+        self.all.push(sum);
+    }
+}
+
+fn measure(
+    place: &mut dyn Place,
+    kernel: &str,
+    processor: &str,
+    times: Times,
+) -> Result<Vec<Figure>> {
+    let (mut rest, mut load) = (Use::default(), Use::default());
+    let (mut alone, mut with) = (Vec::new(), Vec::new());
+    let mut sizes: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    for _ in 0..times.runs {
+        alone.push(flood(place, times.load)?);
+        let pid = place.start()?;
+        sleep(SETTLE);
+        let (before, start) = (cpu_times(place, pid)?, Instant::now());
+        sleep(times.rest);
+        rest.add(&before, &cpu_times(place, pid)?, start.elapsed());
+        for field in ["VmRSS", "RssAnon"] {
+            let size = memory(place, pid, field)?;
+            sizes.entry(field).or_default().push(size);
+        }
+        let (before, start) = (cpu_times(place, pid)?, Instant::now());
+        with.push(flood(place, times.load)?);
+        load.add(&before, &cpu_times(place, pid)?, start.elapsed());
+        let peak = memory(place, pid, "VmHWM")?;
+        sizes.entry("VmHWM").or_default().push(peak);
+        place.stop()?;
+        // Once more, so that what changed meanwhile does not count as its cost.
+        alone.push(flood(place, times.load)?);
+    }
+
+    let case = |load: &str| json!({"kernel": kernel, "processor": processor, "load": load});
+    let flooded = format!("{RATE} log lines/s");
+    let mut figures = Vec::new();
+    for (state, used) in [("rest", &rest), (flooded.as_str(), &load)] {
+        let yardstick = if state == "rest" {
+            json!({"goal": 0.1, "must": 0.3})
+        } else {
+            json!({"rest": super::rounded(middle(&rest.all))})
+        };
+        let mut figure = |name: &str, values: &[f64], yardstick| {
+            let mut case = case(state);
+            case["thread"] = name.into();
+            figures.push(Figure {
+                case,
+                metric: "cpu",
+                unit: "% of a core",
+                values: values.to_vec(),
+                yardstick,
+            });
+        };
+        figure("all", &used.all, yardstick);
+        for (thread, values) in &used.threads {
+            figure(thread, values, json!({}));
+        }
+    }
+    for (metric, field, state) in [
+        ("rss", "VmRSS", "rest"),
+        ("rss_anonymous", "RssAnon", "rest"),
+        ("rss_peak", "VmHWM", flooded.as_str()),
+    ] {
+        figures.push(Figure {
+            case: case(state),
+            metric,
+            unit: "MiB",
+            values: sizes.remove(field).unwrap_or_default(),
+            yardstick: json!({"goal": 16, "must": 30}),
+        });
+    }
+    let bare = middle(&alone);
+    figures.push(Figure {
+        case: case(&flooded),
+        metric: "writer_cpu_a_line",
+        unit: "us",
+        yardstick: json!({
+            "without_agent": super::rounded(bare),
+            "ratio": super::rounded(middle(&with) / bare),
+        }),
+        values: with,
+    });
+    Ok(figures)
+}
+
+fn middle(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let half = sorted.len() / 2;
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 0 => f64::midpoint(sorted[half - 1], sorted[half]),
+        _ => sorted[half],
+    }
+}
+
+/// Microseconds that a line took its writer, the eBPF program included: it runs
+/// in the writer's time.
+fn flood(place: &mut dyn Place, over: Duration) -> Result<f64> {
+    let lines = RATE * over.as_secs();
+    let answer = place.flood(lines, over)?;
+    let numbers: Vec<u64> = answer
+        .split(' ')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("`guest flood` answered {answer:?}"))?;
+    let [cpu, wall, _logged] = numbers[..] else {
+        anyhow::bail!("`guest flood` answered {answer:?}");
+    };
+    let limit = over + over / 5;
+    ensure!(
+        Duration::from_micros(wall) < limit,
+        "writing {lines} lines took {:.1} s instead of {:.1} s: this machine is too busy to \
+         measure on",
+        wall as f64 / 1e6,
+        over.as_secs_f64()
+    );
+    Ok(cpu as f64 / lines as f64)
+}
+
+/// For a terminal, 80 columns wide.
+pub fn table(figures: &[Figure]) -> String {
+    let mut text = format!(
+        "{:<20} {:<17} {:<14} {:>9}  {}\n",
+        "load", "metric", "thread", "median", "unit, yardstick"
+    );
+    for figure in figures {
+        let word = |key: &str| figure.case[key].as_str().unwrap_or_default();
+        let mut against = String::new();
+        for (name, value) in figure.yardstick.as_object().into_iter().flatten() {
+            let _ = write!(against, ", {name} {value}");
+        }
+        let _ = writeln!(
+            text,
+            "{:<20} {:<17} {:<14} {:>9.3}  {}{against}",
+            word("load"),
+            figure.metric,
+            word("thread"),
+            figure.median(),
+            figure.unit,
+        );
+    }
+    text
+}

@@ -1,0 +1,163 @@
+//! `cargo xtask bench`.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use cases::bench::{Figure, agent};
+use cases::kube;
+use clap::{Parser, Subcommand};
+use harness::controlplane::Options;
+use harness::tool::Skip;
+
+/// Measures, each thing beside its yardstick in the same run.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench")]
+struct Args {
+    #[command(subcommand)]
+    bench: Bench,
+    /// Write a line of JSON a figure to this file.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// What the agent costs a node that does not die: at rest, and under 10,000
+    /// log lines a second.
+    ///
+    /// Runs on this machine; needs root there, and fills its kernel log with
+    /// debug lines. With --kernel it runs in a lab machine instead.
+    Agent {
+        /// Kernels of tests/kernels.toml to measure in.
+        #[arg(long, value_delimiter = ',')]
+        kernel: Vec<String>,
+        /// Seconds at rest.
+        #[arg(long, default_value_t = 20)]
+        rest: u64,
+        /// Seconds under load.
+        #[arg(long, default_value_t = 10)]
+        load: u64,
+        /// How often each.
+        #[arg(long, default_value_t = 1)]
+        runs: usize,
+    },
+    /// Random and mutated datagrams through the receiver: no crash, no memory
+    /// without bound, every one counted.
+    Hostile {
+        /// Datagrams.
+        #[arg(default_value_t = 10_000_000)]
+        count: u64,
+    },
+    /// The annotation of a dead node's 110 pods on a real API server, beside a
+    /// bare loop of the same patches.
+    Pods {
+        /// Dead nodes.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+}
+
+fn main() -> ExitCode {
+    match bench(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.downcast_ref::<Skip>().is_some() => {
+            println!("SKIPPED: bench: {error:#}");
+            ExitCode::from(u8::from(std::env::var_os("CI").is_some()))
+        }
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(args: &Args) -> Result<()> {
+    let json = match &args.bench {
+        Bench::Agent {
+            kernel,
+            rest,
+            load,
+            runs,
+        } => {
+            let times = agent::Times {
+                rest: Duration::from_secs(*rest),
+                load: Duration::from_secs((*load).max(1)),
+                runs: (*runs).max(1),
+            };
+            bench_agent(kernel, times)?
+        }
+        Bench::Hostile { count } => hostile(*count)?,
+        Bench::Pods { runs } => pods(*runs)?,
+    };
+    if let Some(path) = &args.json {
+        fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn bench_agent(kernels: &[String], times: agent::Times) -> Result<String> {
+    let mut json = String::new();
+    let mut show = |name: &str, figures: Vec<Figure>| -> Result<()> {
+        println!("{name}\n{}", agent::table(&figures));
+        for figure in figures {
+            writeln!(json, "{}", figure.json("agent"))?;
+        }
+        Ok(())
+    };
+    if kernels.is_empty() {
+        show("the agent on this machine", agent::here(times)?)?;
+    }
+    for kernel in kernels {
+        let name = format!("the agent on {kernel}, emulated processor");
+        show(&name, agent::in_vm(kernel, times)?)?;
+    }
+    Ok(json)
+}
+
+/// The bench is the agent's own; its one line of JSON is passed on.
+fn hostile(count: u64) -> Result<String> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
+        .args(["bench", "--quiet", "--package", "lastgasp"])
+        // What was built for the static binary is built for this target.
+        .args([
+            "--target",
+            "x86_64-unknown-linux-musl",
+            "--bench",
+            "hostile",
+        ])
+        .args(["--", &count.to_string()])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    print!("{text}");
+    ensure!(
+        output.status.success(),
+        "the hostile datagrams broke something"
+    );
+    let mut json = String::new();
+    for line in text.lines().filter(|line| line.starts_with('{')) {
+        writeln!(json, "{line}")?;
+    }
+    Ok(json)
+}
+
+fn pods(runs: usize) -> Result<String> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    let lines = runtime.block_on(async {
+        let cluster = kube::start(Options::default())?;
+        Box::pin(kube::bench_pods(&cluster, runs)).await
+    })?;
+    let mut json = String::new();
+    for line in lines {
+        writeln!(json, "{line}")?;
+    }
+    print!("{json}");
+    Ok(json)
+}

@@ -1,0 +1,126 @@
+//! What the host can have PID 1 do.
+//!
+//! | command | does |
+//! |---|---|
+//! | `write PATH TEXT` | writes a file or a sysctl |
+//! | `mkdir PATH` | makes a directory and its parents |
+//! | `run PROGRAM ARGUMENTS…` | starts a program in the background; answers with its PID |
+//! | `wait PATH MS` | waits until the file exists |
+//! | `stop PROGRAM MS` | SIGTERM to what `run` started, and waits for its end |
+//! | `die WAY US` | dies that way after this many microseconds |
+//! | `busy CPU` | keeps a CPU busy from now on |
+//! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
+//! | `read PATH [START]` | answers with the first line of a file that starts so |
+//! | `list PATH` | answers with the names in a directory |
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{flood, machine, ways};
+
+/// What `run` started, by program.
+pub(crate) type Children = BTreeMap<String, Child>;
+
+/// Does what a line says, and gives the answer.
+pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
+    let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+    let (first, second) = rest.split_once(' ').unwrap_or((rest, ""));
+    match command {
+        "write" => fs::write(first, second).with_context(|| format!("cannot write {first}"))?,
+        "mkdir" => fs::create_dir_all(first)?,
+        "read" => {
+            let text = fs::read_to_string(first)?;
+            let mut lines = text.lines().filter(|line| line.starts_with(second));
+            return Ok(lines.next().unwrap_or_default().to_owned());
+        }
+        "list" => return list(Path::new(first)),
+        "run" => return run(first, second, children),
+        "wait" => wait(Path::new(first), Duration::from_millis(second.parse()?))?,
+        "stop" => {
+            let child = children.get_mut(first).context("was not started")?;
+            stop(child, Duration::from_millis(second.parse()?))?;
+        }
+        "busy" => {
+            let cpu = first.parse()?;
+            std::thread::spawn(move || machine::burn(cpu));
+        }
+        "flood" => return flood::flood(first.parse()?, Duration::from_millis(second.parse()?)),
+        "die" => {
+            let way = ways::named(first)?;
+            let delay = Duration::from_micros(second.parse()?);
+            // The answer leaves before the machine does.
+            std::thread::spawn(move || {
+                std::thread::sleep(delay);
+                if let Err(error) = (way.die)() {
+                    eprintln!("guest: cannot die by {}: {error:#}", way.name);
+                }
+            });
+        }
+        _ => bail!("no such command"),
+    }
+    Ok(String::new())
+}
+
+/// The one command that may be given where this is not PID 1.
+pub(crate) fn by_hand(line: &str) -> Result<String> {
+    if !line.starts_with("flood ") {
+        bail!("this is PID 1 of a lab machine; elsewhere: guest flood LINES MS");
+    }
+    obey(line, &mut Children::default())
+}
+
+fn list(directory: &Path) -> Result<String> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names.join(" "))
+}
+
+fn run(program: &str, arguments: &str, children: &mut Children) -> Result<String> {
+    let log = File::create("/run/agent.log")?;
+    let child = Command::new(program)
+        .args(arguments.split(' ').filter(|a| !a.is_empty()))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .with_context(|| format!("cannot run {program}"))?;
+    let pid = child.id();
+    children.insert(program.to_owned(), child);
+    Ok(pid.to_string())
+}
+
+fn stop(child: &mut Child, at_most: Duration) -> Result<()> {
+    machine::terminate(child.id())?;
+    let deadline = Instant::now() + at_most;
+    while child.try_wait()?.is_none() {
+        if Instant::now() > deadline {
+            bail!("did not end in time");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+fn wait(path: &Path, at_most: Duration) -> Result<()> {
+    let deadline = Instant::now() + at_most;
+    while !path.exists() {
+        if Instant::now() > deadline {
+            let log = fs::read_to_string("/run/agent.log").unwrap_or_default();
+            let end: Vec<&str> = log.lines().rev().take(5).collect();
+            bail!(
+                "{} did not come; the log ends: {}",
+                path.display(),
+                end.join(" | ")
+            );
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
