@@ -22,6 +22,8 @@ pub(super) struct Figures {
     pub(super) first: Option<Instant>,
     /// The first word with the true reason.
     pub(super) true_word: Option<Instant>,
+    /// The first word of a panic or restart: what condemns the node.
+    pub(super) final_word: Option<Instant>,
     /// The Node condition, seen by a watch.
     pub(super) condition: Option<Instant>,
     /// The last pod's reason.
