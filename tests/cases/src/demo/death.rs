@@ -135,6 +135,7 @@ impl Death<'_> {
         }
         figures.first = heard.first;
         figures.true_word = heard.true_word;
+        figures.final_word = heard.final_word;
         figures.held = heard.held;
     }
 

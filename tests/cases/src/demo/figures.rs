@@ -22,6 +22,8 @@ pub(super) struct Figures {
     pub(super) first: Option<Instant>,
     /// The first word with the true reason.
     pub(super) true_word: Option<Instant>,
+    /// The first word of a panic or restart: what condemns the node.
+    pub(super) final_word: Option<Instant>,
     /// The Node condition, seen by a watch.
     pub(super) condition: Option<Instant>,
     /// The last pod's reason.
@@ -109,6 +111,18 @@ impl Figures {
                     "first_datagram_to_node_condition",
                     between(self.first, self.condition),
                     limit(50),
+                ),
+                row(
+                    "panic word to Node condition".into(),
+                    "final_word_to_node_condition",
+                    between(self.final_word, self.condition),
+                    none(),
+                ),
+                row(
+                    format!("Node condition to {last}"),
+                    "node_condition_to_last_pod",
+                    between(self.condition, self.last_pod),
+                    json!({"bare_loop_ms": bare}),
                 ),
                 row(
                     format!("crash to {last}"),
@@ -221,7 +235,7 @@ mod tests {
             .lines()
             .map(serde_json::from_str)
             .collect::<Result<_, _>>()?;
-        assert_eq!(lines.len(), 10);
+        assert_eq!(lines.len(), 12);
         assert_eq!(
             (lines[0]["metric"].as_str(), lines[0]["value"].as_f64()),
             (Some("crash_to_first_datagram"), Some(1.5))

@@ -20,6 +20,8 @@ pub(super) struct Heard {
     pub(super) first: Option<Instant>,
     /// The first word with the true line.
     pub(super) true_word: Option<Instant>,
+    /// The first word that says that the kernel does not go on.
+    pub(super) final_word: Option<Instant>,
     /// Longest time that the kernel was held, in all.
     pub(super) held: Duration,
     /// Datagrams of the death.
@@ -62,6 +64,9 @@ impl Heard {
                 }
                 self.held = self.held.max(Duration::from_nanos(word.held_ns));
                 let is_true = word.line.starts_with(way.line);
+                if word.notice.is_final() {
+                    self.final_word.get_or_insert(datagram.at);
+                }
                 let is_news = is_first || (is_true && self.true_word.is_none());
                 if is_true {
                     self.true_word.get_or_insert(datagram.at);
