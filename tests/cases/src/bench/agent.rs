@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use harness::cache::Cache;
 use harness::kernels;
 use harness::vm::Vm;
+use lastgasp::config::agent::Low;
 use serde_json::json;
 
 use super::Figure;
@@ -44,7 +45,7 @@ pub fn in_vm(kernel: &str, times: Times) -> Result<Vec<Figure>> {
     let cache = Cache::open()?;
     let kernel = kernels::named(kernel)?.get(&cache)?;
     let mut machine = node::machine(&cache, &kernel, 2)?;
-    let once = times.rest + 3 * times.load + 3 * SETTLE;
+    let once = times.rest + 4 * times.load + 3 * SETTLE;
     machine.limit = Duration::from_secs(60) + once * times.runs as u32;
     let mut vm = Vm::boot(&machine)?;
     measure(&mut vm, &kernel.release, "emulated", times)
@@ -84,7 +85,9 @@ fn measure(
     let (mut rest, mut load) = (Use::default(), Use::default());
     let (mut alone, mut with) = (Vec::new(), Vec::new());
     let mut sizes: BTreeMap<&'static str, Vec<f64>> = BTreeMap::new();
+    let mut bare_wakes = Vec::new();
     for _ in 0..times.runs {
+        bare_wakes.push(wakes(place, times.load)?);
         alone.push(flood(place, times.load)?);
         let pid = place.start()?;
         sleep(SETTLE);
@@ -110,7 +113,10 @@ fn measure(
     let mut figures = Vec::new();
     for (state, used) in [("rest", &rest), (flooded.as_str(), &load)] {
         let yardstick = if state == "rest" {
-            json!({"goal": 0.1, "must": 0.3})
+            json!({
+                "goal": 0.1, "must": 0.3,
+                "bare_wakeups": super::rounded(middle(&bare_wakes)),
+            })
         } else {
             json!({"rest": super::rounded(middle(&rest.all))})
         };
@@ -168,11 +174,27 @@ fn middle(values: &[f64]) -> f64 {
     }
 }
 
+/// What two threads cost that only wake up as often as the agent's, in per
+/// cent of a core.
+fn wakes(place: &mut dyn Place, over: Duration) -> Result<f64> {
+    let defaults = Low {
+        collector: Some(vec!["collector:1".into()]),
+        key_file: Some("key".into()),
+        ..Low::default()
+    };
+    let every = defaults.check()?.pace.rest.as_micros();
+    let answer = place.load(&format!("wake {every} {}", over.as_millis()))?;
+    let cpu_us: f64 = answer
+        .parse()
+        .with_context(|| format!("`guest wake` answered {answer:?}"))?;
+    Ok(100.0 * cpu_us / over.as_micros() as f64)
+}
+
 /// Microseconds that a line took its writer, the eBPF program included: it runs
 /// in the writer's time.
 fn flood(place: &mut dyn Place, over: Duration) -> Result<f64> {
     let lines = RATE * over.as_secs();
-    let answer = place.flood(lines, over)?;
+    let answer = place.load(&format!("flood {lines} {}", over.as_millis()))?;
     let numbers: Vec<u64> = answer
         .split(' ')
         .map(str::parse)
@@ -195,8 +217,8 @@ fn flood(place: &mut dyn Place, over: Duration) -> Result<f64> {
 /// For a terminal, 80 columns wide.
 pub fn table(figures: &[Figure]) -> String {
     let mut text = format!(
-        "{:<20} {:<17} {:<14} {:>9}  {}\n",
-        "load", "metric", "thread", "median", "unit, yardstick"
+        "{:<20} {:<17} {:<14} {:>9}  unit, yardstick\n",
+        "load", "metric", "thread", "median"
     );
     for figure in figures {
         let word = |key: &str| figure.case[key].as_str().unwrap_or_default();
