@@ -14,8 +14,10 @@ use crate::store::Task;
 const SIDE_BY_SIDE: usize = 16;
 /// First wait after a failure; doubles with each.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// Longest wait after a failure.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Longest wait after a failure: what a server that is back waits for us.
+const BACKOFF_MAX: Duration = Duration::from_secs(4);
+/// Longest wait that a server can ask for.
+const ASKED_MAX: Duration = Duration::from_secs(30);
 /// Failures after which the pods no longer wait for the node's mark: a missing
 /// right on nodes must not keep the reason from the pods.
 const PATIENCE: u32 = 3;
@@ -133,9 +135,7 @@ impl Lanes {
             lane.tasks.swap(0, 1);
             Duration::ZERO
         } else {
-            retry_after
-                .unwrap_or_else(|| backoff(attempts))
-                .min(BACKOFF_MAX)
+            retry_after.map_or_else(|| backoff(attempts), |asked| asked.min(ASKED_MAX))
         };
         lane.due = now + wait;
         Some((attempts, wait))

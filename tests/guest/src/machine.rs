@@ -161,6 +161,25 @@ fn up(name: &str, local: [u8; 4], mask: [u8; 4]) -> Result<()> {
     Ok(())
 }
 
+/// Takes a device down.
+pub(crate) fn down(name: &str) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    let socket = socket()?;
+    // SAFETY: an all-zero ifreq is valid; no flags is what is asked for.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        check(libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw mut request,
+        ))?;
+    }
+    Ok(())
+}
+
 fn default_route(gateway: [u8; 4]) -> Result<()> {
     use std::os::fd::AsRawFd;
     let socket = socket()?;

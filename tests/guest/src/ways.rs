@@ -46,6 +46,26 @@ const ALL: &[Way] = &[
         name: "oops-survived",
         die: survived_oops,
     },
+    Way {
+        name: "panic-all-cpus",
+        die: || boom("panic", "all"),
+    },
+    Way {
+        name: "oops-nested",
+        die: || fatal_oops("nested", "process"),
+    },
+    Way {
+        name: "ring-full",
+        die: || boom("flood", "process"),
+    },
+    Way {
+        name: "agent-thread",
+        die: || survived("drain"),
+    },
+    Way {
+        name: "uplink-dead",
+        die: uplink_dead,
+    },
 ];
 
 /// The way of this name.
@@ -73,15 +93,25 @@ fn fatal_oops(kind: &str, how: &str) -> Result<()> {
     boom(kind, how)
 }
 
+/// The words have nowhere to go, and the machine must not wait for that.
+fn uplink_dead() -> Result<()> {
+    machine::down("eth0")?;
+    sysrq("c")
+}
+
+fn survived_oops() -> Result<()> {
+    survived("process")
+}
+
 /// An oops kills the task that it happens in, and a dead PID 1 is a panic: so
 /// another process has it.
-fn survived_oops() -> Result<()> {
+fn survived(how: &str) -> Result<()> {
     fs::write("/proc/sys/kernel/panic_on_oops", "0")?;
     // SAFETY: the child calls nothing but system calls and its own code, and
     // ends without returning.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let _ = boom("null", "process");
+        let _ = boom("null", how);
         // SAFETY: ends the child without running the parent's exit handlers.
         unsafe { libc::_exit(1) };
     }

@@ -38,8 +38,8 @@ pub const APT_CONFIG: Tool = Tool::new("apt-config", "apt");
 pub const DPKG_DEB: Tool = Tool::new("dpkg-deb", "dpkg");
 /// Unpacks kernel modules.
 pub const XZ: Tool = Tool::new("xz", "xz-utils");
-/// Gives a process a real-time priority.
-pub const CHRT: Tool = Tool::new("chrt", "util-linux");
+/// Gives a process another priority.
+pub const NICE: Tool = Tool::new("nice", "coreutils");
 /// Gives a compiler its own view of the file system.
 pub const UNSHARE: Tool = Tool::new("unshare", "util-linux");
 

@@ -16,6 +16,7 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::progress;
 use crate::qmp::{self, Qmp};
 use crate::tool::QEMU;
 use crate::wire::{Datagram, Wire};
@@ -75,10 +76,23 @@ pub struct Outcome {
 
 impl Vm {
     /// Boots, and waits until PID 1 answers.
+    ///
+    /// Software emulation with several CPUs sometimes trips over a kernel that
+    /// patches its own code while it boots (`sync_core`, `iretq`), about once in
+    /// a hundred boots: what dies before PID 1 runs is tried again, and said.
     pub fn boot(machine: &Machine) -> Result<Self> {
-        let mut vm = Self::start(machine, None)?;
-        vm.expect_ok().context("the machine did not come up")?;
-        Ok(vm)
+        let mut tries = 3;
+        loop {
+            tries -= 1;
+            let mut vm = Self::start(machine, None)?;
+            match vm.expect_ok() {
+                Ok(_) => return Ok(vm),
+                Err(error) if tries == 0 => {
+                    return Err(error.context("the machine did not come up"));
+                }
+                Err(_) => progress::say("a machine died while it booted; trying again"),
+            }
+        }
     }
 
     /// Goes on from a snapshot of the same machine.
@@ -107,7 +121,10 @@ impl Vm {
         let mut command = QEMU.command()?;
         command
             .args(["-nodefaults", "-no-reboot", "-display", "none"])
-            .args(["-accel", "tcg,thread=multi", "-cpu", "max"])
+            .args(["-accel", "tcg,thread=multi"])
+            // Without cmpxchg16b: QEMU 7.2 emulates the one that is not locked
+            // wrongly, it seems: 6.12 oopsed behind it in its allocator, at boot.
+            .args(["-cpu", "max,cx16=off"])
             .args([
                 "-m",
                 &machine.memory.to_string(),

@@ -60,7 +60,9 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     priority::raise();
-    match lab(&args) {
+    let result = lab(&args);
+    priority::lower();
+    match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) if error.downcast_ref::<Skip>().is_some() => {

@@ -3,9 +3,13 @@
 mod bench;
 mod cluster;
 mod fixture;
+mod gasps;
 mod manifests;
+mod process;
 
 pub use bench::{Figures, bench_pods};
 pub use cluster::{Cluster, annotator, cluster, start, unavailable};
 pub use fixture::{Kind, Node, death, patch_pod};
+pub use gasps::{NULL_POINTER, PANIC, Speaker};
 pub use manifests::{apply, documents};
+pub use process::{Annotator, ask, program};

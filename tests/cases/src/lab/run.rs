@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use harness::vm::{Machine, Outcome, Vm};
 
+use lastgasp::gasp::protocol::{Frame, Kind};
+
 use super::verdict::{self, Verdict};
 use super::ways::Way;
 use crate::node;
@@ -20,7 +22,7 @@ const END: Duration = Duration::from_secs(20);
 
 /// A survived one is watched this long: the agent waits three seconds before
 /// it says so.
-const WATCH: Duration = Duration::from_millis(4500);
+const WATCH: Duration = Duration::from_secs(8);
 
 /// Triggers come after a random delay up to this, so that they meet the
 /// agent's timers in every phase.
@@ -125,12 +127,38 @@ fn die(task: &Task<'_>, keep: Option<&Path>) -> Result<Verdict> {
     };
     let since = Instant::now();
     vm.ask(&format!("die {} {}", task.way.name, task.delay_us))?;
-    let outcome = vm.finish(if task.way.is_survived() { WATCH } else { END })?;
+    let outcome = if task.way.is_survived() {
+        watch(vm)?
+    } else {
+        vm.finish(END)?
+    };
     let verdict = verdict::judge(task.way, since, &outcome)?;
     if let (Some(dir), false) = (keep, verdict.misses.is_empty()) {
         save(task, since, &outcome, &verdict, dir)?;
     }
     Ok(verdict)
+}
+
+/// Waits until the agent says that an oops was survived; a little longer, so
+/// that a death which comes after all is seen.
+fn watch(vm: Vm) -> Result<Outcome> {
+    let until = Instant::now() + WATCH;
+    let mut heard = Vec::new();
+    while let Ok(datagram) = vm
+        .datagrams
+        .recv_timeout(until.saturating_duration_since(Instant::now()))
+    {
+        let frame = Frame::parse(&datagram.payload);
+        let survived = frame.is_ok_and(|frame| frame.kind() == Kind::Survived);
+        heard.push(datagram);
+        if survived {
+            break;
+        }
+    }
+    let mut outcome = vm.finish(Duration::from_millis(200))?;
+    heard.append(&mut outcome.datagrams);
+    outcome.datagrams = heard;
+    Ok(outcome)
 }
 
 /// Writes console and datagrams of a death that missed something.
@@ -157,7 +185,7 @@ fn save(
     }
     text.push_str("\ndatagrams, ms since the command\n");
     for datagram in &outcome.datagrams {
-        let said = match lastgasp::gasp::protocol::Frame::parse(&datagram.payload) {
+        let said = match Frame::parse(&datagram.payload) {
             Ok(frame) => format!("{:?} seq {} {:?}", frame.kind(), frame.seq(), frame.body()),
             Err(error) => format!("unreadable: {error}"),
         };

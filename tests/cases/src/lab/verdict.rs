@@ -17,7 +17,7 @@ use lastgasp::gasp::protocol::{Key, KeyRing};
 use lastgasp::gasp::receiver::{self, Handler};
 use tokio::sync::mpsc;
 
-use super::ways::Way;
+use super::ways::{Demand, Way};
 use crate::node;
 
 /// What became of one death.
@@ -78,77 +78,104 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
     let missing = missing_lines(&expected, &heard.lines);
     let death = heard.death.as_ref();
 
-    let mut misses = Vec::new();
-    let mut must = |holds: bool, what: String| {
-        if !holds {
-            misses.push(what);
-        }
+    let facts = Facts {
+        ended: outcome.ended,
+        word: word_ms.is_some(),
+        missing: &missing,
+        words: &words,
+        survived: heard.survived,
+        refused: heard.refused,
+        death,
     };
-    must(
-        outcome.ended != way.is_survived(),
-        if way.is_survived() {
-            "the machine did not survive".to_owned()
-        } else {
-            "the machine hung".to_owned()
-        },
-    );
-    must(
-        word_ms.is_some(),
-        "no word with the true kind and line".to_owned(),
-    );
-    let last = words.last().map(|(_, word)| word);
-    let false_kind = words
-        .iter()
-        .any(|(_, w)| w.notice.is_final() && w.notice != way.notice);
-    must(!false_kind, "a word with a false kind".to_owned());
-    must(
-        last.is_none_or(|w| w.notice == way.notice),
-        format!("the last word is not {:?}", way.notice),
-    );
-    must(
-        last.is_none_or(|w| w.context == way.context),
-        format!(
-            "context {:?}, not {:?}",
-            last.map(|w| w.context),
-            way.context
-        ),
-    );
-    must(
-        missing.is_empty(),
-        format!(
-            "{} lines missing, first {:?}",
-            missing.len(),
-            missing.first()
-        ),
-    );
-    let reason = death.map(engine::reason_code);
-    must(
-        reason == Some(way.code),
-        format!("reason {reason:?}, not {:?}", way.code),
-    );
-    let function = death.and_then(|d| d.report.as_ref()?.fault_function.as_deref());
-    must(
-        way.function.is_none() || function == way.function,
-        format!("function {function:?}, not {:?}", way.function),
-    );
-    must(
-        !way.is_survived() || heard.survived,
-        "it was survived, but the agent did not say so".to_owned(),
-    );
-    must(
-        heard.refused == 0,
-        format!("{} datagrams refused", heard.refused),
-    );
     Ok(Verdict {
-        misses,
+        misses: facts.misses(way),
         first_ms,
         word_ms,
         lines_expected: expected.len(),
         lines_received: expected.len() - missing.len(),
         hold_ms,
         proof: death.map(|d| d.proof),
-        reason,
+        reason: death.map(engine::reason_code),
     })
+}
+
+/// What a way's expectations are held against.
+struct Facts<'a> {
+    ended: bool,
+    word: bool,
+    missing: &'a [String],
+    words: &'a [(u64, &'a Word)],
+    survived: bool,
+    refused: usize,
+    death: Option<&'a Death>,
+}
+
+impl Facts<'_> {
+    fn misses(&self, way: &Way) -> Vec<String> {
+        let mut misses = Vec::new();
+        let mut must = |holds: bool, what: &dyn Fn() -> String| {
+            if !holds {
+                misses.push(what());
+            }
+        };
+        // Whatever gets out, it must not be false, and the machine must not hang.
+        let lives = way.is_survived();
+        must(self.ended != lives, &|| {
+            if lives {
+                "the machine did not survive"
+            } else {
+                "the machine hung"
+            }
+            .to_owned()
+        });
+        let is_false = |word: &Word| word.notice.is_final() && word.notice != way.notice;
+        must(!self.words.iter().any(|(_, w)| is_false(w)), &|| {
+            "a word with a false kind".to_owned()
+        });
+        must(self.refused == 0, &|| {
+            format!("{} datagrams refused", self.refused)
+        });
+        if way.demand == Demand::End {
+            return misses;
+        }
+        must(self.word, &|| {
+            "no word with the true kind and line".to_owned()
+        });
+        let last = self.words.last().map(|(_, word)| *word);
+        must(last.is_none_or(|w| w.notice == way.notice), &|| {
+            format!("the last word is not {:?}", way.notice)
+        });
+        must(last.is_none_or(|w| w.context == way.context), &|| {
+            format!(
+                "context {:?}, not {:?}",
+                last.map(|w| w.context),
+                way.context
+            )
+        });
+        let reason = self.death.map(engine::reason_code);
+        must(reason == Some(way.code), &|| {
+            format!("reason {reason:?}, not {:?}", way.code)
+        });
+        let function = self
+            .death
+            .and_then(|d| d.report.as_ref()?.fault_function.as_deref());
+        must(way.function.is_none() || function == way.function, &|| {
+            format!("function {function:?}, not {:?}", way.function)
+        });
+        must(!lives || self.survived, &|| {
+            "the agent did not say that it was survived".to_owned()
+        });
+        if way.demand == Demand::Everything {
+            must(self.missing.is_empty(), &|| {
+                format!(
+                    "{} lines missing, first {:?}",
+                    self.missing.len(),
+                    self.missing.first()
+                )
+            });
+        }
+        misses
+    }
 }
 
 /// What an annotator would know.

@@ -18,6 +18,19 @@ pub struct Way {
     pub function: Option<&'static str>,
     /// Where it happens.
     pub context: Context,
+    /// What of it must get out.
+    pub demand: Demand,
+}
+
+/// How much of a death must get out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Demand {
+    /// First word, reason, and every line.
+    Everything,
+    /// First word and reason; lines may be lost, by the way's nature.
+    Word,
+    /// Nothing can get out for sure; but the machine must not hang.
+    End,
 }
 
 impl Way {
@@ -36,6 +49,7 @@ pub const ALL: &[Way] = &[
         line: "Kernel panic - not syncing: sysrq triggered crash",
         function: None,
         context: Context::Process,
+        demand: Demand::Everything,
     },
     Way {
         name: "null-process",
@@ -44,6 +58,7 @@ pub const ALL: &[Way] = &[
         line: "BUG: kernel NULL pointer dereference",
         function: Some("boom_null"),
         context: Context::Process,
+        demand: Demand::Everything,
     },
     Way {
         name: "null-softirq",
@@ -52,6 +67,7 @@ pub const ALL: &[Way] = &[
         line: "BUG: kernel NULL pointer dereference",
         function: Some("boom_null"),
         context: Context::Softirq,
+        demand: Demand::Everything,
     },
     Way {
         name: "bug-softirq",
@@ -60,6 +76,7 @@ pub const ALL: &[Way] = &[
         line: "kernel BUG at ",
         function: Some("boom_bug"),
         context: Context::Softirq,
+        demand: Demand::Everything,
     },
     Way {
         name: "panic-hardirq",
@@ -68,6 +85,7 @@ pub const ALL: &[Way] = &[
         line: "Kernel panic - not syncing: boom in hardirq context",
         function: None,
         context: Context::Hardirq,
+        demand: Demand::Everything,
     },
     Way {
         name: "reboot-f",
@@ -76,6 +94,7 @@ pub const ALL: &[Way] = &[
         line: "",
         function: None,
         context: Context::Process,
+        demand: Demand::Everything,
     },
     Way {
         name: "oops-survived",
@@ -84,5 +103,54 @@ pub const ALL: &[Way] = &[
         line: "BUG: kernel NULL pointer dereference",
         function: Some("boom_null"),
         context: Context::Process,
+        demand: Demand::Everything,
+    },
+    // From here on: what must not hang the machine.
+    Way {
+        name: "panic-all-cpus",
+        notice: Notice::Panic,
+        code: ReasonCode::KernelPanic,
+        line: "Kernel panic - not syncing: boom in all context",
+        function: None,
+        context: Context::Hardirq,
+        // Every CPU is in panic(), so none is left to send.
+        demand: Demand::End,
+    },
+    Way {
+        name: "oops-nested",
+        notice: Notice::Panic,
+        code: ReasonCode::NullPointerDereference,
+        line: "BUG: kernel NULL pointer dereference",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Word,
+    },
+    Way {
+        name: "ring-full",
+        notice: Notice::Panic,
+        code: ReasonCode::KernelPanic,
+        line: "Kernel panic - not syncing: boom after a flood",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "agent-thread",
+        notice: Notice::Panic,
+        code: ReasonCode::KernelPanic,
+        line: "",
+        function: None,
+        context: Context::Process,
+        // The oops before it is reported by the thread that dies of that.
+        demand: Demand::End,
+    },
+    Way {
+        name: "uplink-dead",
+        notice: Notice::Panic,
+        code: ReasonCode::SysrqCrash,
+        line: "",
+        function: None,
+        context: Context::Process,
+        demand: Demand::End,
     },
 ];

@@ -1,0 +1,164 @@
+//! The annotator as a process of its own, as it runs in a pod.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+/// The key that annotator and nodes of the Kubernetes cases share. A file of
+/// hex digits would be taken for what they stand for.
+pub(super) const KEY: &[u8] = b"shared by annotator and speakers";
+
+/// How long an annotator may take to be ready on a busy machine.
+const READY_WITHIN: Duration = Duration::from_secs(20);
+
+/// The `lastgasp` program: the one that `LASTGASP_BINARY` names, else this
+/// checkout's own, built now.
+pub fn program() -> Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| match std::env::var_os("LASTGASP_BINARY") {
+        Some(path) => Ok(path.into()),
+        None => build().map_err(|error| format!("{error:#}")),
+    });
+    built.as_deref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn build() -> Result<PathBuf> {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(["build", "--quiet", "-p", "lastgasp", "-p", "cases"])
+        .args(["--bin", "lastgasp"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    // What cargo says of this package to its tests: build scripts that look at
+    // it (ring's) would be run again, and all that depends on them.
+    let about_us = |name: &str| {
+        ["CARGO_PKG_", "CARGO_MANIFEST_"]
+            .iter()
+            .any(|p| name.starts_with(p))
+    };
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(about_us) {
+            cargo.env_remove(name);
+        }
+    }
+    let status = cargo.status().context("cannot run cargo")?;
+    ensure!(status.success(), "cargo build of lastgasp: {status}");
+    let test = std::env::current_exe().context("a program without a path")?;
+    // target/debug/deps/TEST, or target/debug/PROGRAM.
+    let found = test.ancestors().skip(1).take(2);
+    let mut candidates = found.map(|directory| directory.join("lastgasp"));
+    candidates
+        .find(|path| path.is_file())
+        .context("cargo built lastgasp, but not beside this test")
+}
+
+/// A running annotator. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Annotator {
+    child: Child,
+    /// Where it takes gasps.
+    pub gasps: SocketAddr,
+    /// Where it answers questions.
+    pub http: SocketAddr,
+}
+
+impl Annotator {
+    /// Starts one with its key, log and store in `directory`, writing to the
+    /// cluster of `kubeconfig`, and waits until it listens.
+    pub fn start(directory: &Path, kubeconfig: &Path, flags: &[&str]) -> Result<Self> {
+        let key = directory.join("key");
+        let mut options = File::options();
+        options.create(true).truncate(true).write(true).mode(0o600);
+        options.open(&key)?.write_all(KEY)?;
+        let log = directory.join("annotator.log");
+        let child = Command::new(program()?)
+            .args(["annotator", "--kube", "--log-format", "json"])
+            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .arg("--key-file")
+            .arg(key)
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .arg("--store")
+            .arg(directory.join("store.db"))
+            .args(flags)
+            .stdin(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .context("cannot start the annotator")?;
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut annotator = Self {
+            child,
+            gasps: nowhere,
+            http: nowhere,
+        };
+        let start = Instant::now();
+        loop {
+            let said = fs::read_to_string(&log)?;
+            if let Some((gasps, http)) = said.lines().find_map(addresses) {
+                (annotator.gasps, annotator.http) = (gasps, http);
+                return Ok(annotator);
+            }
+            if let Some(status) = annotator.child.try_wait()? {
+                bail!("the annotator ended ({status}):\n{said}");
+            }
+            ensure!(start.elapsed() < READY_WITHIN, "not ready:\n{said}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Ends it as the kernel's memory killer would: SIGKILL.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill().context("cannot kill the annotator")?;
+        self.child.wait().context("lost the annotator")?;
+        Ok(())
+    }
+
+    /// What `lastgasp why NAME -o json` answers; an error with its exit status
+    /// if nothing is known.
+    pub fn why(&self, name: &str) -> Result<Value> {
+        let (status, answer) = ask(&[
+            "why",
+            name,
+            "-o",
+            "json",
+            "--annotator",
+            &format!("http://{}", self.http),
+        ])?;
+        ensure!(status.success(), "why {name}: {status} {answer}");
+        serde_json::from_str(&answer).context("an answer that is no JSON")
+    }
+}
+
+impl Drop for Annotator {
+    fn drop(&mut self) {
+        // It may have ended already; both calls then say so, and nobody cares.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `lastgasp` with these arguments; its status and what it printed.
+pub fn ask(arguments: &[&str]) -> Result<(ExitStatus, String)> {
+    let output = Command::new(program()?)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run lastgasp")?;
+    let text = [output.stdout, output.stderr].concat();
+    Ok((output.status, String::from_utf8_lossy(&text).into_owned()))
+}
+
+/// Where the annotator listens for gasps and HTTP, if the line says so.
+fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let fields = &line["fields"];
+    let address = |name: &str| fields[name].as_str()?.parse().ok();
+    (fields["message"] == "ready").then(|| Some((address("listen")?, address("http")?)))?
+}
