@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::machine;
+
 const LOG: &str = "/dev/kmsg";
 
 /// Between two bursts.
@@ -58,10 +60,12 @@ fn run(lines: u64, over: Duration) -> Result<String> {
 }
 
 /// CPU time in microseconds of two threads that wake up this often, over this
-/// time, and do nothing else: what waiting alone costs on this machine.
+/// time, as the agent's drain threads do, and do nothing else: what waiting
+/// alone costs on this machine.
 pub(crate) fn wake(every: Duration, over: Duration) -> Result<String> {
-    let threads = [(); 2].map(|()| {
+    let threads = [0, 1].map(|cpu| {
         std::thread::spawn(move || -> Result<u64> {
+            machine::like_a_drain(cpu).context("no real-time priority (this takes root)")?;
             let (cpu, start) = (cpu_us()?, Instant::now());
             while start.elapsed() < over {
                 std::thread::sleep(every);
