@@ -27,7 +27,8 @@ impl Store {
     /// The newest deaths, newest first.
     pub fn deaths(&self, limit: u32) -> Result<Vec<Summary>, Error> {
         self.summaries(
-            "SELECT body, (SELECT count(*) FROM note WHERE note.death = death.name)
+            "SELECT body, (SELECT count(*) FROM note WHERE note.death = death.name
+                AND note.outcome IN ('annotated', 'recorded'))
              FROM death ORDER BY detected_ms DESC, name LIMIT ?1",
             params![limit],
         )
@@ -36,7 +37,8 @@ impl Store {
     /// One death by its name.
     pub fn death(&self, name: &str) -> Result<Option<Summary>, Error> {
         let found = self.summaries(
-            "SELECT body, (SELECT count(*) FROM note WHERE note.death = death.name)
+            "SELECT body, (SELECT count(*) FROM note WHERE note.death = death.name
+                AND note.outcome IN ('annotated', 'recorded'))
              FROM death WHERE name = ?1",
             params![name],
         )?;
@@ -221,7 +223,8 @@ impl Store {
 
     fn newest_of_node(&self, node: &str) -> Result<Option<Summary>, Error> {
         let found = self.summaries(
-            "SELECT body, (SELECT count(*) FROM note WHERE note.death = death.name)
+            "SELECT body, (SELECT count(*) FROM note WHERE note.death = death.name
+                AND note.outcome IN ('annotated', 'recorded'))
              FROM death WHERE node = ?1 ORDER BY detected_ms DESC LIMIT 1",
             params![node],
         )?;

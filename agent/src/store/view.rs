@@ -44,7 +44,7 @@ pub struct PodNote {
     /// Kind and name of the workload it belonged to, if known.
     pub owner: Option<(String, String)>,
     /// How writing on it went: `annotated`, `skipped: …`, `failed: …`, or
-    /// `known` where there is no API server to write to.
+    /// `recorded` where there is no API server to write to.
     pub outcome: String,
     /// When.
     pub at: Timestamp,

@@ -1,6 +1,7 @@
 //! What the cases, the demo and the benches share.
 
 pub mod bench;
+pub mod demo;
 pub mod kube;
 pub mod lab;
 pub mod node;

@@ -162,6 +162,16 @@ fn is_condemned(node: &CoreNode) -> bool {
     })
 }
 
+/// The yardstick by itself: all pods of this node patched by the writer's user
+/// over warm connections, at the writer's concurrency.
+pub async fn bare_loop(cluster: &Cluster, node: &Node) -> Result<Duration> {
+    let admin = cluster.admin().await?;
+    let bare = cluster.client(&annotator()).await?;
+    let in_flight = cluster.settings().pods_in_flight;
+    warm(&bare, in_flight).await?;
+    one_loop(&admin, &bare, node, in_flight).await
+}
+
 /// The yardstick: the same patches at the same concurrency, and nothing else.
 async fn one_loop(
     admin: &Client,

@@ -1,0 +1,163 @@
+//! The real `lastgasp annotator` as a child process, and the commands that ask it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use crate::node;
+
+/// Until it must be ready, and until it must have reached the API server.
+const READY: Duration = Duration::from_secs(30);
+
+/// A running annotator; dropped, it is stopped.
+#[derive(Debug)]
+pub(super) struct Annotator {
+    child: Child,
+    binary: PathBuf,
+    http: SocketAddr,
+    /// Where it takes gasps.
+    pub(super) listen: SocketAddr,
+    /// Its store.
+    pub(super) store: PathBuf,
+}
+
+impl Annotator {
+    /// Starts it with everything of its own in `dir`; with a kubeconfig it
+    /// writes to that cluster. Its log goes to `annotator.log`.
+    pub(super) fn start(dir: &Path, kubeconfig: Option<&Path>) -> Result<Self> {
+        let binary = node::binary("LASTGASP_BINARY")?;
+        let key = dir.join("gasp.key");
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&key)
+            .and_then(|mut file| file.write_all(node::KEY))
+            .with_context(|| format!("cannot write {}", key.display()))?;
+        let store = dir.join("annotator.db");
+        let mut command = Command::new(&binary);
+        command
+            .args(["annotator", "--log-format", "json"])
+            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .arg("--key-file")
+            .arg(&key)
+            .arg("--store")
+            .arg(&store)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        if let Some(kubeconfig) = kubeconfig {
+            command.arg("--kube").arg("--kubeconfig").arg(kubeconfig);
+        }
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start {}", binary.display()))?;
+        let log = dir.join("annotator.log");
+        let lines = child.stderr.take().context("the annotator has no log")?;
+        let said = keep_log(BufReader::new(lines), File::create(&log)?)?;
+        let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
+        // From here on, what goes wrong also ends the child.
+        let mut started = Self {
+            child,
+            binary,
+            http: unknown,
+            listen: unknown,
+            store,
+        };
+        let deadline = Instant::now() + READY;
+        let ready = wait_for(&said, "ready", deadline, &log)?;
+        if kubeconfig.is_some() {
+            wait_for(&said, "the API server answers", deadline, &log)?;
+        }
+        started.listen = address(&ready, "listen")?;
+        started.http = address(&ready, "http")?;
+        Ok(started)
+    }
+
+    /// Runs `lastgasp` with these arguments against this annotator; what it
+    /// prints, also if it knows nothing.
+    pub(super) fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(&self.binary)
+            .args(arguments)
+            .args(["--annotator", &format!("http://{}", self.http)])
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run lastgasp")?;
+        if !output.status.success() {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let out = String::from_utf8_lossy(&output.stdout);
+            bail!(
+                "`lastgasp {}` says: {}{}",
+                arguments.join(" "),
+                out.trim(),
+                said.trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+impl Drop for Annotator {
+    fn drop(&mut self) {
+        // Nothing is lost by it: the store holds what was acknowledged.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Writes the log to its file and hands the lines on, until the process ends.
+fn keep_log(lines: impl BufRead + Send + 'static, mut log: File) -> Result<mpsc::Receiver<Value>> {
+    // Only the first lines are waited for; the rest only goes to the file.
+    let (sender, said) = mpsc::sync_channel(256);
+    std::thread::Builder::new()
+        .name("annotator-log".into())
+        .spawn(move || {
+            for line in lines.lines().map_while(Result::ok) {
+                // A full disk must not stop the annotator.
+                let _ = writeln!(log, "{line}");
+                if let Ok(value) = serde_json::from_str(&line) {
+                    let _ = sender.try_send(value);
+                }
+            }
+        })?;
+    Ok(said)
+}
+
+fn wait_for(
+    said: &mpsc::Receiver<Value>,
+    message: &str,
+    until: Instant,
+    log: &Path,
+) -> Result<Value> {
+    loop {
+        match said.recv_timeout(until.saturating_duration_since(Instant::now())) {
+            Ok(line) if line["fields"]["message"] == message => return Ok(line),
+            Ok(_) => {}
+            Err(error) => {
+                let text = fs::read_to_string(log).unwrap_or_default();
+                let what = match error {
+                    RecvTimeoutError::Timeout => "did not become ready in time",
+                    RecvTimeoutError::Disconnected => "ended",
+                };
+                bail!(
+                    "the annotator {what}; its log ends: {}",
+                    text.lines().last().unwrap_or("")
+                );
+            }
+        }
+    }
+}
+
+fn address(ready: &Value, field: &str) -> Result<SocketAddr> {
+    let text = ready["fields"][field].as_str().unwrap_or_default();
+    text.parse()
+        .with_context(|| format!("the annotator's ready line has no address {field}: {ready}"))
+}
