@@ -469,9 +469,9 @@ fn how_fast_a_node_of_110_pods_is_told() {
             Node::create(&admin, &name, &[(Kind::Replica, 110)]).await?;
             let mut told = Told::watch(&admin, &name, &death).await?;
             let watcher = admin.clone();
-            let watched = name.clone();
+            let node = name.clone();
             let condition =
-                tokio::spawn(async move { condemned(&watcher, &watched, CONDITION_PANIC).await });
+                tokio::spawn(async move { condemned(&watcher, &node, CONDITION_PANIC).await });
             let mut speaker = Speaker::new(&name, 1, annotator.gasps)?;
             speaker.heartbeat(DIES_MS - 1_000)?;
             let sent = Instant::now();

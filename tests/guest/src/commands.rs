@@ -10,6 +10,7 @@
 //! | `die WAY US` | dies that way after this many microseconds |
 //! | `busy CPU` | keeps a CPU busy from now on |
 //! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
+//! | `wake US MS` | wakes two threads this often for this time, for nothing |
 //! | `read PATH [START]` | answers with the first line of a file that starts so |
 //! | `list PATH` | answers with the names in a directory |
 
@@ -50,6 +51,10 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
             std::thread::spawn(move || machine::burn(cpu));
         }
         "flood" => return flood::flood(first.parse()?, Duration::from_millis(second.parse()?)),
+        "wake" => {
+            let every = Duration::from_micros(first.parse()?);
+            return flood::wake(every, Duration::from_millis(second.parse()?));
+        }
         "die" => {
             let way = ways::named(first)?;
             let delay = Duration::from_micros(second.parse()?);
@@ -66,10 +71,10 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
     Ok(String::new())
 }
 
-/// The one command that may be given where this is not PID 1.
+/// The commands that may be given where this is not PID 1.
 pub(crate) fn by_hand(line: &str) -> Result<String> {
-    if !line.starts_with("flood ") {
-        bail!("this is PID 1 of a lab machine; elsewhere: guest flood LINES MS");
+    if !line.starts_with("flood ") && !line.starts_with("wake ") {
+        bail!("this is PID 1 of a lab machine; elsewhere: guest flood LINES MS, guest wake US MS");
     }
     obey(line, &mut Children::default())
 }

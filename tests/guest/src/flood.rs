@@ -1,5 +1,5 @@
-//! A load of log lines, for the benches: here in a lab machine as PID 1's
-//! command, elsewhere by hand (`guest flood LINES MS`, as root).
+//! Load and yardstick for the benches: in a lab machine as PID 1's commands,
+//! elsewhere by hand (`guest flood LINES MS`, as root; `guest wake US MS`).
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -7,6 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+
+use crate::machine;
 
 const LOG: &str = "/dev/kmsg";
 
@@ -37,11 +39,12 @@ fn run(lines: u64, over: Duration) -> Result<String> {
             let burst = (due - written).min(BURST);
             let mut log = OpenOptions::new().write(true).open(LOG)?;
             for n in written..written + burst {
-                // Of the length that a network driver's line has.
-                writeln!(
-                    log,
-                    "<7>flood: line {n} of {lines}, eth0: link state 0x0 queue 3 budget 64"
-                )?;
+                // Of the length that a network driver's line has. One write is
+                // one record, hence no writeln!.
+                let line = format!(
+                    "<7>flood: line {n} of {lines}, eth0: link state 0x0 queue 3 budget 64\n"
+                );
+                log.write_all(line.as_bytes())?;
             }
             written += burst;
         }
@@ -54,6 +57,27 @@ fn run(lines: u64, over: Duration) -> Result<String> {
         "the kernel log took {logged} of {lines} lines"
     );
     Ok(format!("{cpu} {wall} {logged}"))
+}
+
+/// CPU time in microseconds of two threads that wake up this often, over this
+/// time, as the agent's drain threads do, and do nothing else: what waiting
+/// alone costs on this machine.
+pub(crate) fn wake(every: Duration, over: Duration) -> Result<String> {
+    let threads = [0, 1].map(|cpu| {
+        std::thread::spawn(move || -> Result<u64> {
+            machine::like_a_drain(cpu).context("no real-time priority (this takes root)")?;
+            let (cpu, start) = (cpu_us()?, Instant::now());
+            while start.elapsed() < over {
+                std::thread::sleep(every);
+            }
+            Ok(cpu_us()? - cpu)
+        })
+    });
+    let mut sum = 0;
+    for thread in threads {
+        sum += thread.join().ok().context("a thread panicked")??;
+    }
+    Ok(sum.to_string())
 }
 
 /// CPU time of this thread in microseconds, in the kernel and outside

@@ -206,14 +206,37 @@ pub(crate) fn terminate(pid: u32) -> Result<()> {
     Ok(())
 }
 
-/// Keeps a CPU busy for ever.
-pub(crate) fn burn(cpu: usize) -> ! {
+/// Binds the calling thread to a CPU; one that is not there is left alone.
+fn pin(cpu: usize) {
     // SAFETY: an all-zero set is valid; a CPU that is not there is refused.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu.min(libc::CPU_SETSIZE as usize - 1), &mut set);
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set);
     }
+}
+
+/// Runs the calling thread as the agent runs its drain threads: on one CPU, in
+/// real time.
+pub(crate) fn like_a_drain(cpu: usize) -> io::Result<()> {
+    pin(cpu);
+    let priority: libc::c_int = 90;
+    // SAFETY: the kernel's `struct sched_param` is one int. musl's wrapper
+    // refuses to act on a thread, hence the system call.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setscheduler,
+            0,
+            libc::SCHED_FIFO,
+            &raw const priority,
+        )
+    };
+    check(result as libc::c_int)
+}
+
+/// Keeps a CPU busy for ever.
+pub(crate) fn burn(cpu: usize) -> ! {
+    pin(cpu);
     loop {
         std::hint::spin_loop();
     }

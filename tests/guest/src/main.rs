@@ -2,7 +2,7 @@
 //!
 //! Sets the machine up, then does what the host says over a virtio port, one
 //! line a command, one line an answer; the console stays free for the kernel.
-//! Anywhere else it is a load for the benches: `guest flood LINES MS`.
+//! Anywhere else it is a load for the benches (`flood.rs`).
 
 mod commands;
 mod flood;

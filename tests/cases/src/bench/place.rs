@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::UdpSocket;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,8 @@ pub(super) trait Place {
     fn read(&mut self, path: &str, start: &str) -> Result<String>;
     /// The names in a directory.
     fn list(&mut self, path: &str) -> Result<Vec<String>>;
-    /// What `guest flood` answers.
-    fn flood(&mut self, lines: u64, over: Duration) -> Result<String>;
+    /// What the guest answers to a load (`tests/guest/src/flood.rs`).
+    fn load(&mut self, command: &str) -> Result<String>;
 }
 
 /// This machine. The collector is a socket of this process.
@@ -48,6 +49,7 @@ impl Place for Here {
     fn start(&mut self) -> Result<u32> {
         let path = |name: &str| self.dir.path().join(name);
         fs::write(path("key"), node::KEY)?;
+        fs::set_permissions(path("key"), fs::Permissions::from_mode(0o600))?;
         let log = fs::File::create(path("log"))?;
         let mut command = Command::new(node::binary("LASTGASP_BINARY")?);
         command
@@ -100,9 +102,9 @@ impl Place for Here {
         Ok(names)
     }
 
-    fn flood(&mut self, lines: u64, over: Duration) -> Result<String> {
+    fn load(&mut self, command: &str) -> Result<String> {
         let output = Command::new(node::binary("LASTGASP_GUEST")?)
-            .args(["flood", &lines.to_string(), &over.as_millis().to_string()])
+            .args(command.split(' '))
             .output()?;
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
@@ -139,8 +141,8 @@ impl Place for Vm {
         Ok(names.split(' ').map(str::to_owned).collect())
     }
 
-    fn flood(&mut self, lines: u64, over: Duration) -> Result<String> {
-        self.ask(&format!("flood {lines} {}", over.as_millis()))
+    fn load(&mut self, command: &str) -> Result<String> {
+        self.ask(command)
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Death<'a> {
     /// How the machine dies.
     pub(super) way: &'a Way,
     /// Where it is shown.
-    pub(super) screen: &'a Screen,
+    pub(super) screen: Screen,
     /// Who is told.
     pub(super) annotator: &'a Annotator,
     /// Where the pods are, if in a cluster.
@@ -64,7 +64,7 @@ impl Death<'_> {
             self.console(&vm.console(), since, &mut figures);
             if let Ok(datagram) = vm.datagrams.recv_timeout(ROUND) {
                 let news = heard.take(&datagram, self.way);
-                self.moments(&heard, &mut figures);
+                Self::moments(&heard, &mut figures);
                 self.tell(datagram.at, news, &figures, &mut story);
                 // What is written is looked at once nothing more comes in.
                 continue;
@@ -84,7 +84,7 @@ impl Death<'_> {
             let news = heard.take(datagram, self.way);
             self.tell(datagram.at, news, &figures, &mut story);
         }
-        self.moments(&heard, &mut figures);
+        Self::moments(&heard, &mut figures);
         self.console(&outcome.console, since, &mut figures);
         fs::write(
             dir.join("console.txt"),
@@ -99,10 +99,12 @@ impl Death<'_> {
         self.screen.moment(None, &total, Style::Faint);
         let mut missing = self.missing(&figures)?;
         if outcome.ended == self.way.is_survived() {
-            missing.push(match self.way.is_survived() {
-                true => "the machine did not survive".to_owned(),
-                false => "the machine hung instead of ending".to_owned(),
-            });
+            let what = if self.way.is_survived() {
+                "the machine did not survive"
+            } else {
+                "the machine hung instead of ending"
+            };
+            missing.push(what.to_owned());
         }
         Ok((figures, missing))
     }
@@ -129,7 +131,7 @@ impl Death<'_> {
         figures.panic_line = figures.panic_line.or_else(|| line("Kernel panic - "));
     }
 
-    fn moments(&self, heard: &Heard, figures: &mut Figures) {
+    fn moments(heard: &Heard, figures: &mut Figures) {
         if let Some(hook) = heard.hook {
             figures.crash = Some(figures.crash.map_or(hook, |crash| crash.min(hook)));
         }
@@ -167,39 +169,35 @@ impl Death<'_> {
     /// Looks at what the annotator has written so far.
     fn written(&self, figures: &mut Figures, reason: &mut Option<String>) -> Result<()> {
         let code = self.way.code.as_str();
-        match self.cluster {
-            Some(cluster) => {
-                let seen = cluster.seen();
-                if let Some(why) = seen.failed {
-                    anyhow::bail!("the API server can no longer be watched: {why}");
-                }
-                if let (Some((at, message)), None) = (&seen.condition, figures.condition) {
-                    figures.condition = Some(*at);
-                    self.said(figures, *at, "Node condition KernelPanic", message);
-                }
-                let told = seen.pods.values().filter(|(_, told)| told == code);
-                let (count, last) = (told.clone().count(), told.map(|(at, _)| *at).max());
-                self.progress(figures, count, cluster.eligible(), last);
+        if let Some(cluster) = self.cluster {
+            let seen = cluster.seen();
+            if let Some(why) = seen.failed {
+                anyhow::bail!("the API server can no longer be watched: {why}");
             }
-            None => {
-                let Some(answer) = self.stored()? else {
-                    return Ok(());
-                };
-                let now = Instant::now();
-                let said = &answer.summary.reason;
-                if figures.condition.is_none() {
-                    figures.condition = Some(now);
-                    self.said(figures, now, "death in the store", said);
-                } else if reason.as_ref() != Some(said) {
-                    self.screen
-                        .moment(figures.after_crash(now), said, Style::Bold);
-                }
-                *reason = Some(said.clone());
-                let is_true =
-                    answer.summary.reason_code.as_str() == code && !self.way.is_survived();
-                let count = if is_true { known(&answer) } else { 0 };
-                self.progress(figures, count, super::pods().len(), Some(now));
+            if let (Some((at, message)), None) = (&seen.condition, figures.condition) {
+                figures.condition = Some(*at);
+                self.said(figures, *at, "Node condition KernelPanic", message);
             }
+            let told = seen.pods.values().filter(|(_, told)| told == code);
+            let (count, last) = (told.clone().count(), told.map(|(at, _)| *at).max());
+            self.progress(figures, count, cluster.eligible(), last);
+        } else {
+            let Some(answer) = self.stored()? else {
+                return Ok(());
+            };
+            let now = Instant::now();
+            let said = &answer.summary.reason;
+            if figures.condition.is_none() {
+                figures.condition = Some(now);
+                self.said(figures, now, "death in the store", said);
+            } else if reason.as_ref() != Some(said) {
+                self.screen
+                    .moment(figures.after_crash(now), said, Style::Bold);
+            }
+            *reason = Some(said.clone());
+            let is_true = answer.summary.reason_code.as_str() == code && !self.way.is_survived();
+            let count = if is_true { known(&answer) } else { 0 };
+            self.progress(figures, count, super::pods().len(), Some(now));
         }
         Ok(())
     }
@@ -304,7 +302,7 @@ fn known(answer: &Explanation) -> usize {
 }
 
 impl Story {
-    fn take(&mut self, screen: &Screen, after: Option<Duration>, line: &Line, way: &Way) {
+    fn take(&mut self, screen: Screen, after: Option<Duration>, line: &Line, way: &Way) {
         // sysrq says so before it crashes, a restart has no line of its own.
         let start = telling(&line.text);
         let is_first = start.is_some() || line.text.starts_with(way.line);
@@ -312,17 +310,16 @@ impl Story {
             self.earlier += 1;
             return;
         }
-        match start.filter(|start| self.shown.insert(start)) {
-            Some(_) => {
-                self.end(screen);
-                screen.moment(after, &line.text, Style::Plain);
-            }
-            None => self.waiting += 1,
+        if start.is_some_and(|start| self.shown.insert(start)) {
+            self.end(screen);
+            screen.moment(after, &line.text, Style::Plain);
+        } else {
+            self.waiting += 1;
         }
     }
 
     /// Says how many lines were passed over.
-    fn end(&mut self, screen: &Screen) {
+    fn end(&mut self, screen: Screen) {
         if self.earlier > 0 {
             let text = format!("... {} from before the crash", self.earlier);
             screen.moment(None, &text, Style::Faint);

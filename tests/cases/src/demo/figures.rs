@@ -163,7 +163,7 @@ impl Figures {
     }
 
     /// Shows them.
-    pub(super) fn show(&self, screen: &Screen, kube: bool) {
+    pub(super) fn show(&self, screen: Screen, kube: bool) {
         for row in self.rows(kube) {
             let time = row.time.map_or("-".to_owned(), |time| {
                 format!("{:.1} ms", milliseconds(time))

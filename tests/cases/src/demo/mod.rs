@@ -87,8 +87,8 @@ pub fn run(show: &Show) -> Result<Vec<String>> {
         &format!("kernel {}, from the distribution", spec.name),
         || spec.get(&cache),
     )?;
-    let result = set_up(show, &screen, &cache, &kernel, dir.path())
-        .and_then(|stage| act(show, &screen, way, &kernel, stage, dir.path()));
+    let result = set_up(show, screen, &cache, &kernel, dir.path())
+        .and_then(|stage| act(show, screen, way, &kernel, stage, dir.path()));
     let failed = result.as_ref().map_or(true, |missing| !missing.is_empty());
     if failed && !INTERRUPTED.load(Ordering::Relaxed) {
         match keep(dir.path(), &show.keep) {
@@ -104,7 +104,7 @@ pub fn run(show: &Show) -> Result<Vec<String>> {
 
 fn set_up(
     show: &Show,
-    screen: &Screen,
+    screen: Screen,
     cache: &Cache,
     kernel: &Kernel,
     dir: &Path,
@@ -204,7 +204,7 @@ fn hello(vm: &Vm, until: Instant) -> Result<()> {
 
 fn act(
     show: &Show,
-    screen: &Screen,
+    screen: Screen,
     way: &Way,
     kernel: &Kernel,
     stage: Stage,
@@ -246,7 +246,7 @@ fn act(
 
 /// What people ask afterwards.
 fn explain(
-    screen: &Screen,
+    screen: Screen,
     way: &Way,
     annotator: &Annotator,
     cluster: Option<&InCluster>,
@@ -291,7 +291,7 @@ fn explain(
 }
 
 /// One pod as the API server has it.
-fn annotations(screen: &Screen, cluster: &InCluster, name: &str) -> Result<()> {
+fn annotations(screen: Screen, cluster: &InCluster, name: &str) -> Result<()> {
     let (_, short) = name.split_once('/').unwrap_or(("", name));
     let pods = cluster.pods()?;
     let pod = pods
@@ -306,16 +306,17 @@ fn annotations(screen: &Screen, cluster: &InCluster, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn conclude(screen: &Screen, way: &Way, figures: &Figures, missing: &[String]) {
+fn conclude(screen: Screen, way: &Way, figures: &Figures, missing: &[String]) {
     screen.line("", Style::Plain);
     if missing.is_empty() {
-        let text = match way.is_survived() {
-            true => "The kernel survived; no pod was told anything.".to_owned(),
-            false => format!(
+        let text = if way.is_survived() {
+            "The kernel survived; no pod was told anything.".to_owned()
+        } else {
+            format!(
                 "All {} pods carry the true reason: {}.",
                 figures.told,
                 way.code.as_str()
-            ),
+            )
         };
         screen.line(&text, Style::Green);
     }

@@ -49,7 +49,7 @@ impl Screen {
     }
 
     /// Text in a style.
-    pub(super) fn styled(&self, text: &str, style: Style) -> String {
+    pub(super) fn styled(self, text: &str, style: Style) -> String {
         let code = match style {
             _ if !self.colour => return text.to_owned(),
             Style::Plain => return text.to_owned(),
@@ -63,18 +63,18 @@ impl Screen {
     }
 
     /// One line, cut to the width.
-    pub(super) fn line(&self, text: &str, style: Style) {
+    pub(super) fn line(self, text: &str, style: Style) {
         self.raw(&format!("{}\n", self.styled(&cut(text, WIDTH), style)));
     }
 
     /// A heading with an empty line above.
-    pub(super) fn heading(&self, text: &str) {
+    pub(super) fn heading(self, text: &str) {
         self.line("", Style::Plain);
         self.line(text, Style::Bold);
     }
 
     /// Something that happened at a time after the crash.
-    pub(super) fn moment(&self, after: Option<Duration>, text: &str, style: Style) {
+    pub(super) fn moment(self, after: Option<Duration>, text: &str, style: Style) {
         let at = after.map_or_else(String::new, ms);
         let text = cut(text, WIDTH - 14);
         let at = self.styled(&format!("{at:>12}"), Style::Faint);
@@ -82,14 +82,14 @@ impl Screen {
     }
 
     /// Several lines that another program wrote, indented.
-    pub(super) fn quoted(&self, text: &str) {
+    pub(super) fn quoted(self, text: &str) {
         for line in text.lines() {
             self.line(&format!("  {line}"), Style::Plain);
         }
     }
 
     /// Fields under each other, with what is too long on lines of its own.
-    pub(super) fn fields(&self, text: &str, hang: usize) {
+    pub(super) fn fields(self, text: &str, hang: usize) {
         for line in text.lines() {
             for part in wrapped(&format!("  {line}"), hang) {
                 self.line(&part, Style::Plain);
@@ -99,12 +99,12 @@ impl Screen {
 
     /// Runs a step, with a clock that runs beside it.
     pub(super) fn step<T, E>(
-        &self,
+        self,
         what: &str,
         work: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, E> {
         let start = Instant::now();
-        let clock = self.terminal.then(|| Clock::start(*self, what, start));
+        let clock = self.terminal.then(|| Clock::start(self, what, start));
         let result = work();
         drop(clock);
         let (mark, style) = match &result {
@@ -117,7 +117,7 @@ impl Screen {
         result
     }
 
-    fn raw(&self, text: &str) {
+    fn raw(self, text: &str) {
         let start = if self.terminal { "\r\u{1b}[K" } else { "" };
         let mut out = std::io::stdout().lock();
         // A reader that has gone away ends nothing: the figures still count.
