@@ -67,18 +67,19 @@ pub(crate) fn prepare(bin: &str) -> Result<Command> {
     setup::require(&[Need::Lab])?;
     let built = Built::all()?;
     run::say(&format!("the {bin}"));
-    run::loudly(
-        &format!("building the {bin}"),
-        // The machine's own libc would mean building every dependency once
-        // more: the agent has just built them for this target.
-        run::cargo(run::root())
-            .args(["build", "--release", "--package", "cases", "--bin", bin])
-            .args(["--target", Arch::X86_64.musl()]),
-    )?;
-    let path = run::target_dir()
-        .join(Arch::X86_64.musl())
-        .join("release")
-        .join(bin);
+    let mut cargo = run::cargo(run::root());
+    cargo.args(["build", "--package", "cases", "--bin", bin]);
+    // What is measured runs in the machines, from the release build; the demo
+    // and the lab only watch, so they take the profile that the tests have
+    // built already. A bench is its own client.
+    let profile = if bin == "bench" {
+        cargo.arg("--release");
+        "release"
+    } else {
+        "debug"
+    };
+    run::loudly(&format!("building the {bin}"), &mut cargo)?;
+    let path = run::target_dir().join(profile).join(bin);
     let mut command = Command::new(path);
     command.current_dir(run::root());
     built.name_to(&mut command);
