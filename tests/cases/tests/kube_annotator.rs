@@ -297,6 +297,7 @@ fn an_annotator_that_is_killed_among_its_pods_goes_on_where_it_was() {
         let node = Node::full(&admin, name).await?;
         let directory = tempfile::tempdir()?;
         let kubeconfig = cluster.plane.kubeconfig(&annotator());
+        let in_flight = 2;
         let slowly = ["--pods-in-flight", "2"];
         let first = Annotator::start(directory.path(), &kubeconfig, &slowly)?;
         let mut told = Told::watch(&admin, name, &death).await?;
@@ -314,7 +315,14 @@ fn an_annotator_that_is_killed_among_its_pods_goes_on_where_it_was() {
         pods_annotated(&admin, &death).await?;
         all_told(&admin, &node, &death, "NullPointerDereference").await?;
         let writes = pod_writes(cluster, name).await?;
-        ensure!(writes.len() == node.eligible(), "{}", writes.len());
+        // A write whose client died is carried out, but the audit log may have no answer for
+        // it. That all pods are told was read from the pods themselves above.
+        let audited = writes.len();
+        ensure!(
+            (node.eligible() - in_flight..=node.eligible()).contains(&audited),
+            "{audited} writes audited for {} pods",
+            node.eligible()
+        );
         ensure!(writes.values().all(|count| *count == 1), "{writes:?}");
         println!(
             "killed after {half} of {} pods: each was written once",
