@@ -100,6 +100,18 @@ async fn finish(writer: &Writer, death: &Death, node: &Node) -> Result<()> {
     Ok(())
 }
 
+/// The same for the first write: a server that has just started may take some
+/// seconds until it serves a definition that it has just been given.
+async fn mark(writer: &Writer, death: &Death) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(error) = writer.mark_node(death).await {
+        ensure!(error.is_transient(), "{error}");
+        ensure!(Instant::now() < deadline, "not done in time: {error}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
 async fn outage(mut cluster: Cluster) -> Result<()> {
     let node = Node::full(&cluster.admin().await?, "cut-off").await?;
     let mut settings = cluster.settings();
@@ -108,7 +120,7 @@ async fn outage(mut cluster: Cluster) -> Result<()> {
     let writer = Writer::connect(&settings).await?;
     let death = death("cut-off", 1)?;
     let words = annotations(&death, &Keys::default());
-    writer.mark_node(&death).await?;
+    mark(&writer, &death).await?;
 
     // The server is killed after the 30th pod.
     let mut told = 0;
