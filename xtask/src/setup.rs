@@ -268,7 +268,7 @@ impl Missing {
                     .join(", ")
             ),
             Self::Linker(pin) => format!("bpf-linker {}", pin.version),
-            Self::Go => "Go 1.24 or newer, which builds the real API server".to_owned(),
+            Self::Go => "Go 1.26 or newer, which builds the real API server".to_owned(),
         }
     }
 
@@ -445,7 +445,8 @@ fn go_is_installed() -> bool {
     output.is_ok_and(|output| go_suffices(&String::from_utf8_lossy(&output.stdout)))
 }
 
-/// Whether `go1.24.3` and the like is new enough for the API server's modules.
+/// Whether `go1.26.1` and the like is new enough for the modules of the API
+/// server and of its store (`tests/controlplane/*/go.mod`).
 fn go_suffices(version: &str) -> bool {
     let Some((1, minor)) = version.trim().strip_prefix("go").and_then(|version| {
         let (major, rest) = version.split_once('.')?;
@@ -454,7 +455,7 @@ fn go_suffices(version: &str) -> bool {
     }) else {
         return false;
     };
-    minor >= 24
+    minor >= 26
 }
 
 fn is_there(program: &str) -> bool {
@@ -481,7 +482,8 @@ mod tests {
     #[test]
     fn versions_of_go_are_compared_as_numbers() {
         for (version, enough) in [
-            ("go1.24.0\n", true),
+            ("go1.26.0\n", true),
+            ("go1.25.9", false),
             ("go1.26.1", true),
             ("go1.30rc1", true),
             ("go1.9.7", false),

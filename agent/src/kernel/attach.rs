@@ -5,7 +5,6 @@
 
 use std::io;
 
-use agent_common::RING_SLOTS;
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
@@ -202,7 +201,6 @@ pub fn attach(roles: &[&Role], verbose: bool) -> Result<(Attached, Shared), Erro
         let slots = array(&ebpf, "RING")?;
         CrashRing::map(control.fd(), slots.fd()).map_err(|e| Error::Mapping("RING", e))?
     };
-    debug_assert!(RING_SLOTS.is_power_of_two());
     let bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
 
     let statuses = roles

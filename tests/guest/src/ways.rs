@@ -1,5 +1,5 @@
 //! The ways to die. A new one is one entry here, and one in the lab's
-//! expectations (`tests/cases/src/ways.rs`).
+//! expectations (`tests/cases/src/lab/ways.rs`).
 
 use std::fs;
 use std::path::Path;

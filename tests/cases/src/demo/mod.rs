@@ -280,7 +280,7 @@ fn explain(
         return Ok(());
     };
     annotations(screen, cluster, web)?;
-    screen.step("later, the garbage collector deletes node and pods", || {
+    screen.step("node and pods are deleted, as later in a cluster", || {
         cluster.collect_garbage()
     })?;
     let answer = ask(&["why", web, "--lines", "0"])?;
