@@ -63,6 +63,19 @@ pub mod notice {
     pub const KEXEC: u16 = 6;
     /// `emergency_restart()`.
     pub const EMERGENCY_RESTART: u16 = 7;
+    /// A CPU that runs no other task for too long; the machine may live on.
+    pub const SOFT_LOCKUP: u16 = 8;
+    /// A task that waits uninterruptibly for too long; likewise.
+    pub const HUNG_TASK: u16 = 9;
+    /// An RCU grace period that does not end; likewise.
+    pub const RCU_STALL: u16 = 10;
+    /// The machine, not a control group, is out of memory; likewise.
+    pub const OUT_OF_MEMORY: u16 = 11;
+
+    /// Whether there is no way back from it.
+    pub const fn is_final(notice: u16) -> bool {
+        matches!(notice, PANIC..=EMERGENCY_RESTART)
+    }
 }
 
 /// One entry of the ring.

@@ -9,6 +9,7 @@ use aya_ebpf::{
         bpf_get_current_pid_tgid, bpf_get_smp_processor_id, bpf_ktime_get_ns,
         generated::{bpf_get_current_comm, bpf_probe_read_kernel},
     },
+    maps::RingBuf,
 };
 
 use crate::{
@@ -117,10 +118,28 @@ pub fn mark(what: u16) {
     }
     publish(slot, seq);
     declare(control, slot, seq, what);
-    // Where interrupts are off these ring only when it is too late; the
-    // threads poll as well. A full bell means that it rings already.
-    let _ = BELL_A.output(&0u64, u64::from(BPF_RB_FORCE_WAKEUP));
-    let _ = BELL_B.output(&0u64, u64::from(BPF_RB_FORCE_WAKEUP));
+    // Where interrupts are off these ring only when it is too late; the ticks
+    // of the drain threads' own CPUs ring as well (`probes/tick.rs`).
+    ring(&BELL_A);
+    ring(&BELL_B);
+}
+
+/// Wakes the thread that waits for this bell.
+#[inline(always)]
+pub fn ring(bell: &RingBuf) {
+    // A full bell means that it rings already.
+    let _ = bell.output(&0u64, u64::from(BPF_RB_FORCE_WAKEUP));
+}
+
+/// Whether a death is declared that nobody has called off.
+#[inline(always)]
+pub fn is_dying() -> bool {
+    let Some(control) = CONTROL.get_ptr(0) else {
+        return false;
+    };
+    // SAFETY: a map value; user space writes `cleared` at any time, hence
+    // volatile.
+    unsafe { (*control).declared > core::ptr::read_volatile(&raw const (*control).cleared) }
 }
 
 #[inline(always)]
@@ -133,7 +152,7 @@ fn declare(control: *mut Control, slot: *mut Slot, seq: u64, what: u16) {
         if (*control).declared <= cleared {
             (*control).declared = seq + 1;
         }
-        if what != notice::OOPS && (*control).fatal <= cleared {
+        if notice::is_final(what) && (*control).fatal <= cleared {
             (*control).fatal = seq + 1;
         }
     }

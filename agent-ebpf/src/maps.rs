@@ -34,6 +34,10 @@ static PER_CPU_OFFSETS: u64 = 0;
 #[unsafe(no_mangle)]
 static PREEMPT_COUNT: u64 = 0;
 
+/// Offset of `memcg` in `struct oom_control`, or zero if not known.
+#[unsafe(no_mangle)]
+static OOM_MEMCG: u64 = 0;
+
 /// One to log the programs' own trouble through aya-log.
 #[unsafe(no_mangle)]
 static VERBOSE: u32 = 0;
@@ -53,4 +57,5 @@ macro_rules! global {
 
 global!(per_cpu_offsets, PER_CPU_OFFSETS, u64);
 global!(preempt_count, PREEMPT_COUNT, u64);
+global!(oom_memcg, OOM_MEMCG, u64);
 global!(verbose, VERBOSE, u32);

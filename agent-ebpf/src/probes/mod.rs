@@ -1,10 +1,13 @@
 //! One file a probe, with a thin entry for each way to attach it.
 
+mod oom;
 mod oops;
 mod panic;
 mod printk;
 mod restart;
+mod stall;
 mod stop;
+mod tick;
 
 /// An fentry and a kprobe program for the same body: `entries!(oops_enter =>
 /// body())` gives `fe_oops_enter` and `kp_oops_enter`.

@@ -16,7 +16,7 @@ use crate::config::{self, agent::Agent};
 use crate::gasp::beacon;
 use crate::gasp::drain::{Drain, Losses, MAX_COLLECTORS, Shared};
 use crate::gasp::protocol::{Identity, Key, Sealer};
-use crate::kernel::attach::{self, Attached, Bell};
+use crate::kernel::attach::{self, Attached, Bell, Ticks};
 use crate::kernel::caps::{self, Capability};
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::sched;
@@ -93,10 +93,14 @@ impl Started {
             .iter()
             .map(|s| s.local_addr().map_or(0, |a| a.port()))
             .collect();
-        let (attached, memory) = attach::attach(&probes::roles(), agent.ebpf_log)?;
+        let cpus = drain_cpus(agent)?;
+        let ticks = Ticks {
+            cpus: &cpus,
+            every: agent.pace.rest,
+        };
+        let (attached, memory) = attach::attach(&probes::roles(), ticks, agent.ebpf_log)?;
         report(&attached);
 
-        let cpus = drain_cpus(agent)?;
         let hold = if cpus.len() > 1 {
             agent.hold_max
         } else {
@@ -262,14 +266,7 @@ fn drain_cpus(agent: &Agent) -> anyhow::Result<Vec<u32>> {
         }
         return Ok(cpus.clone());
     }
-    let mut cpus: Vec<u32> = allowed
-        .first()
-        .into_iter()
-        .chain(allowed.last())
-        .copied()
-        .collect();
-    cpus.dedup();
-    Ok(cpus)
+    Ok(sched::two_of(&allowed))
 }
 
 fn drain_threads(

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::out;
-use crate::kernel::attach::{self, Status};
+use crate::config::agent::REST;
+use crate::kernel::attach::{self, Status, Ticks};
 use crate::kernel::caps::{self, Capability};
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::sched;
@@ -82,11 +83,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn look() -> Finding {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let kernel = kernel.trim().to_owned();
-    let cpus = sched::allowed_cpus().map_or(1, |cpus| cpus.len());
+    let cpus = sched::two_of(&sched::allowed_cpus().unwrap_or_default());
     let mut needs = vec![
         Need {
             name: "two CPUs",
-            have: cpus > 1,
+            have: cpus.len() > 1,
             without: "nobody can send while the one CPU dies; only what the next boot finds is left",
         },
         Need {
@@ -111,7 +112,11 @@ fn look() -> Finding {
             without: "the drain threads may have been swapped out; add IPC_LOCK",
         },
     ];
-    match attach::attach(&probes::roles(), false) {
+    let ticks = Ticks {
+        cpus: &cpus,
+        every: REST,
+    };
+    match attach::attach(&probes::roles(), ticks, false) {
         Err(error) => Finding {
             kernel,
             error: Some(format!("{:#}", anyhow::Error::from(error))),

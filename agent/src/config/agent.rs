@@ -9,6 +9,9 @@ use super::{Error, in_range};
 use crate::gasp::drain::{MAX_COLLECTORS, Pace};
 use crate::telemetry::log::Format;
 
+/// Between two looks for a death while all is well, unless set.
+pub const REST: Duration = Duration::from_millis(10);
+
 /// As given: flags, environment, the section `[agent]` of the file.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -34,7 +37,7 @@ pub struct Low {
     /// milliseconds, 0 to 2000; 0 never holds [default: 50].
     #[arg(long, env = "LASTGASP_HOLD_MAX_MS", value_name = "MS")]
     pub hold_max_ms: Option<u64>,
-    /// Between two looks at the ring while all is well, in milliseconds, 1 to
+    /// Between two looks for a death while all is well, in milliseconds, 1 to
     /// 100 [default: 10].
     #[arg(long, env = "LASTGASP_POLL_REST_MS", value_name = "MS")]
     pub poll_rest_ms: Option<u64>,
@@ -161,7 +164,7 @@ impl Low {
             pace: Pace {
                 rest: millis(in_range(
                     "poll-rest-ms",
-                    self.poll_rest_ms.unwrap_or(10),
+                    self.poll_rest_ms.unwrap_or(REST.as_millis() as u64),
                     1..=100,
                 )?),
                 dying: Duration::from_micros(in_range(

@@ -44,10 +44,14 @@ const UNFINISHED_NS: u64 = 2_000_000;
 /// A thread on the dying CPU leaves the work to the others this long.
 const STAND_DOWN_NS: u64 = 20_000_000;
 
+/// At rest, where a tick wakes the thread for a death: only so often, for what
+/// is to be taken over at rest, and for a stop.
+const TICKED_REST: Duration = Duration::from_millis(500);
+
 /// How the threads behave. All of it is configuration with safe ranges.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Between two looks at the ring while nothing dies.
+    /// Between two looks for a death while nothing dies.
     pub rest: Duration,
     /// The same once a death is declared.
     pub dying: Duration,
@@ -55,6 +59,14 @@ pub struct Pace {
     pub history: u64,
     /// An oops after which nothing happens for this long was survived.
     pub survived: Duration,
+}
+
+/// How soon to look at the ring again.
+enum Pause {
+    /// Something dies: at once.
+    Dying,
+    /// Nothing does, or all is told.
+    Rest,
 }
 
 /// What happened on the way out. Shown by the agent's log and `doctor`.
@@ -217,44 +229,55 @@ impl<'a> Drain<'a> {
         // A death needs a second entry for its cause; made now, used then.
         let mut spare: Option<Box<Entry>> = Some(Box::default());
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let pause = self.step(&mut spare);
+            let pause = match self.step(&mut spare) {
+                Pause::Dying => self.shared.pace.dying,
+                // The tick looks for us.
+                Pause::Rest if self.bell.ticks => TICKED_REST,
+                Pause::Rest => self.shared.pace.rest,
+            };
             sched::wait_readable(self.bell.fd(), pause);
             self.bell.silence();
         }
     }
 
     /// One look at the ring; says how long to pause.
-    fn step(&mut self, spare: &mut Option<Box<Entry>>) -> Duration {
-        let pace = &self.shared.pace;
+    fn step(&mut self, spare: &mut Option<Box<Entry>>) -> Pause {
         let ring = &self.shared.ring;
         let Some(declared) = ring.declared() else {
             if let Some(over) = self.death.take() {
                 *spare = Some(over.cause);
             }
             self.refresh_links();
-            return pace.rest;
+            return Pause::Rest;
         };
         let now = sched::monotonic_ns();
         if self.death.as_ref().is_none_or(|d| d.declared != declared) {
             let cause = self.death.take().map(|d| d.cause).or_else(|| spare.take());
-            let Some(cause) = cause else { return pace.rest };
-            self.death = Some(Progress::new(declared, now, pace.history, cause));
+            let Some(cause) = cause else {
+                return Pause::Rest;
+            };
+            self.death = Some(Progress::new(
+                declared,
+                now,
+                self.shared.pace.history,
+                cause,
+            ));
         }
         let Some(mut death) = self.death.take() else {
-            return pace.rest;
+            return Pause::Rest;
         };
         let pause = self.tell(&mut death, now);
         self.death = Some(death);
         pause
     }
 
-    fn tell(&mut self, death: &mut Progress, now: u64) -> Duration {
-        let (ring, pace) = (&self.shared.ring, &self.shared.pace);
+    fn tell(&mut self, death: &mut Progress, now: u64) -> Pause {
+        let ring = &self.shared.ring;
         let on_dying_cpu = self
             .cpu
             .is_some_and(|cpu| u64::from(cpu) == ring.dying_cpu());
         if on_dying_cpu && now.saturating_sub(death.seen_ns) < STAND_DOWN_NS {
-            return pace.dying;
+            return Pause::Dying;
         }
         self.search(death);
         self.word(death, now);
@@ -275,14 +298,14 @@ impl<'a> Drain<'a> {
     }
 
     /// Decides whether the kernel lived on, and how soon to look again.
-    fn rest_if_over(&mut self, death: &Progress, now: u64) -> Duration {
+    fn rest_if_over(&mut self, death: &Progress, now: u64) -> Pause {
         let (ring, pace) = (&self.shared.ring, &self.shared.pace);
         let idle = now.saturating_sub(death.active_ns);
         let window = pace.survived.as_nanos() as u64;
         // The second thread waits longer, so that one of them says so.
         let patience = window + self.index as u64 * window / 4;
         if idle < patience {
-            return pace.dying;
+            return Pause::Dying;
         }
         if ring.fatal().is_none() {
             let stamp = self.shared.stamp(self.below_udp());
@@ -296,7 +319,7 @@ impl<'a> Drain<'a> {
             ring.clear(death.declared);
             self.shared.survived.fetch_add(1, Ordering::Relaxed);
         }
-        pace.rest
+        Pause::Rest
     }
 
     /// Looks for the line that says why among those not looked at yet.
@@ -335,10 +358,7 @@ impl<'a> Drain<'a> {
         let (told_notice, told_weight) = death.told.unwrap_or((0, 0));
         let news = death.told.is_none() || told_notice != notice || death.weight > told_weight;
         // A restart has no line to wait for; a held kernel prints no more.
-        let expects_line = matches!(
-            Notice::from_wire(notice),
-            Some(Notice::Oops | Notice::Panic)
-        );
+        let expects_line = Notice::from_wire(notice).is_some_and(|n| !n.is_order());
         let ready = death.weight > 1 || !expects_line || holding || waited > WORD_GRACE_NS;
         if news && ready {
             self.say(death, ring.held(now).0);

@@ -4,9 +4,11 @@
 //! see it, best first. One that fails is a status with a reason, never an exit.
 
 use std::io;
+use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError};
+use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
+use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, PerfEvent, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use tokio::io::unix::AsyncFd;
 
@@ -28,6 +30,8 @@ pub enum How {
     Kprobe,
     /// At a tracepoint, with typed arguments.
     TpBtf,
+    /// On a timer, on the CPU of the drain thread of this index.
+    CpuClock(usize),
 }
 
 impl How {
@@ -38,6 +42,7 @@ impl How {
             Self::Fexit(_) => "fexit",
             Self::Kprobe => "kprobe",
             Self::TpBtf => "tp_btf",
+            Self::CpuClock(_) => "perf_event",
         }
     }
 }
@@ -149,18 +154,31 @@ pub enum Error {
 }
 
 /// A ring buffer that only wakes.
-pub struct Bell(RingBuf<MapData>);
+pub struct Bell {
+    ring: RingBuf<MapData>,
+    /// Whether a tick on its thread's CPU rings it while a death is declared.
+    pub ticks: bool,
+}
 
 impl Bell {
     /// What becomes readable when it rings.
     pub fn fd(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsRawFd::as_raw_fd(&self.0)
+        std::os::fd::AsRawFd::as_raw_fd(&self.ring)
     }
 
     /// Empties it, so that it can ring again.
     pub fn silence(&mut self) {
-        while self.0.next().is_some() {}
+        while self.ring.next().is_some() {}
     }
+}
+
+/// When the ticks look whether a death is declared, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticks<'a> {
+    /// The CPUs of the drain threads.
+    pub cpus: &'a [u32],
+    /// Between two looks.
+    pub every: Duration,
 }
 
 /// The loaded object. Dropping it detaches everything.
@@ -182,16 +200,33 @@ pub struct Shared {
 }
 
 /// Loads the object and attaches every role.
-pub fn attach(roles: &[&Role], verbose: bool) -> Result<(Attached, Shared), Error> {
+pub fn attach(
+    roles: &[&Role],
+    ticks: Ticks<'_>,
+    verbose: bool,
+) -> Result<(Attached, Shared), Error> {
     if OBJECT.is_empty() {
         return Err(Error::NoObject);
     }
-    let own = Btf::of_running_kernel().ok();
-    let preempt = own.as_ref().map(symbols::preempt_count).unwrap_or_default();
+    let (preempt, oom_memcg, fits) = {
+        // Gone before the loader reads its own copy: both at once would be the
+        // most memory that the agent ever takes.
+        let own = Btf::of_running_kernel().ok();
+        let preempt = own.as_ref().map(symbols::preempt_count).unwrap_or_default();
+        let memcg = own
+            .as_ref()
+            .and_then(|btf| btf.offset("oom_control", "memcg"));
+        let fits = |c: &Candidate| fits(c, own.as_ref());
+        let fits = roles
+            .iter()
+            .map(|role| role.candidates.iter().map(fits).collect());
+        (preempt, memcg.unwrap_or(0), fits.collect::<Vec<Vec<_>>>())
+    };
     let btf = aya::Btf::from_sys_fs().ok();
     let mut ebpf = EbpfLoader::new()
         .override_global("PER_CPU_OFFSETS", &preempt.per_cpu_offsets, true)
         .override_global("PREEMPT_COUNT", &preempt.offset, true)
+        .override_global("OOM_MEMCG", &oom_memcg, true)
         .override_global("VERBOSE", &u32::from(verbose), true)
         .load(OBJECT)
         .map_err(|error| Error::Load(last_words(&error.to_string())))?;
@@ -201,16 +236,20 @@ pub fn attach(roles: &[&Role], verbose: bool) -> Result<(Attached, Shared), Erro
         let slots = array(&ebpf, "RING")?;
         CrashRing::map(control.fd(), slots.fd()).map_err(|e| Error::Mapping("RING", e))?
     };
-    let bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
+    let mut bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
 
-    let statuses = roles
-        .iter()
-        .map(|role| Status {
+    let mut statuses = Vec::new();
+    for (role, fits) in roles.iter().zip(fits) {
+        let (attempts, how) = fill(&mut ebpf, role, fits, ticks, btf.as_ref());
+        if let Some(How::CpuClock(drain)) = how {
+            bells[drain].ticks = true;
+        }
+        statuses.push(Status {
             role: role.name,
             without: role.without,
-            attempts: fill(&mut ebpf, role, own.as_ref(), btf.as_ref()),
-        })
-        .collect();
+            attempts,
+        });
+    }
     let attached = Attached {
         ebpf,
         statuses,
@@ -247,14 +286,21 @@ fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Error> {
 fn bell(ebpf: &mut Ebpf, name: &'static str) -> Result<Bell, Error> {
     let map = ebpf.take_map(name).ok_or(Error::NoMap(name))?;
     RingBuf::try_from(map)
-        .map(Bell)
+        .map(|ring| Bell { ring, ticks: false })
         .map_err(|source| Error::Bell(name, source))
 }
 
-fn fill(ebpf: &mut Ebpf, role: &Role, own: Option<&Btf>, btf: Option<&aya::Btf>) -> Vec<Attempt> {
+/// Tries the candidates in turn; also says which one is attached.
+fn fill(
+    ebpf: &mut Ebpf,
+    role: &Role,
+    fits: Vec<Result<(), String>>,
+    ticks: Ticks<'_>,
+    btf: Option<&aya::Btf>,
+) -> (Vec<Attempt>, Option<How>) {
     let mut attempts = Vec::new();
-    for candidate in role.candidates {
-        let result = attach_one(ebpf, candidate, own, btf);
+    for (candidate, fits) in role.candidates.iter().zip(fits) {
+        let result = fits.and_then(|()| attach_one(ebpf, candidate, ticks, btf));
         let refused = result.err();
         let done = refused.is_none();
         attempts.push(Attempt {
@@ -263,44 +309,53 @@ fn fill(ebpf: &mut Ebpf, role: &Role, own: Option<&Btf>, btf: Option<&aya::Btf>)
             refused,
         });
         if done {
-            break;
+            return (attempts, Some(candidate.how));
         }
     }
-    attempts
+    (attempts, None)
+}
+
+/// Whether the kernel's type information allows a candidate. Asked beforehand,
+/// because the loader's own words for it are unclear.
+fn fits(candidate: &Candidate, own: Option<&Btf>) -> Result<(), String> {
+    let Some(own) = own else { return Ok(()) };
+    if let Some((structure, why)) = candidate.only_with
+        && !own.has_struct(structure)
+    {
+        return Err(why.to_owned());
+    }
+    let absent = || "this kernel has no such function".to_owned();
+    match candidate.how {
+        How::Fentry => own
+            .parameters(candidate.target)
+            .map(drop)
+            .ok_or_else(absent),
+        How::Fexit(expected) => match own.parameters(candidate.target) {
+            None => Err(absent()),
+            Some(n) if n != expected => Err(format!("takes {n} parameters here, not {expected}")),
+            Some(_) => Ok(()),
+        },
+        How::Kprobe | How::TpBtf | How::CpuClock(_) => Ok(()),
+    }
 }
 
 fn attach_one(
     ebpf: &mut Ebpf,
     candidate: &Candidate,
-    own: Option<&Btf>,
+    ticks: Ticks<'_>,
     btf: Option<&aya::Btf>,
 ) -> Result<(), String> {
-    if let (Some((structure, why)), Some(own)) = (candidate.only_with, own)
-        && !own.has_struct(structure)
-    {
-        return Err(why.to_owned());
-    }
     let needs_btf = || btf.ok_or_else(|| "the kernel shows no BTF".to_owned());
-    // Asked beforehand, because the loader's own words for it are unclear.
-    let absent = |parameters: Option<usize>| match (own, parameters) {
-        (Some(_), None) => Err("this kernel has no such function".to_owned()),
-        (_, n) => Ok(n),
-    };
     let program = ebpf
         .program_mut(candidate.program)
         .ok_or("not in the eBPF object")?;
     let target = candidate.target;
     match (program, candidate.how) {
         (Program::FEntry(program), How::Fentry) => {
-            absent(own.and_then(|own| own.parameters(target)))?;
             program.load(target, needs_btf()?).map_err(|e| brief(&e))?;
             program.attach().map(|_| ()).map_err(|e| brief(&e))
         }
-        (Program::FExit(program), How::Fexit(expected)) => {
-            let found = absent(own.and_then(|own| own.parameters(target)))?;
-            if found.is_some_and(|n| n != expected) {
-                return Err(format!("takes {found:?} parameters here, not {expected}"));
-            }
+        (Program::FExit(program), How::Fexit(_)) => {
             let program: &mut FExit = program;
             program.load(target, needs_btf()?).map_err(|e| brief(&e))?;
             program.attach().map(|_| ()).map_err(|e| brief(&e))
@@ -316,6 +371,20 @@ fn attach_one(
             let program: &mut BtfTracePoint = program;
             program.load(target, needs_btf()?).map_err(|e| brief(&e))?;
             program.attach().map(|_| ()).map_err(|e| brief(&e))
+        }
+        (Program::PerfEvent(program), How::CpuClock(drain)) => {
+            let program: &mut PerfEvent = program;
+            let cpu = *ticks.cpus.get(drain).ok_or("there is no such thread")?;
+            program.load().map_err(|e| brief(&e))?;
+            program
+                .attach(
+                    PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                    PerfEventScope::AllProcessesOneCpu { cpu },
+                    SamplePolicy::Period(ticks.every.as_nanos() as u64),
+                    false,
+                )
+                .map(|_| ())
+                .map_err(|e| brief(&e))
         }
         _ => Err("is another kind of program in the eBPF object".to_owned()),
     }

@@ -4,6 +4,7 @@
 //! Format: Documentation/bpf/btf.rst. aya parses BTF to load programs, but does
 //! not let one ask it for members; this reader keeps the bytes and walks them.
 
+use std::ops::Range;
 use std::path::Path;
 
 /// Where the kernel shows its BTF.
@@ -35,8 +36,10 @@ pub enum Error {
 
 /// Parsed just enough to look things up by name.
 pub struct Btf {
-    types: Vec<u8>,
-    strings: Vec<u8>,
+    /// All of it; the sections are ranges of this, as the kernel's is megabytes.
+    bytes: Vec<u8>,
+    types: Range<usize>,
+    strings: Range<usize>,
     /// Start of each type in `types`; type ids start at 1.
     starts: Vec<u32>,
 }
@@ -55,14 +58,14 @@ struct Type<'a> {
 impl Btf {
     /// Reads the running kernel's.
     pub fn of_running_kernel() -> Result<Self, Error> {
-        Self::parse(&std::fs::read(Path::new(VMLINUX)).map_err(Error::Read)?)
+        Self::parse(std::fs::read(Path::new(VMLINUX)).map_err(Error::Read)?)
     }
 
     /// Reads these bytes; anything that does not add up is an error.
-    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
-        let u16_at = |at| read_u16(bytes, at).ok_or(Error::Format("header cut short"));
+    pub fn parse(bytes: Vec<u8>) -> Result<Self, Error> {
+        let u16_at = |at| read_u16(&bytes, at).ok_or(Error::Format("header cut short"));
         let u32_at = |at| {
-            read_u32(bytes, at)
+            read_u32(&bytes, at)
                 .map(|n| n as usize)
                 .ok_or(Error::Format("header cut short"))
         };
@@ -73,12 +76,16 @@ impl Btf {
         let section = |offset: usize, len: usize, what| {
             let start = header.checked_add(offset).ok_or(Error::Format(what))?;
             let end = start.checked_add(len).ok_or(Error::Format(what))?;
-            bytes.get(start..end).ok_or(Error::Format(what))
+            if end > bytes.len() {
+                return Err(Error::Format(what));
+            }
+            Ok(start..end)
         };
-        let types = section(u32_at(8)?, u32_at(12)?, "type section")?.to_vec();
-        let strings = section(u32_at(16)?, u32_at(20)?, "string section")?.to_vec();
-        let starts = index(&types)?;
+        let types = section(u32_at(8)?, u32_at(12)?, "type section")?;
+        let strings = section(u32_at(16)?, u32_at(20)?, "string section")?;
+        let starts = index(&bytes[types.clone()])?;
         Ok(Self {
+            bytes,
             types,
             strings,
             starts,
@@ -87,7 +94,7 @@ impl Btf {
 
     fn get(&self, id: u32) -> Option<Type<'_>> {
         let start = *self.starts.get(usize::try_from(id).ok()?.checked_sub(1)?)? as usize;
-        let bytes = self.types.get(start..)?;
+        let bytes = self.bytes[self.types.clone()].get(start..)?;
         let info = read_u32(bytes, 4)?;
         Some(Type {
             name: read_u32(bytes, 0)?,
@@ -100,7 +107,8 @@ impl Btf {
     }
 
     fn name(&self, offset: u32) -> &[u8] {
-        let bytes = self.strings.get(offset as usize..).unwrap_or_default();
+        let strings = &self.bytes[self.strings.clone()];
+        let bytes = strings.get(offset as usize..).unwrap_or_default();
         bytes.split(|b| *b == 0).next().unwrap_or_default()
     }
 
@@ -217,7 +225,7 @@ mod tests {
                 bytes[..8].copy_from_slice(&[0x9f, 0xeb, 1, 0, 24, 0, 0, 0]);
                 bytes[8..24].copy_from_slice(&[0, 0, 0, 0, 200, 0, 0, 0, 0, 0, 0, 0, 50, 0, 0, 0]);
             }
-            if let Ok(btf) = Btf::parse(&bytes) {
+            if let Ok(btf) = Btf::parse(bytes) {
                 let _ = (btf.offset("a", "b"), btf.parameters("c"), btf.has_struct("d"));
             }
         }

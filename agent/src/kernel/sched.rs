@@ -47,6 +47,19 @@ pub fn allowed_cpus() -> io::Result<Vec<u32>> {
     }
 }
 
+/// The CPUs of the drain threads unless configured: the first and the last, far
+/// apart on most machines; one if there is only one.
+pub fn two_of(allowed: &[u32]) -> Vec<u32> {
+    let mut cpus: Vec<u32> = allowed
+        .first()
+        .into_iter()
+        .chain(allowed.last())
+        .copied()
+        .collect();
+    cpus.dedup();
+    cpus
+}
+
 /// Pins the calling thread to one CPU, so that its timers are that CPU's too.
 pub fn pin(cpu: u32) -> io::Result<()> {
     // SAFETY: as above; `cpu` is checked against the set's size.

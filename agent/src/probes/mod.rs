@@ -1,11 +1,14 @@
 //! What must be seen, and the ways to see it: one file a probe, of the same
 //! name as its kernel side in `agent-ebpf/src/probes/`.
 
+mod oom;
 mod oops;
 mod panic;
 mod printk;
 mod restart;
+mod stall;
 mod stop;
+mod tick;
 
 use crate::kernel::attach::Role;
 
@@ -17,6 +20,9 @@ pub static ALL: &[&[Role]] = &[
     panic::ROLES,
     stop::ROLES,
     restart::ROLES,
+    stall::ROLES,
+    oom::ROLES,
+    tick::ROLES,
 ];
 
 /// Every role, flat.

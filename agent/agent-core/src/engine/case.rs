@@ -42,7 +42,7 @@ impl Facts {
 fn margin_ns(word: &Word, revoke_ms: u64) -> u64 {
     let factor = match word.notice {
         Notice::Restart | Notice::Halt | Notice::PowerOff | Notice::Kexec => SHUTDOWN_FACTOR,
-        Notice::Oops | Notice::Panic | Notice::EmergencyRestart => 1,
+        _ => 1,
     };
     revoke_ms.saturating_mul(factor).saturating_mul(1_000_000)
 }
@@ -68,6 +68,7 @@ impl Heard {
         let weakness = match w.notice {
             Notice::Panic => 0,
             Notice::Oops => 2,
+            stall if stall.is_stall() => 3,
             _ => 1,
         };
         (weakness, w.at_ns, w.notice as u16, w.cpu, w.pid)

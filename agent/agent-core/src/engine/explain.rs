@@ -94,6 +94,10 @@ pub fn reason(death: &Death) -> String {
         Notice::PowerOff => "Power off without an orderly stop",
         Notice::Kexec => "Another kernel started by kexec",
         Notice::EmergencyRestart => "Emergency restart",
+        Notice::SoftLockup => "Soft lockup",
+        Notice::HungTask => "Hung task",
+        Notice::RcuStall => "RCU stall",
+        Notice::OutOfMemory => "Out of memory",
     };
     // Writing to a String cannot fail.
     let mut text = notice.to_owned();
@@ -101,7 +105,10 @@ pub fn reason(death: &Death) -> String {
         let title = report.title.trim();
         if !title.is_empty() && title != notice {
             text.push_str(": ");
-            text.push_str(title.strip_prefix("Kernel panic: ").unwrap_or(title));
+            let own = title
+                .strip_prefix(notice)
+                .and_then(|t| t.strip_prefix(": "));
+            text.push_str(own.unwrap_or(title));
         }
         if let Some(module) = &report.module
             && !title.contains(&format!("[{module}]"))
@@ -153,7 +160,9 @@ pub(super) fn may_be_why(report: &Report, notice: Notice) -> bool {
     match notice {
         Notice::Restart | Notice::Halt | Notice::PowerOff | Notice::Kexec => false,
         Notice::EmergencyRestart => report.code != ReasonCode::Warning,
-        Notice::Oops | Notice::Panic => true,
+        // What is said of a stall is about that stall, or about nothing.
+        stall if stall.is_stall() => report.code == code_of(stall),
+        _ => true,
     }
 }
 
@@ -199,6 +208,10 @@ pub(super) fn word_text(word: &Word) -> String {
         Notice::PowerOff => "power off",
         Notice::Kexec => "kexec",
         Notice::EmergencyRestart => "emergency restart",
+        Notice::SoftLockup => "soft lockup",
+        Notice::HungTask => "hung task",
+        Notice::RcuStall => "RCU stall",
+        Notice::OutOfMemory => "out of memory",
     };
     let context = match word.context {
         Context::Unknown => "",
@@ -226,5 +239,9 @@ fn code_of(notice: Notice) -> ReasonCode {
         Notice::Halt => ReasonCode::Halt,
         Notice::PowerOff => ReasonCode::PowerOff,
         Notice::Kexec => ReasonCode::Kexec,
+        Notice::SoftLockup => ReasonCode::SoftLockup,
+        Notice::HungTask => ReasonCode::HungTask,
+        Notice::RcuStall => ReasonCode::RcuStall,
+        Notice::OutOfMemory => ReasonCode::OutOfMemory,
     }
 }

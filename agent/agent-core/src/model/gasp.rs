@@ -79,11 +79,19 @@ pub enum Notice {
     Kexec = 6,
     /// Reboot at once, without shutting anything down (`emergency_restart`).
     EmergencyRestart = 7,
+    /// A CPU that runs no other task for too long (`watchdog_timer_fn`).
+    SoftLockup = 8,
+    /// A task that waits uninterruptibly for too long (`sched_process_hang`).
+    HungTask = 9,
+    /// An RCU grace period that does not end (`rcu_stall_warning`).
+    RcuStall = 10,
+    /// The machine is out of memory (`oom_kill_process`).
+    OutOfMemory = 11,
 }
 
 impl Notice {
     /// All notices.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 11] = [
         Self::Oops,
         Self::Panic,
         Self::Restart,
@@ -91,6 +99,10 @@ impl Notice {
         Self::PowerOff,
         Self::Kexec,
         Self::EmergencyRestart,
+        Self::SoftLockup,
+        Self::HungTask,
+        Self::RcuStall,
+        Self::OutOfMemory,
     ];
 
     /// The notice with this number on the wire.
@@ -100,7 +112,20 @@ impl Notice {
 
     /// Whether the kernel cannot come back from it.
     pub fn is_final(self) -> bool {
-        !matches!(self, Self::Oops)
+        self == Self::Panic || self.is_order()
+    }
+
+    /// Whether somebody told the kernel to stop: it gives no reason of its own.
+    pub fn is_order(self) -> bool {
+        matches!(
+            self,
+            Self::Restart | Self::Halt | Self::PowerOff | Self::Kexec | Self::EmergencyRestart
+        )
+    }
+
+    /// Whether the kernel reports what may pass, and runs on meanwhile.
+    pub fn is_stall(self) -> bool {
+        !self.is_final() && self != Self::Oops
     }
 }
 
