@@ -11,12 +11,12 @@
 use aya_ebpf::{macros::perf_event, programs::PerfEventContext};
 
 use crate::emit;
-use crate::maps::{BELL_A, BELL_B};
+use crate::maps::{TICK_A, TICK_B};
 
 #[perf_event]
 pub fn pe_tick_a(_context: PerfEventContext) -> i32 {
     if emit::is_dying() {
-        emit::ring(&BELL_A);
+        emit::ring(&TICK_A);
     }
     0
 }
@@ -24,7 +24,7 @@ pub fn pe_tick_a(_context: PerfEventContext) -> i32 {
 #[perf_event]
 pub fn pe_tick_b(_context: PerfEventContext) -> i32 {
     if emit::is_dying() {
-        emit::ring(&BELL_B);
+        emit::ring(&TICK_B);
     }
     0
 }

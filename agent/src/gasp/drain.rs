@@ -235,7 +235,7 @@ impl<'a> Drain<'a> {
                 Pause::Rest if self.bell.ticks => TICKED_REST,
                 Pause::Rest => self.shared.pace.rest,
             };
-            sched::wait_readable(self.bell.fd(), pause);
+            sched::wait_readable(self.bell.fds(), pause);
             self.bell.silence();
         }
     }

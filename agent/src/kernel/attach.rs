@@ -4,6 +4,7 @@
 //! see it, best first. One that fails is a status with a reason, never an exit.
 
 use std::io;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
@@ -153,22 +154,25 @@ pub enum Error {
     Bell(&'static str, #[source] aya::maps::MapError),
 }
 
-/// A ring buffer that only wakes.
+/// Two ring buffers that only wake: one is rung by the hooks of the crash path,
+/// wherever they fire, the other by the tick on the CPU of the thread that waits.
 pub struct Bell {
-    ring: RingBuf<MapData>,
-    /// Whether a tick on its thread's CPU rings it while a death is declared.
+    hooks: RingBuf<MapData>,
+    tick: RingBuf<MapData>,
+    /// Whether there is a tick.
     pub ticks: bool,
 }
 
 impl Bell {
     /// What becomes readable when it rings.
-    pub fn fd(&self) -> std::os::fd::RawFd {
-        std::os::fd::AsRawFd::as_raw_fd(&self.ring)
+    pub fn fds(&self) -> [RawFd; 2] {
+        [self.hooks.as_raw_fd(), self.tick.as_raw_fd()]
     }
 
     /// Empties it, so that it can ring again.
     pub fn silence(&mut self) {
-        while self.ring.next().is_some() {}
+        while self.hooks.next().is_some() {}
+        while self.tick.next().is_some() {}
     }
 }
 
@@ -236,7 +240,10 @@ pub fn attach(
         let slots = array(&ebpf, "RING")?;
         CrashRing::map(control.fd(), slots.fd()).map_err(|e| Error::Mapping("RING", e))?
     };
-    let mut bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
+    let mut bells = [
+        bell(&mut ebpf, "BELL_A", "TICK_A")?,
+        bell(&mut ebpf, "BELL_B", "TICK_B")?,
+    ];
 
     let mut statuses = Vec::new();
     for (role, fits) in roles.iter().zip(fits) {
@@ -283,11 +290,17 @@ fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Error> {
     }
 }
 
-fn bell(ebpf: &mut Ebpf, name: &'static str) -> Result<Bell, Error> {
+fn bell(ebpf: &mut Ebpf, hooks: &'static str, tick: &'static str) -> Result<Bell, Error> {
+    Ok(Bell {
+        hooks: ring_buffer(ebpf, hooks)?,
+        tick: ring_buffer(ebpf, tick)?,
+        ticks: false,
+    })
+}
+
+fn ring_buffer(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, Error> {
     let map = ebpf.take_map(name).ok_or(Error::NoMap(name))?;
-    RingBuf::try_from(map)
-        .map(|ring| Bell { ring, ticks: false })
-        .map_err(|source| Error::Bell(name, source))
+    RingBuf::try_from(map).map_err(|source| Error::Bell(name, source))
 }
 
 /// Tries the candidates in turn; also says which one is attached.
