@@ -41,6 +41,11 @@ const LINGER_NS: u64 = 3_000_000;
 /// An entry that stays unfinished this long was left so by a dead CPU.
 const UNFINISHED_NS: u64 = 2_000_000;
 
+/// A held kernel waits this much longer for the device to confirm that frames
+/// have left its queue: the reset that follows would take them along. Not longer,
+/// as the interrupt that confirms may be the dying CPU's.
+const IN_FLIGHT_NS: u64 = 2_000_000;
+
 /// A thread on the dying CPU leaves the work to the others this long.
 const STAND_DOWN_NS: u64 = 20_000_000;
 
@@ -166,6 +171,8 @@ struct Progress {
     active_ns: u64,
     /// Since when the entry at `cursor` is unfinished.
     stuck_ns: u64,
+    /// How far all was with the device when the last word was said, and when.
+    closing: Option<(u64, u64)>,
 }
 
 impl<'a> Drain<'a> {
@@ -285,16 +292,29 @@ impl<'a> Drain<'a> {
         death.cursor = death.cursor.max(ring.acked());
         self.lines(death, now);
         self.flush_udp();
-        if death.cursor >= ring.head() {
-            let (held, holding) = ring.held(sched::monotonic_ns());
-            if holding {
-                // The last word: everything is out, and this is what it cost.
-                self.say(death, held);
-                self.flush_udp();
-            }
+        if death.cursor >= ring.head() && !self.is_closing(death) {
             ring.ack(death.cursor);
         }
         self.rest_if_over(death, now)
+    }
+
+    /// Everything is with the device. Of a held kernel that is said once, and
+    /// then the device is waited for, a little.
+    fn is_closing(&mut self, death: &mut Progress) -> bool {
+        let now = sched::monotonic_ns();
+        let (held, holding) = self.shared.ring.held(now);
+        if !holding {
+            return false;
+        }
+        if death.closing.is_none_or(|(at, _)| at != death.cursor) {
+            // The last word: everything is out, and this is what it cost.
+            self.say(death, held);
+            self.flush_udp();
+            death.closing = Some((death.cursor, now));
+        }
+        let since = death.closing.map_or(now, |(_, since)| since);
+        let in_flight = self.packet.as_ref().is_some_and(PacketSocket::is_in_flight);
+        in_flight && now.saturating_sub(since) < IN_FLIGHT_NS
     }
 
     /// Decides whether the kernel lived on, and how soon to look again.
@@ -523,6 +543,7 @@ impl Progress {
             told: None,
             active_ns: now,
             stuck_ns: 0,
+            closing: None,
         }
     }
 

@@ -69,4 +69,15 @@ impl PacketSocket {
             Ok(())
         }
     }
+
+    /// Whether a device still holds frames of this socket (`SIOCOUTQ`): handed
+    /// over, but for all that is known not yet sent. False where that cannot be
+    /// asked, or where the driver lets go of a frame as soon as it has it.
+    pub fn is_in_flight(&self) -> bool {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the request writes one int.
+        let result =
+            unsafe { libc::ioctl(self.0.as_raw_fd(), libc::TIOCOUTQ as _, &raw mut bytes) };
+        result == 0 && bytes > 0
+    }
 }
