@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
 use cases::kube::{Kind, Node, death};
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
