@@ -323,6 +323,9 @@ impl Annotator {
                 self.metrics.took(&task.action, took);
                 tracing::info!(death = %death.name, action = task.action.word(), after_ms = took, pods = tried.pods.len(), "done");
                 self.lanes.done(&death.name, Instant::now());
+                // What comes next does not wait for the disk. Whoever ends in
+                // between does it again, which changes nothing.
+                self.start();
                 self.forget(task.id).await;
                 return;
             }

@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use kube::api::{GetParams, Request};
@@ -73,7 +73,11 @@ impl Api {
         what: impl Display,
         answer: impl Future<Output = kube::Result<T>>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(self.timeout, answer).await {
+        let asked = Instant::now();
+        let answered = tokio::time::timeout(self.timeout, answer).await;
+        // Where the time of a death goes: `LASTGASP_LOG=lastgasp::k8s=debug`.
+        tracing::debug!(%what, took_us = asked.elapsed().as_micros() as u64, "asked");
+        match answered {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(Error::from_kube(what.to_string(), error)),
             Err(_) => Err(Error::Timeout {

@@ -2,12 +2,14 @@
 //! cluster, and nothing here decides: it carries out, once, what the engine
 //! decided. Every call may be repeated; a repetition writes nothing.
 
+mod ahead;
 mod client;
 mod crd;
 mod error;
 mod events;
 mod names;
 mod node;
+mod owners;
 mod patch;
 mod pods;
 mod record;

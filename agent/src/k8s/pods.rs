@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agent_core::model::{Death, PodRef};
+use agent_core::model::{Death, NodeName, PodRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ListParams, Request};
 use serde::Deserialize;
@@ -226,11 +226,11 @@ pub(super) enum Freshness {
 /// this selector.
 pub(super) async fn list(
     api: &Api,
-    death: &Death,
+    node: &NodeName,
     freshness: Freshness,
 ) -> Result<Vec<Pod>, Error> {
     // A node name is a DNS subdomain: nothing in it can end the selector.
-    let selector = format!("spec.nodeName={}", death.node);
+    let selector = format!("spec.nodeName={node}");
     let params = ListParams::default().fields(&selector);
     let params = match freshness {
         Freshness::AtHand => params.match_any(),
@@ -241,9 +241,7 @@ pub(super) async fn list(
         let request = request.map_err(kube::Error::BuildRequest)?;
         api.client.request::<List>(request).await
     };
-    let list = api
-        .call(format!("list pods of node {}", death.node), ask)
-        .await?;
+    let list = api.call(format!("list pods of node {node}"), ask).await?;
     Ok(list.items)
 }
 

@@ -9,17 +9,24 @@ use agent_core::model::Death;
 use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
 
+use super::ahead::Ahead;
 use super::client::Api;
 use super::names::{CONDITION_OOPS, CONDITION_PANIC};
 use super::patch::{self, Words};
-use super::pods::{self, Freshness, Owner};
+use super::pods::{self, Freshness, Owner, Pod};
 use super::text;
-use super::{Error, PodCounts, PodOutcome, PodResult, PodTally, Settings, events, node, record};
+use super::{
+    Error, PodCounts, PodOutcome, PodResult, PodTally, Settings, events, node, owners, record,
+};
 
 /// Most pod patches in flight, whatever the settings say.
 const IN_FLIGHT_MAX: usize = 64;
 
-/// Events in flight: nobody waits for them as for the pods.
+/// Requests beside the pod patches: the record of the death is written, and an
+/// earlier action may still be at work.
+const BESIDE: usize = 2;
+
+/// Events in flight, and look-ups for them: nobody waits for them as for the pods.
 const EVENTS_IN_FLIGHT: usize = 4;
 
 /// Writes to one cluster. Every call may be repeated, by any replica, after
@@ -29,6 +36,7 @@ pub struct Writer {
     api: Api,
     in_flight: usize,
     instance: String,
+    ahead: Ahead,
 }
 
 impl Writer {
@@ -38,6 +46,7 @@ impl Writer {
             api: Api::connect(settings).await?,
             in_flight: settings.pods_in_flight.clamp(1, IN_FLIGHT_MAX),
             instance: settings.instance.clone(),
+            ahead: Ahead::default(),
         })
     }
 
@@ -49,27 +58,29 @@ impl Writer {
     /// Opens the connections that a death will need. Call it at the start and
     /// every 30 s: the server closes idle ones after 90 s.
     pub async fn warm(&self) -> Result<(), Error> {
-        self.api.warm(self.in_flight).await
+        self.api.warm(self.in_flight + BESIDE).await
     }
 
-    /// Says on the node that it died: condition `KernelPanic`, taint,
-    /// `NodeDeath`, event, in this order. A Node object that does not exist
-    /// still gets its `NodeDeath` and event. One step that fails does not keep
-    /// the next from being tried; the first error is returned.
+    /// Says on the node that it died: condition `KernelPanic`, then the taint.
+    /// All that must be there before a pod is told; a Node object that does not
+    /// exist is marked by nobody.
     pub async fn mark_node(&self, death: &Death) -> Result<(), Error> {
-        let marked = self.condemn_and_taint(death).await;
-        if marked.as_ref().is_err_and(Error::is_outage) {
-            return marked.map(drop);
-        }
-        let recorded = record::confirm(&self.api, death).await;
-        if recorded.as_ref().is_err_and(Error::is_outage) {
-            return recorded;
-        }
-        let uid = marked.as_ref().ok().and_then(Clone::clone);
-        let told = self
-            .node_event(death, uid, "Warning", "NodeDied", "MarkNode", reason(death))
-            .await;
-        marked.map(drop).and(recorded).and(told)
+        let Some(node) = node::find(&self.api, death).await? else {
+            self.ahead.look(&self.api, death);
+            return Ok(());
+        };
+        let code = reason_code(death).as_str();
+        let message = text::why_message(death);
+        let since = text::time(death.detected_at);
+        let node = node::condemn(&self.api, node, CONDITION_PANIC, code, message, since).await?;
+        self.ahead.look(&self.api, death);
+        node::taint(&self.api, node, Some(code)).await
+    }
+
+    /// Records the death in its `NodeDeath`. May run beside
+    /// [`Self::annotate_pods`]: the two do not wait for each other.
+    pub async fn record_death(&self, death: &Death) -> Result<(), Error> {
+        record::confirm(&self.api, death).await
     }
 
     /// Says on the node that its kernel had an oops and lives: condition
@@ -81,6 +92,8 @@ impl Writer {
         let mut uid = None;
         if let Some(node) = node::find(&self.api, death).await? {
             let node = node::condemn(&self.api, node, CONDITION_OOPS, code, message, since).await?;
+            // Nearly every panic begins like this.
+            self.ahead.look(&self.api, death);
             uid = node.metadata.uid;
         }
         self.node_event(
@@ -95,8 +108,8 @@ impl Writer {
     }
 
     /// Writes the annotations, and `lastgasp.dev/death`, on every pod of the
-    /// node that is to be told, and says so on their workloads and in the
-    /// `NodeDeath`. `on_pod` hears of each pod once, as it is settled; a pod
+    /// node that is to be told, and then says so in events on the node and their
+    /// workloads and in the `NodeDeath`. `on_pod` hears of each pod once, as it is settled; a pod
     /// that is not told yet makes the call fail, for a later one to finish.
     pub async fn annotate_pods(
         &self,
@@ -111,7 +124,7 @@ impl Writer {
         // What the server has at hand comes at once; a second look, as of now,
         // finds the pods that were bound in the last moment.
         for freshness in [Freshness::AtHand, Freshness::Now] {
-            let mut listed = pods::list(&self.api, death, freshness).await?;
+            let mut listed = self.pods(death, freshness).await?;
             listed.retain(|pod| !settled.contains(&pod.reference()));
             let plan = pods::plan(listed, death, annotations);
             let of = plan.todo.len();
@@ -145,6 +158,15 @@ impl Writer {
         Ok(tally)
     }
 
+    async fn pods(&self, death: &Death, freshness: Freshness) -> Result<Vec<Pod>, Error> {
+        if freshness == Freshness::AtHand
+            && let Some(pods) = self.ahead.take(death).await
+        {
+            return Ok(pods);
+        }
+        pods::list(&self.api, &death.node, freshness).await
+    }
+
     /// Takes back what was said of the node and on its pods: the same boot
     /// spoke again. `annotations` are those that [`Self::annotate_pods`] wrote;
     /// only pods that blame this very death lose them.
@@ -170,7 +192,7 @@ impl Writer {
     }
 
     async fn take_off(&self, death: &Death, words: &Words) -> Result<(), Error> {
-        let mut blaming = pods::list(&self.api, death, Freshness::Now).await?;
+        let mut blaming = pods::list(&self.api, &death.node, Freshness::Now).await?;
         blaming.retain(|pod| pod.blames(death));
         let of = blaming.len();
         let outage = AtomicBool::new(false);
@@ -212,20 +234,6 @@ impl Writer {
         .await
     }
 
-    /// Condition and taint; the uid of the node, if it exists.
-    async fn condemn_and_taint(&self, death: &Death) -> Result<Option<String>, Error> {
-        let Some(node) = node::find(&self.api, death).await? else {
-            return Ok(None);
-        };
-        let uid = node.metadata.uid.clone();
-        let code = reason_code(death).as_str();
-        let message = text::why_message(death);
-        let since = text::time(death.detected_at);
-        let node = node::condemn(&self.api, node, CONDITION_PANIC, code, message, since).await?;
-        node::taint(&self.api, node, Some(code)).await?;
-        Ok(uid)
-    }
-
     async fn clear_node(
         &self,
         death: &Death,
@@ -238,6 +246,18 @@ impl Writer {
         let uid = node.metadata.uid.clone();
         node::clear(&self.api, node, death, reason, what).await?;
         Ok(uid)
+    }
+
+    /// The node's uid, if it is known or may be asked for.
+    async fn node_uid(&self, death: &Death) -> Result<Option<String>, Error> {
+        if death.node_uid.is_some() {
+            return Ok(death.node_uid.clone());
+        }
+        match node::find(&self.api, death).await {
+            Ok(node) => Ok(node.and_then(|node| node.metadata.uid)),
+            Err(Error::Denied { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn node_event(
@@ -265,8 +285,9 @@ impl Writer {
         events::once(&self.api, &self.instance, death, said).await
     }
 
-    /// Events on the workloads, then the `NodeDeath`: in this order, so that a
-    /// crash in between repeats the events, which are then found to be there.
+    /// Events on node and workloads, then the `NodeDeath`: in this order, so
+    /// that a crash in between repeats the events, which are then found to be
+    /// there.
     async fn pods_told(
         &self,
         death: &Death,
@@ -278,6 +299,11 @@ impl Writer {
         if done && tally.annotated == 0 {
             return Ok(());
         }
+        let uid = self.node_uid(death).await?;
+        let on_node = self
+            .node_event(death, uid, "Warning", "NodeDied", "MarkNode", reason(death))
+            .await;
+        let owners = self.workloads(owners).await?;
         let note = format!("node {} died: {}", death.node, reason(death));
         // All are tried, so that a repetition has fewer to write.
         let results: Vec<Result<(), Error>> = stream::iter(owners)
@@ -301,7 +327,10 @@ impl Writer {
             .buffer_unordered(EVENTS_IN_FLIGHT)
             .collect()
             .await;
-        results.into_iter().collect::<Result<(), Error>>()?;
+        results
+            .into_iter()
+            .chain([on_node])
+            .collect::<Result<(), Error>>()?;
         let counts = PodCounts {
             annotated: tally.annotated + tally.already,
             gone: tally.gone,
@@ -309,5 +338,22 @@ impl Writer {
             skipped: tally.skipped,
         };
         record::pods_annotated(&self.api, death, &counts).await
+    }
+
+    /// What people know the pods' controllers as; what has several of them is
+    /// named once.
+    async fn workloads(
+        &self,
+        owners: BTreeSet<(String, Owner)>,
+    ) -> Result<BTreeSet<(String, Owner)>, Error> {
+        let found: Vec<Result<(String, Owner), Error>> = stream::iter(owners)
+            .map(|(namespace, owner)| async move {
+                let workload = owners::workload(&self.api, &namespace, owner).await?;
+                Ok((namespace, workload))
+            })
+            .buffer_unordered(EVENTS_IN_FLIGHT)
+            .collect()
+            .await;
+        found.into_iter().collect()
     }
 }

@@ -17,8 +17,12 @@ use lastgasp::k8s::{
 };
 use serde_json::json;
 
+#[path = "kube_writer/ahead.rs"]
+mod ahead;
 #[path = "kube_writer/deploy.rs"]
 mod deploy;
+#[path = "kube_writer/owners.rs"]
+mod owners;
 
 /// Runs one case on the shared control plane.
 fn case<F: Future<Output = Result<()>>>(body: impl FnOnce(&'static Cluster) -> F) {
@@ -34,6 +38,13 @@ fn case<F: Future<Output = Result<()>>>(body: impl FnOnce(&'static Cluster) -> F
 
 fn words(death: &Death) -> BTreeMap<String, String> {
     annotations(death, &Keys::default())
+}
+
+/// The node first, then the record.
+async fn mark(writer: &Writer, death: &Death) -> Result<()> {
+    writer.mark_node(death).await?;
+    writer.record_death(death).await?;
+    Ok(())
 }
 
 async fn tell(writer: &Writer, death: &Death) -> Result<(PodTally, Vec<PodOutcome>)> {
@@ -118,7 +129,7 @@ fn every_pod_that_is_to_be_told_is_told_once_and_no_other_is_touched() {
         let writer = cluster.writer().await?;
         let death = death("full", 1)?;
 
-        writer.mark_node(&death).await?;
+        mark(&writer, &death).await?;
         let (tally, outcomes) = tell(&writer, &death).await?;
         assert_eq!(tally.annotated as usize, node.eligible());
         assert_eq!(tally.skipped as usize, 110 - node.eligible());
@@ -201,7 +212,7 @@ fn a_marked_node_has_condition_taint_record_and_event_and_a_repetition_writes_no
             .await?;
         let writer = cluster.writer().await?;
         let death = death("marked", 1)?;
-        writer.mark_node(&death).await?;
+        mark(&writer, &death).await?;
         tell(&writer, &death).await?;
 
         let marked = node(&admin, "marked").await?;
@@ -246,7 +257,7 @@ fn a_marked_node_has_condition_taint_record_and_event_and_a_repetition_writes_no
         );
         assert_eq!(order[1], "patch nodes marked");
 
-        writer.mark_node(&death).await?;
+        mark(&writer, &death).await?;
         let (again, _) = tell(&writer, &death).await?;
         assert_eq!((again.annotated, again.already), (0, 3));
         let second: Vec<String> = writes(cluster, "marked")
@@ -268,9 +279,9 @@ fn better_knowledge_is_written_over_worse() {
         let decoded = death("better", 1)?;
         let mut first = decoded.clone();
         first.report = None;
-        writer.mark_node(&first).await?;
+        mark(&writer, &first).await?;
         tell(&writer, &first).await?;
-        writer.mark_node(&decoded).await?;
+        mark(&writer, &decoded).await?;
         let (tally, _) = tell(&writer, &decoded).await?;
         assert_eq!(tally.annotated, 3);
         let marked = node(&admin, "better").await?;
@@ -369,7 +380,7 @@ fn pods_of_a_node_without_object_are_told_and_the_death_is_recorded() {
         let pods = Node::pods_only(&admin, "unknown-node", &[(Kind::Job, 2)]).await?;
         let writer = cluster.writer().await?;
         let death = death("unknown-node", 1)?;
-        writer.mark_node(&death).await?;
+        mark(&writer, &death).await?;
         let (tally, _) = tell(&writer, &death).await?;
         assert_eq!(tally.annotated, 2);
         assert!(
@@ -391,7 +402,7 @@ fn another_node_of_the_same_name_is_not_marked() {
         let writer = cluster.writer().await?;
         let mut death = death("namesake", 1)?;
         death.node_uid = Some("00000000-0000-0000-0000-000000000000".to_owned());
-        writer.mark_node(&death).await?;
+        mark(&writer, &death).await?;
         let namesake = node(&admin, "namesake").await?;
         assert!(node_condition(&namesake, CONDITION_PANIC).is_none());
         assert!(taints(&namesake).iter().all(|t| t.key != TAINT));
@@ -406,7 +417,7 @@ fn a_death_does_not_change() {
         let admin = cluster.admin().await?;
         let writer = cluster.writer().await?;
         let death = death("immutable", 1)?;
-        writer.mark_node(&death).await?;
+        mark(&writer, &death).await?;
         let deaths: Api<NodeDeath> = Api::all(admin.clone());
         let change = json!({"spec": {"nodeName": "somebody-else"}});
         let name = death.name.as_str();
@@ -463,7 +474,7 @@ fn revocation_and_return_clear_the_node_once() {
         for (name, reason) in [("revoked", "Revoked"), ("returned", "NodeReturned")] {
             Node::create(&admin, name, &[]).await?;
             let death = death(name, 1)?;
-            writer.mark_node(&death).await?;
+            mark(&writer, &death).await?;
             let clear = async || match reason {
                 "Revoked" => writer.revoke(&death, &words(&death)).await,
                 _ => writer.node_returned(&death).await,
@@ -497,7 +508,7 @@ fn a_revoked_death_leaves_no_word_on_the_pods_that_blame_it_and_all_on_others() 
         let pods = Node::create(&admin, "wronged", &[(Kind::Job, 2), (Kind::Annotated, 1)]).await?;
         let writer = cluster.writer().await?;
         let death = death("wronged", 1)?;
-        writer.mark_node(&death).await?;
+        mark(&writer, &death).await?;
         tell(&writer, &death).await?;
         // One of them blames another death by now.
         let api: Api<Pod> = Api::namespaced(admin.clone(), "wronged");
@@ -552,8 +563,8 @@ fn the_return_from_one_death_does_not_clear_the_next() {
         Node::create(&admin, "looping", &[]).await?;
         let writer = cluster.writer().await?;
         let (first, second) = (death("looping", 1)?, death("looping", 2)?);
-        writer.mark_node(&first).await?;
-        writer.mark_node(&second).await?;
+        mark(&writer, &first).await?;
+        mark(&writer, &second).await?;
         writer.node_returned(&first).await?;
         let dead = node(&admin, "looping").await?;
         let condition = node_condition(&dead, CONDITION_PANIC).context("no condition")?;

@@ -86,9 +86,10 @@ pub enum Action {
     /// Record an oops that the node may survive: Node condition and event.
     /// Never anything on a pod.
     ReportOops(DeathName),
-    /// The first write of a death: Node condition, taint, `NodeDeath`.
+    /// The first write of a death: Node condition and taint.
     MarkNode(DeathName),
-    /// Write the reason on every pod that was on the node.
+    /// Write the reason on every pod that was on the node, with `NodeDeath` and
+    /// events.
     AnnotatePods(DeathName),
     /// Take back what was written: the same boot spoke again.
     Revoke(DeathName),

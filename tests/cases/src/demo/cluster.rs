@@ -40,14 +40,27 @@ const LEFT_ALONE: [(Kind, usize); 4] = [
 /// The annotation that is waited for.
 pub(super) const CODE: &str = "lastgasp.dev/reason-code";
 
-/// What a watch has seen.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
+/// What the watches have seen.
+#[derive(Debug, Default)]
+struct Seen {
+    /// When the Node condition became true, and its message.
+    condition: Option<(Instant, String)>,
+    /// When each pod's annotation came, or last changed, and the reason code.
+    pods: BTreeMap<String, (Instant, String)>,
+    /// Why a watch ended, if one did.
+    failed: Option<String>,
+}
+
+/// What is known by the watches of pods with the true reason.
+#[derive(Debug, Default)]
+pub(super) struct Told {
     /// When the Node condition became true, and its message.
     pub(super) condition: Option<(Instant, String)>,
-    /// When each pod's annotation came, or last changed, and the reason code.
-    pub(super) pods: BTreeMap<String, (Instant, String)>,
-    /// Why the watch ended, if it did.
+    /// How many pods carry the reason.
+    pub(super) count: usize,
+    /// When the last of them got it.
+    pub(super) last: Option<Instant>,
+    /// Why a watch ended, if one did.
     pub(super) failed: Option<String>,
 }
 
@@ -93,17 +106,26 @@ impl InCluster {
         self.node = self
             .runtime
             .block_on(Node::create(&self.admin, NAME, &pods))?;
-        let (admin, seen) = (self.admin.clone(), Arc::clone(&self.seen));
+        self.watch(NAME, &self.seen);
+        Ok(())
+    }
+
+    /// Notes what is said of a node and its pods, and when.
+    ///
+    /// The machine has few CPUs, and what the watch costs the patches lack: so
+    /// of pods only the metadata are read, and the yardstick's are watched too.
+    fn watch(&self, name: &str, seen: &Arc<Mutex<Seen>>) {
+        let (admin, name) = (self.admin.clone(), name.to_owned());
+        let seen = Arc::clone(seen);
         self.runtime.spawn(async move {
             let error = tokio::select! {
-                end = watch_node(&admin, &seen) => end.err(),
-                end = watch_pods(&admin, &seen) => end.err(),
+                end = watch_node(&admin, &name, &seen) => end.err(),
+                end = watch_pods(&admin, &name, &seen) => end.err(),
             };
             if let (Some(error), Ok(mut seen)) = (error, seen.lock()) {
                 seen.failed = Some(format!("{error:#}"));
             }
         });
-        Ok(())
     }
 
     /// The kubeconfig with the rights of `deploy/annotator.yaml`.
@@ -111,12 +133,18 @@ impl InCluster {
         self.cluster.plane.kubeconfig(&cases::annotator())
     }
 
-    /// What the watch has seen so far.
-    pub(super) fn seen(&self) -> Seen {
-        self.seen
-            .lock()
-            .map(|seen| seen.clone())
-            .unwrap_or_default()
+    /// What the watch has seen so far of pods that carry this code.
+    pub(super) fn seen(&self, code: &str) -> Told {
+        let Ok(seen) = self.seen.lock() else {
+            return Told::default();
+        };
+        let told = seen.pods.values().filter(|(_, told)| told == code);
+        Told {
+            condition: seen.condition.clone(),
+            count: told.clone().count(),
+            last: told.map(|(at, _)| *at).max(),
+            failed: seen.failed.clone(),
+        }
     }
 
     /// How many pods are to be told.
@@ -144,6 +172,7 @@ impl InCluster {
         self.runtime.block_on(async {
             let pods = [(Kind::Replica, self.eligible())];
             let node = Node::create(&self.admin, name, &pods).await?;
+            self.watch(name, &Arc::default());
             cases::bare_loop(&self.cluster, &node).await
         })
     }
@@ -173,9 +202,9 @@ impl InCluster {
     }
 }
 
-async fn watch_node(admin: &Client, seen: &Mutex<Seen>) -> Result<()> {
+async fn watch_node(admin: &Client, name: &str, seen: &Mutex<Seen>) -> Result<()> {
     let api: Api<CoreNode> = Api::all(admin.clone());
-    let params = WatchParams::default().fields(&format!("metadata.name={NAME}"));
+    let params = WatchParams::default().fields(&format!("metadata.name={name}"));
     let changes = api.watch(&params, "0").await?;
     let mut changes = pin!(changes);
     while let Some(change) = changes.try_next().await? {
@@ -198,9 +227,9 @@ async fn watch_node(admin: &Client, seen: &Mutex<Seen>) -> Result<()> {
     Err(anyhow!("the watch of the node ended"))
 }
 
-async fn watch_pods(admin: &Client, seen: &Mutex<Seen>) -> Result<()> {
-    let api: Api<Pod> = Api::namespaced(admin.clone(), NAME);
-    let changes = api.watch(&WatchParams::default(), "0").await?;
+async fn watch_pods(admin: &Client, name: &str, seen: &Mutex<Seen>) -> Result<()> {
+    let api: Api<Pod> = Api::namespaced(admin.clone(), name);
+    let changes = api.watch_metadata(&WatchParams::default(), "0").await?;
     let mut changes = pin!(changes);
     while let Some(change) = changes.try_next().await? {
         let (WatchEvent::Added(pod) | WatchEvent::Modified(pod)) = change else {

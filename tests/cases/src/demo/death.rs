@@ -24,8 +24,9 @@ use crate::node::NAME;
 const END: Duration = Duration::from_secs(30);
 /// A survived oops is watched this long: the agent says so after three seconds.
 const WATCH: Duration = Duration::from_secs(6);
-/// How often everything is looked at.
-const ROUND: Duration = Duration::from_millis(2);
+/// How often everything is looked at. Each datagram, console line and pod has
+/// its own time; looking more often would only take the CPU from the patches.
+const ROUND: Duration = Duration::from_millis(10);
 
 /// What is watched.
 pub(super) struct Death<'a> {
@@ -61,7 +62,9 @@ impl Death<'_> {
         let until = since + if self.way.is_survived() { WATCH } else { END };
         while Instant::now() < until && !self.is_done(&figures) {
             go_on()?;
-            self.console(&vm.console(), since, &mut figures);
+            if figures.first.is_none() {
+                self.console(&vm.console(), since, &mut figures);
+            }
             if let Ok(datagram) = vm.datagrams.recv_timeout(ROUND) {
                 let news = heard.take(&datagram, self.way);
                 Self::moments(&heard, &mut figures);
@@ -170,7 +173,7 @@ impl Death<'_> {
     fn written(&self, figures: &mut Figures, reason: &mut Option<String>) -> Result<()> {
         let code = self.way.code.as_str();
         if let Some(cluster) = self.cluster {
-            let seen = cluster.seen();
+            let seen = cluster.seen(code);
             if let Some(why) = seen.failed {
                 anyhow::bail!("the API server can no longer be watched: {why}");
             }
@@ -178,9 +181,7 @@ impl Death<'_> {
                 figures.condition = Some(*at);
                 self.said(figures, *at, "Node condition KernelPanic", message);
             }
-            let told = seen.pods.values().filter(|(_, told)| told == code);
-            let (count, last) = (told.clone().count(), told.map(|(at, _)| *at).max());
-            self.progress(figures, count, cluster.eligible(), last);
+            self.progress(figures, seen.count, cluster.eligible(), seen.last);
         } else {
             let Some(answer) = self.stored()? else {
                 return Ok(());

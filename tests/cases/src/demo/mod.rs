@@ -225,7 +225,7 @@ fn act(
     .watch(vm, dir)?;
     go_on()?;
     if let Some(cluster) = &cluster {
-        figures.bare_loop = Some(cluster.bare_loop("bare-loop")?);
+        figures.bare_loop = Some(bare_loop(cluster)?);
     }
     screen.heading("Times");
     figures.show(screen, show.kube);
@@ -242,6 +242,17 @@ fn act(
     go_on()?;
     conclude(screen, way, &figures, &missing);
     Ok(missing)
+}
+
+/// The yardstick: the middle one of three, each on pods of its own that are
+/// watched as the dead node's were. One alone is off by a third now and then.
+fn bare_loop(cluster: &InCluster) -> Result<Duration> {
+    let mut times = Vec::new();
+    for name in ["bare-loop-0", "bare-loop-1", "bare-loop-2"] {
+        times.push(cluster.bare_loop(name)?);
+    }
+    times.sort();
+    Ok(times[1])
 }
 
 /// What people ask afterwards.
