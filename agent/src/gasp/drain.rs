@@ -95,7 +95,8 @@ pub struct Shared {
     pub sealer: Sealer,
     /// Number of the next frame.
     pub next_seq: AtomicU64,
-    /// The ways below UDP; `None` where none is known. Locked only at rest.
+    /// The ways below UDP; `None` where none is known. The drain threads only
+    /// ever try the lock.
     pub links: Mutex<[Option<Link>; MAX_COLLECTORS]>,
     /// Counts changes of `links`.
     pub links_version: AtomicU64,
@@ -259,6 +260,8 @@ impl<'a> Drain<'a> {
         };
         let now = sched::monotonic_ns();
         if self.death.as_ref().is_none_or(|d| d.declared != declared) {
+            // What became known since the last rest, which may be long ago.
+            self.refresh_links();
             let cause = self.death.take().map(|d| d.cause).or_else(|| spare.take());
             let Some(cause) = cause else {
                 return Pause::Rest;
@@ -516,7 +519,7 @@ impl<'a> Drain<'a> {
         self.in_queue = 0;
     }
 
-    /// Takes over new ways, at rest only, and never waits for them.
+    /// Takes over new ways, at rest and when a death begins; never waits for them.
     fn refresh_links(&mut self) {
         let version = self.shared.links_version.load(Ordering::Acquire);
         if version == self.links_version {
