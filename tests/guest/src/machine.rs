@@ -242,6 +242,43 @@ pub(crate) fn burn(cpu: usize) -> ! {
     }
 }
 
+/// Does something in a process of its own.
+pub(crate) fn in_child(body: impl FnOnce()) -> io::Result<()> {
+    // SAFETY: the child calls nothing but system calls and its own code, and
+    // ends without returning.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        body();
+        // SAFETY: ends the child without running the parent's exit handlers.
+        unsafe { libc::_exit(1) };
+    }
+    check(child)
+}
+
+/// Takes memory, and uses it, until the kernel ends this process for that.
+pub(crate) fn eat_memory() {
+    const BITE: usize = 1 << 20;
+    // Of all processes the kernel shall take this one.
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
+    loop {
+        // SAFETY: a new mapping, which nobody else knows; written within its length.
+        unsafe {
+            let bite = libc::mmap(
+                std::ptr::null_mut(),
+                BITE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            if bite == libc::MAP_FAILED {
+                return;
+            }
+            std::ptr::write_bytes(bite.cast::<u8>(), 0xa5, BITE);
+        }
+    }
+}
+
 /// reboot(2) with this command: it does not shut anything down by itself.
 pub(crate) fn reboot(command: libc::c_int) -> Result<()> {
     // SAFETY: numbers only.
