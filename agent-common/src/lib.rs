@@ -78,6 +78,21 @@ pub mod notice {
     }
 }
 
+/// Where the kernel is held. The numbers are also those of the gasp protocol.
+pub mod hold {
+    /// `__crash_kexec()`: `panic()` is about to stop the other CPUs, or a crash
+    /// kernel to take over.
+    pub const CRASH_KEXEC: u8 = 1;
+    /// `crash_smp_send_stop()`: the same, with `crash_kexec_post_notifiers`.
+    pub const CRASH_STOP: u8 = 2;
+    /// Whoever stops the other CPUs.
+    pub const STOP_OTHERS: u8 = 3;
+    /// `machine_emergency_restart()`: the reset itself.
+    pub const RESET: u8 = 4;
+    /// An ordered end, before `device_shutdown()`.
+    pub const ORDER: u8 = 5;
+}
+
 /// One entry of the ring.
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -116,7 +131,7 @@ const _: () = assert!(RING_SLOTS.is_power_of_two());
 
 /// What both sides know of the death at hand. One page.
 ///
-/// The first cache lines are written by the kernel side, the last by user
+/// The first two cache lines are written by the kernel side, the last by user
 /// space; neither writes the other's, but for [`Control::hold_used_ns`], which
 /// user space sets to zero when a death turned out to be none.
 #[repr(C, align(64))]
@@ -139,6 +154,10 @@ pub struct Control {
     pub hold_since_ns: u64,
     /// Holds that ended by their limit, not by an acknowledgement.
     pub holds_expired: u64,
+    /// The last of [`hold`] that waited, or zero.
+    pub hold_point: u64,
+    /// Zero.
+    pub reserved_kernel: [u64; 7],
 
     /// Everything below this sequence number has left the machine.
     pub acked: u64,
@@ -152,4 +171,4 @@ pub struct Control {
     pub reserved: [u64; 4],
 }
 
-const _: () = assert!(size_of::<Control>() == 128);
+const _: () = assert!(size_of::<Control>() == 192);

@@ -27,9 +27,10 @@ struct Wait {
 }
 
 /// Waits until all that is in the ring is acknowledged, or the budget of this
-/// death is used up. Does nothing while no death is declared.
+/// death is used up. Does nothing while no death is declared. `point` is one of
+/// `agent_common::hold`.
 #[inline(always)]
-pub fn until_acked() {
+pub fn until_acked(point: u8) {
     let Some(control) = CONTROL.get_ptr_mut(0) else {
         return;
     };
@@ -58,6 +59,7 @@ pub fn until_acked() {
     // SAFETY: `turn` has the signature that the helper calls, and `wait`
     // outlives the call.
     unsafe {
+        write_volatile(&raw mut (*control).hold_point, point.into());
         write_volatile(&raw mut (*control).hold_since_ns, wait.start_ns);
         bpf_loop(TURNS_MAX, turn as *mut c_void, (&raw mut wait).cast(), 0);
         write_volatile(

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use agent_core::model::{BootId, Context, NodeName, Notice, Timestamp};
+use agent_core::model::{BootId, Context, HoldPoint, NodeName, Notice, Timestamp};
 use hmac::{Hmac, KeyInit, Mac};
 use lastgasp::channels::gasp::{Assembler, Limits as AssemblerLimits};
 use lastgasp::gasp::counters::{Counters, Outcome};
@@ -155,6 +155,8 @@ impl Attacker {
                     pid: self.random.next() as u32,
                     at_ns: self.random.next(),
                     held_ns: self.random.next(),
+                    held_at: HoldPoint::from_wire(self.random.next() as u8),
+                    holds_expired: self.random.next() as u8,
                     comm: b"swapper/1",
                     line: LINES[self.random.below(LINES.len())],
                 });

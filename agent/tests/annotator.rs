@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
-use agent_core::model::{BootId, Context, Inventory, NodeName, Notice, PodRef};
+use agent_core::model::{BootId, Context, HoldPoint, Inventory, NodeName, Notice, PodRef};
 use lastgasp::gasp::protocol::{Identity, Key, Kind, MAX_FRAME, Sealer, Stamp, WordParts};
 use serde_json::Value;
 
@@ -191,6 +191,8 @@ impl Node {
                 pid: 0,
                 at_ns: at_s * SECOND,
                 held_ns: 0,
+                held_at: HoldPoint::None,
+                holds_expired: 0,
                 comm: b"swapper/1",
                 line: line.as_bytes(),
             });

@@ -9,7 +9,7 @@ use crate::{emit, hold};
 #[inline(always)]
 fn body(what: u16) {
     emit::mark(what);
-    hold::until_acked();
+    hold::until_acked(agent_common::hold::ORDER);
 }
 
 super::entries! {

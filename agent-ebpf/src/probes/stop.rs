@@ -1,6 +1,6 @@
 //! The last points where other CPUs still run: here the kernel is held.
 
-use agent_common::notice;
+use agent_common::{hold as point, notice};
 use aya_ebpf::{
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
@@ -25,7 +25,7 @@ fn crash_kexec(regs: u64) {
         // panic() will never be called: this is the point of no return.
         emit::mark(notice::PANIC);
     }
-    hold::until_acked();
+    hold::until_acked(point::CRASH_KEXEC);
 }
 
 #[fentry]
@@ -42,8 +42,8 @@ pub fn kp_crash_kexec(context: ProbeContext) -> u32 {
 
 super::entries! {
     // With crash_kexec_post_notifiers the others stop here.
-    fe_crash_smp_send_stop, kp_crash_smp_send_stop => hold::until_acked();
+    fe_crash_smp_send_stop, kp_crash_smp_send_stop => hold::until_acked(point::CRASH_STOP);
     // Second line: whoever stops the others, on x86 and elsewhere.
-    fe_native_stop_other_cpus, kp_smp_send_stop => hold::until_acked();
-    fe_machine_emergency_restart, kp_machine_emergency_restart => hold::until_acked();
+    fe_native_stop_other_cpus, kp_smp_send_stop => hold::until_acked(point::STOP_OTHERS);
+    fe_machine_emergency_restart, kp_machine_emergency_restart => hold::until_acked(point::RESET);
 }

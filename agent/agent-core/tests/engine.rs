@@ -7,8 +7,8 @@ use agent_core::engine::{
     reason_code, retry,
 };
 use agent_core::model::{
-    Body, BootId, Context, Death, DeathName, DeathState, Gasp, NodeName, Notice, Proof, ReasonCode,
-    Report, RetryAdvice, Timestamp, Word,
+    Body, BootId, Context, Death, DeathName, DeathState, Gasp, HoldPoint, NodeName, Notice, Proof,
+    ReasonCode, Report, RetryAdvice, Timestamp, Word,
 };
 use proptest::prelude::*;
 
@@ -47,6 +47,8 @@ fn word(notice: Notice, at_s: u64) -> Body {
         line: "Kernel panic - not syncing: Fatal exception in interrupt".into(),
         at_ns: at_s * SECOND,
         held_ns: 0,
+        held_at: HoldPoint::None,
+        holds_expired: 0,
     })
 }
 
@@ -308,6 +310,48 @@ fn a_panic_on_the_way_down_is_the_reason_and_not_the_restart() {
     );
     let death = engine.deaths().next().expect("one death");
     assert_eq!(reason_code(death), ReasonCode::NullPointerDereference);
+}
+
+#[test]
+fn a_stall_is_reported_and_what_it_leads_to_is_the_death() {
+    for (notice, code, said) in [
+        (Notice::SoftLockup, ReasonCode::SoftLockup, "Soft lockup: "),
+        (Notice::HungTask, ReasonCode::HungTask, "Hung task: "),
+        (Notice::RcuStall, ReasonCode::RcuStall, "RCU stall: "),
+        (
+            Notice::OutOfMemory,
+            ReasonCode::OutOfMemory,
+            "Out of memory: ",
+        ),
+    ] {
+        let mut engine = Engine::new(Limits::default());
+        let lives_on = vec![
+            gasp(1, 100, word(notice, 100)),
+            // Of an oops in the history: that is not what stalls now.
+            decoded(1, ReasonCode::NullPointerDereference),
+            gasp(1, 104, Body::Survived),
+        ];
+        assert_eq!(
+            tell(&mut engine, lives_on),
+            ["Suspected P1", "ReportOops", "Suspected P1", "Survived P1"],
+            "{notice:?}: the oops is kept as evidence, and not reported"
+        );
+        let death = engine.deaths().next().expect("a record").clone();
+        assert_eq!(reason_code(&death), code);
+        assert!(reason(&death).starts_with(said), "{}", reason(&death));
+
+        let mut engine = Engine::new(Limits::default());
+        let dies = vec![
+            gasp(1, 100, word(notice, 100)),
+            gasp(1, 101, word(Notice::Panic, 101)),
+            decoded(1, code),
+        ];
+        let told = tell(&mut engine, dies);
+        assert_eq!(told[..2], ["Suspected P1", "ReportOops"], "{notice:?}");
+        assert!(told.contains(&"AnnotatePods".to_owned()), "{told:?}");
+        let death = engine.deaths().next().expect("a death");
+        assert_eq!((death.notice, reason_code(death)), (Notice::Panic, code));
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use agent_common::{FLAG_CONTINUES, KIND_LINE, KIND_MARK};
-use agent_core::model::{Context, Notice};
+use agent_core::model::{Context, HoldPoint, Notice};
 
 use super::cause;
 use super::link::{Link, MAX_WIRE};
@@ -386,6 +386,8 @@ impl<'a> Drain<'a> {
             pid: slot.pid,
             at_ns: slot.mono_ns,
             held_ns,
+            held_at: HoldPoint::from_wire(ring.hold_point()),
+            holds_expired: ring.holds_expired().min(u8::MAX.into()) as u8,
             comm: self.entry.comm(),
             line: if death.weight > 0 {
                 death.cause.text()

@@ -157,6 +157,17 @@ impl CrashRing {
         }
     }
 
+    /// Where the kernel is held, or was last: one of `agent_common::hold`, or
+    /// zero.
+    pub fn hold_point(&self) -> u8 {
+        field!(self, hold_point).load(Ordering::Relaxed) as u8
+    }
+
+    /// Holds that ended by their limit.
+    pub fn holds_expired(&self) -> u64 {
+        field!(self, holds_expired).load(Ordering::Relaxed)
+    }
+
     /// Lines that the kernel side could not read.
     pub fn unreadable(&self) -> u64 {
         field!(self, unreadable).load(Ordering::Relaxed)

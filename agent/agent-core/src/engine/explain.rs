@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::text::escaped;
 use crate::model::{
-    Context, Death, DeathState, Notice, Proof, ReasonCode, Report, RetryAdvice, Word,
+    Context, Death, DeathState, HoldPoint, Notice, Proof, ReasonCode, Report, RetryAdvice, Word,
 };
 
 /// Longest reason line, in bytes: fits an annotation, a condition's message
@@ -195,6 +195,8 @@ pub(super) fn word_of(report: &Report, at_ns: u64) -> Word {
         line: report.line.clone(),
         at_ns,
         held_ns: 0,
+        held_at: HoldPoint::None,
+        holds_expired: 0,
     }
 }
 

@@ -59,6 +59,46 @@ pub struct Word {
     pub at_ns: u64,
     /// How long the kernel had been held when this was sent, in nanoseconds.
     pub held_ns: u64,
+    /// Where it was held last, if it was.
+    #[serde(default)]
+    pub held_at: HoldPoint,
+    /// Holds that ended by their limit before this was sent: what was printed
+    /// before those may be missing.
+    #[serde(default)]
+    pub holds_expired: u8,
+}
+
+/// Where a dying kernel waits for its words to get out. The number is the wire's.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum HoldPoint {
+    /// Nowhere yet.
+    #[default]
+    None = 0,
+    /// `__crash_kexec()`, before the other CPUs stop or a crash kernel takes over.
+    CrashKexec = 1,
+    /// `crash_smp_send_stop()`.
+    CrashStop = 2,
+    /// `native_stop_other_cpus()`, `smp_send_stop()`.
+    StopOthers = 3,
+    /// `machine_emergency_restart()`.
+    Reset = 4,
+    /// `kernel_restart()` and its like, before the devices go.
+    Order = 5,
+}
+
+impl HoldPoint {
+    /// The point with this number on the wire; any other is [`Self::None`].
+    pub fn from_wire(number: u8) -> Self {
+        match number {
+            1 => Self::CrashKexec,
+            2 => Self::CrashStop,
+            3 => Self::StopOthers,
+            4 => Self::Reset,
+            5 => Self::Order,
+            _ => Self::None,
+        }
+    }
 }
 
 /// What a kernel is doing when it speaks. The number is the wire's.

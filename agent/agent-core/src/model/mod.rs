@@ -10,7 +10,7 @@ mod report;
 mod time;
 
 pub use death::{Channel, Death, DeathState, Evidence, Proof, RetryAdvice, Sighting};
-pub use gasp::{Body, Context, Gasp, Line, Notice, Word};
+pub use gasp::{Body, Context, Gasp, HoldPoint, Line, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
 pub use inventory::Inventory;
 pub use report::{ReasonCode, Report};

@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use agent_core::model::{Context, Gasp, Notice, ReasonCode, Timestamp, Word};
+use agent_core::model::{Context, Gasp, HoldPoint, Notice, ReasonCode, Timestamp, Word};
 use proptest::prelude::*;
 
 use super::*;
@@ -52,6 +52,8 @@ fn word(text: &str) -> Body {
         line: text.into(),
         at_ns: 1,
         held_ns: 0,
+        held_at: HoldPoint::None,
+        holds_expired: 0,
     })
 }
 

@@ -1,6 +1,8 @@
 //! Reading frames: bytes from anywhere.
 
-use agent_core::model::{Body, BootId, Context, Gasp, Inventory, Line, NodeName, Notice, Word};
+use agent_core::model::{
+    Body, BootId, Context, Gasp, HoldPoint, Inventory, Line, NodeName, Notice, Word,
+};
 
 use super::{
     HEADER, KeyRing, Kind, LINE, LINE_CONTINUES, MAC, MAGIC, MAX_FRAGMENTS, MAX_FRAME, MAX_HELLO,
@@ -222,6 +224,8 @@ fn word(payload: &[u8]) -> Result<Word, BodyError> {
         line: text_of(line),
         at_ns: u64_at(head, 16),
         held_ns: u64_at(head, 24),
+        held_at: HoldPoint::from_wire(head[14]),
+        holds_expired: head[15],
     })
 }
 

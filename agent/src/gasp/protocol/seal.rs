@@ -1,7 +1,7 @@
 //! Filling frames: on the dying path, so nothing here allocates, locks, logs
 //! or formats.
 
-use agent_core::model::{Context, Notice};
+use agent_core::model::{Context, HoldPoint, Notice};
 
 use super::{
     HEADER, Identity, Key, Kind, LINE, LINE_CUT, MAC, MAGIC, MAX_FRAME, NAME_MAX, VERSION, WORD,
@@ -42,6 +42,10 @@ pub struct WordParts<'a> {
     pub at_ns: u64,
     /// How long the kernel had been held when this was sent, in nanoseconds.
     pub held_ns: u64,
+    /// Where it was held last.
+    pub held_at: HoldPoint,
+    /// Holds that ended by their limit.
+    pub holds_expired: u8,
     /// `comm` of the current task, without trailing zero bytes.
     pub comm: &'a [u8],
     /// The line that says why.
@@ -131,7 +135,7 @@ impl Draft<'_> {
         self.push(&word.cpu.to_le_bytes());
         self.push(&word.pid.to_le_bytes());
         self.push(&(line.len() as u16).to_le_bytes());
-        self.push(&[0, 0]);
+        self.push(&[word.held_at as u8, word.holds_expired]);
         self.push(&word.at_ns.to_le_bytes());
         self.push(&word.held_ns.to_le_bytes());
         self.push(comm);

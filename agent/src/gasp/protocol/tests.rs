@@ -1,4 +1,4 @@
-use agent_core::model::{Body, BootId, Context, Inventory, Line, Notice, Word};
+use agent_core::model::{Body, BootId, Context, HoldPoint, Inventory, Line, Notice, Word};
 use proptest::prelude::*;
 
 use super::*;
@@ -51,6 +51,8 @@ fn sample(kind: Kind, text: &[u8]) -> Vec<u8> {
             pid: 2,
             at_ns: 3,
             held_ns: 4,
+            held_at: HoldPoint::StopOthers,
+            holds_expired: 5,
             comm: b"swapper/1",
             line: text,
         }),
@@ -116,6 +118,8 @@ fn every_kind_comes_back_as_it_went() {
                 line: line.into(),
                 at_ns: 3,
                 held_ns: 4,
+                held_at: HoldPoint::StopOthers,
+                holds_expired: 5,
             }),
             Kind::Lines => Body::Lines(vec![Line {
                 seq: 1,
@@ -273,6 +277,7 @@ proptest! {
         let mut draft = sealer.begin(&mut buf, Kind::Word);
         draft.word(&WordParts {
             notice, context: Context::Nmi, cpu, pid, at_ns, held_ns, comm: &comm, line: &line,
+            held_at: HoldPoint::Order, holds_expired: 255,
         });
         let len = draft.seal(Stamp { below_udp: true, ..stamp(u64::MAX) });
         prop_assert!(len <= MAX_FRAME);

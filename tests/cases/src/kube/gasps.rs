@@ -4,7 +4,7 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-use agent_core::model::{BootId, Context as CpuContext, NodeName, Notice};
+use agent_core::model::{BootId, Context as CpuContext, HoldPoint, NodeName, Notice};
 use anyhow::{Context, Result};
 use lastgasp::gasp::protocol::{Draft, Identity, Key, Kind, MAX_FRAME, Sealer, Stamp, WordParts};
 
@@ -81,6 +81,8 @@ impl Speaker {
                 pid: 0,
                 at_ns: mono_ms * 1_000_000,
                 held_ns: 0,
+                held_at: HoldPoint::None,
+                holds_expired: 0,
                 comm: b"swapper/1",
                 line: line.as_bytes(),
             });

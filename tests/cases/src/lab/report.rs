@@ -1,5 +1,6 @@
 //! The matrix as people and machines read it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::time::Duration;
@@ -26,6 +27,8 @@ pub struct Cell {
     pub not_possible: Option<String>,
     first_ms: Vec<f64>,
     hold_ms: Vec<f64>,
+    held_at: BTreeMap<String, usize>,
+    expired: usize,
     wall: Duration,
 }
 
@@ -51,6 +54,10 @@ impl Cell {
         self.good += usize::from(verdict.misses.is_empty());
         self.first_ms.extend(verdict.word_ms);
         self.hold_ms.push(verdict.hold_ms);
+        for point in &verdict.held_at {
+            *self.held_at.entry(format!("{point:?}")).or_default() += 1;
+        }
+        self.expired += usize::from(verdict.holds_expired > 0);
     }
 }
 
@@ -84,6 +91,17 @@ pub fn table(cells: &[((String, &'static str), Cell)]) -> String {
         );
     }
     text.push_str("word and hold: median and greatest; word counts from the kernel's hook\n");
+    let mut held_at: BTreeMap<&str, usize> = BTreeMap::new();
+    for (point, count) in cells.iter().flat_map(|(_, cell)| &cell.held_at) {
+        *held_at.entry(point).or_default() += count;
+    }
+    let points: Vec<String> = held_at.iter().map(|(p, n)| format!("{p} {n}")).collect();
+    let expired: usize = cells.iter().map(|(_, cell)| cell.expired).sum();
+    let _ = writeln!(
+        text,
+        "held at: {}; ended by the limit: {expired}",
+        points.join(", ")
+    );
     text
 }
 
@@ -115,6 +133,8 @@ pub fn json_line(out: &mut impl Write, done: &Done<'_>, cpus: u32) -> Result<()>
             "lines_expected": verdict.lines_expected,
             "lines_received": verdict.lines_received,
             "hold_ms": verdict.hold_ms,
+            "held_at": verdict.held_at,
+            "holds_expired": verdict.holds_expired,
             "proof": verdict.proof,
             "reason": verdict.reason,
         }),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use agent_core::engine::{self, Engine, Input};
-use agent_core::model::{Body, Death, Line, Proof, ReasonCode, Timestamp, Word};
+use agent_core::model::{Body, Death, HoldPoint, Line, Proof, ReasonCode, Timestamp, Word};
 use anyhow::{Context as _, Result};
 use harness::vm::{ConsoleLine, Outcome};
 use harness::wire::Datagram;
@@ -36,6 +36,10 @@ pub struct Verdict {
     pub lines_received: usize,
     /// How long the kernel was held.
     pub hold_ms: f64,
+    /// Where it was held, in order, as far as the words tell.
+    pub held_at: Vec<HoldPoint>,
+    /// Holds that ended by their limit.
+    pub holds_expired: u8,
     /// How sure the engine is.
     pub proof: Option<Proof>,
     /// The engine's reason code.
@@ -74,6 +78,10 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
         .max()
         .unwrap_or(0) as f64
         / 1e6;
+    let mut held_at: Vec<HoldPoint> = words.iter().map(|(_, word)| word.held_at).collect();
+    held_at.retain(|point| *point != HoldPoint::None);
+    held_at.dedup();
+    let holds_expired = words.iter().map(|(_, word)| word.holds_expired).max();
     let expected = expected_lines(way, since, &outcome.console);
     let missing = missing_lines(&expected, &heard.lines);
     let death = heard.death.as_ref();
@@ -94,6 +102,8 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
         lines_expected: expected.len(),
         lines_received: expected.len() - missing.len(),
         hold_ms,
+        held_at,
+        holds_expired: holds_expired.unwrap_or(0),
         proof: death.map(|d| d.proof),
         reason: death.map(engine::reason_code),
     })
