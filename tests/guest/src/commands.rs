@@ -11,6 +11,7 @@
 //! | `busy CPU` | keeps a CPU busy from now on |
 //! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
 //! | `wake US MS` | wakes two threads this often for this time, for nothing |
+//! | `clock MS` | compares the clock of two CPUs for this long |
 //! | `read PATH [START]` | answers with the first line of a file that starts so |
 //! | `list PATH` | answers with the names in a directory |
 
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{flood, machine, ways};
+use crate::{clock, flood, machine, ways};
 
 /// What `run` started, by program.
 pub(crate) type Children = BTreeMap<String, Child>;
@@ -51,6 +52,7 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
             std::thread::spawn(move || machine::burn(cpu));
         }
         "flood" => return flood::flood(first.parse()?, Duration::from_millis(second.parse()?)),
+        "clock" => return clock::check(Duration::from_millis(first.parse()?)),
         "wake" => {
             let every = Duration::from_micros(first.parse()?);
             return flood::wake(every, Duration::from_millis(second.parse()?));

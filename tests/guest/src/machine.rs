@@ -207,7 +207,7 @@ pub(crate) fn terminate(pid: u32) -> Result<()> {
 }
 
 /// Binds the calling thread to a CPU; one that is not there is left alone.
-fn pin(cpu: usize) {
+pub(crate) fn pin(cpu: usize) {
     // SAFETY: an all-zero set is valid; a CPU that is not there is refused.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
@@ -232,6 +232,17 @@ pub(crate) fn like_a_drain(cpu: usize) -> io::Result<()> {
         )
     };
     check(result as libc::c_int)
+}
+
+/// `CLOCK_MONOTONIC`.
+pub(crate) fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is writable; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Keeps a CPU busy for ever.

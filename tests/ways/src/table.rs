@@ -35,7 +35,7 @@ const fn in_child(kind: &'static str, how: &'static str) -> Step {
 }
 
 /// Every way.
-pub const ALL: &[Way] = &[
+pub static ALL: &[Way] = &[
     Way {
         name: "sysrq-c",
         steps: &[sysrq("c")],

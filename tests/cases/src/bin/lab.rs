@@ -36,6 +36,9 @@ struct Args {
     /// CPUs of each machine.
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// Added to the kernels' command line, for an experiment.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    append: String,
     /// Deaths of each kernel and way.
     #[arg(long, default_value_t = 1)]
     runs: usize,
@@ -101,13 +104,15 @@ fn lab(args: &Args) -> Result<bool> {
     for name in &names {
         let start = Instant::now();
         let kernel = kernels::named(name)?.get(&cache)?;
-        let machine = node::machine(&cache, &kernel, args.cpus)?;
+        let mut machine = node::machine(&cache, &kernel, args.cpus)?;
+        machine.append = format!("{} {}", machine.append, args.append);
         let one = Prepared::new(name, &kernel.release, machine, dir.path())
             .with_context(|| format!("kernel {name}"))?;
         println!(
-            "{} ready after {:.1} s",
+            "{} ready after {:.1} s, clock {}",
             one.release,
-            start.elapsed().as_secs_f64()
+            start.elapsed().as_secs_f64(),
+            one.clock
         );
         prepared.push(one);
     }
@@ -139,7 +144,10 @@ fn lab(args: &Args) -> Result<bool> {
         let held = |((_, cell), (runs, good)): (&(_, Cell), &(usize, usize))| {
             good == runs || cell.good - good == cell.runs - runs
         };
-        let impossible = cells.iter().filter(|(_, c)| c.not_possible.is_some()).count();
+        let impossible = cells
+            .iter()
+            .filter(|(_, c)| c.not_possible.is_some())
+            .count();
         let passed = cells.iter().zip(&before).filter(|pair| held(*pair)).count() - impossible;
         let failed = cells.len() - passed - impossible + nowhere(args, &cells);
         println!("{passed} passed, {failed} failed, {impossible} not possible");

@@ -15,7 +15,7 @@ use lastgasp::gasp::protocol::{Frame, Kind};
 
 use super::bless;
 use super::verdict::{self, Verdict};
-use super::ways::Way;
+use super::ways::{Demand, Way};
 use crate::node;
 
 /// A fatal way has this long to end the machine.
@@ -40,6 +40,8 @@ pub struct Prepared {
     pub machine: Machine,
     /// The machine as it was with the agent warm.
     pub snapshot: PathBuf,
+    /// What it reads the time from.
+    pub clock: String,
 }
 
 impl Prepared {
@@ -47,13 +49,17 @@ impl Prepared {
     pub fn new(kernel: &str, release: &str, machine: Machine, dir: &Path) -> Result<Self> {
         let mut vm = Vm::boot(&machine)?;
         node::start_agent(&mut vm, "")?;
+        let clock = node::clock(&mut vm)?;
         let snapshot = dir.join(format!("{kernel}-{}.snapshot", machine.cpus));
         vm.save(&snapshot).context("cannot save the machine")?;
+        // And it still is one clock after the machine has come back.
+        node::clock(&mut Vm::restore(&machine, &snapshot)?)?;
         Ok(Self {
             kernel: kernel.to_owned(),
             release: release.to_owned(),
             machine,
             snapshot,
+            clock,
         })
     }
 }
@@ -157,7 +163,7 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
     let verdict = verdict::judge(task.way, since, &outcome)?;
     if !verdict.misses.is_empty() {
         save(task, since, &outcome, &verdict, keep.misses)?;
-    } else if let Some(dir) = keep.bless {
+    } else if let (Some(dir), true) = (keep.bless, task.way.demand != Demand::End) {
         bless::write(dir, &task.on.kernel, task.way.name, since, &outcome.console)?;
     }
     Ok(End::Died(verdict))
