@@ -1,7 +1,8 @@
 //! Every file of `testdata/` is a test: header lines `CODE:`, `TITLE:`,
-//! `FUNCTION:`, `MODULE:`, `RELEASE:`, `COMM:` with what is expected, an empty
-//! line, and the log as it was captured. `CODE: none` is a log without a
-//! report. What the header does not name is not checked.
+//! `LINE:`, `FUNCTION:`, `MODULE:`, `RELEASE:`, `COMM:`, `CORRUPTED:` with what
+//! is expected, an empty line, and the log as it was captured. `CODE: none` is a
+//! log without a report. What the header does not name is not checked.
+//! `lab-*.txt` were written by `cargo xtask lab --bless`, and looked at.
 
 use std::path::Path;
 
@@ -12,6 +13,7 @@ fn value(report: &Report, name: &str) -> Option<String> {
     match name {
         "CODE" => Some(report.code.as_str().to_owned()),
         "TITLE" => Some(report.title.clone()),
+        "LINE" => Some(report.line.clone()),
         "FUNCTION" => report.fault_function.clone(),
         "MODULE" => report.module.clone(),
         "RELEASE" => report.kernel_release.clone(),

@@ -65,6 +65,13 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
     })
 }
 
+/// What the machine reads the time from; fails if that is not the same on both
+/// CPUs.
+pub fn clock(vm: &mut Vm) -> Result<String> {
+    vm.ask("clock 200").context("the machine's clock")?;
+    vm.ask("read /sys/devices/system/clocksource/clocksource0/current_clocksource")
+}
+
 /// Starts the agent in the machine, waits until it is ready, and gives its PID. `flags` are
 /// added to what every node has.
 pub fn start_agent(vm: &mut Vm, flags: &str) -> Result<u32> {

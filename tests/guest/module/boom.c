@@ -11,21 +11,33 @@
 #include <linux/kprobes.h>
 #include <linux/module.h>
 #include <linux/notifier.h>
+#include <linux/preempt.h>
+#include <linux/rcupdate.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
 #include <linux/string.h>
 #include <linux/timer.h>
+#include <asm/apic.h>
+#include <asm/nmi.h>
 
 /* More than the agent's crash ring holds. */
 #define FLOOD_LINES 3000
 
+/*
+ * How long something stands still: longer than the detectors, set to their
+ * least, need in the slowest case.
+ */
+#define SPIN_SECONDS 5
+#define HANG_SECONDS 5
+#define STALL_SECONDS 6
+
 static char *kind = "null";
 module_param(kind, charp, 0);
-MODULE_PARM_DESC(kind, "null, bug, panic, flood or nested");
+MODULE_PARM_DESC(kind, "null, bug, panic, flood, nested, spin, hang or stall");
 
 static char *how = "process";
 module_param(how, charp, 0);
-MODULE_PARM_DESC(how, "process, softirq, hardirq, all (CPUs at once) or drain (the agent's thread)");
+MODULE_PARM_DESC(how, "process, softirq, hardirq, nmi, all (CPUs at once) or drain (the agent's thread)");
 
 static noinline void boom_null(void)
 {
@@ -51,6 +63,38 @@ static noinline void boom_flood(void)
 	panic("boom after a flood");
 }
 
+/* A CPU does nothing else; its interrupts are served. */
+static noinline void boom_spin(int seconds)
+{
+	unsigned long end = jiffies + seconds * HZ;
+
+	preempt_disable();
+	while (time_before(jiffies, end))
+		cpu_relax();
+	preempt_enable();
+}
+
+static noinline void boom_hang(void)
+{
+	/* Uninterruptible, as a task that waits for a dead disk. */
+	msleep(HANG_SECONDS * 1000);
+}
+
+static void boom_rcu_done(struct rcu_head *unused)
+{
+}
+
+/* A grace period begins, and this CPU does not let it end. */
+static noinline void boom_stall(void)
+{
+	static struct rcu_head head;
+
+	call_rcu(&head, boom_rcu_done);
+	boom_spin(STALL_SECONDS);
+	/* The callback is this module's. */
+	rcu_barrier();
+}
+
 /* An oops while an oops is reported. */
 static int boom_die(struct notifier_block *nb, unsigned long what, void *args)
 {
@@ -74,6 +118,12 @@ static void boom_now(void)
 		boom_panic();
 	else if (!strcmp(kind, "flood"))
 		boom_flood();
+	else if (!strcmp(kind, "spin"))
+		boom_spin(SPIN_SECONDS);
+	else if (!strcmp(kind, "hang"))
+		boom_hang();
+	else if (!strcmp(kind, "stall"))
+		boom_stall();
 	else if (!strcmp(kind, "nested") && !register_die_notifier(&boom_die_block))
 		boom_null();
 }
@@ -93,6 +143,31 @@ static struct irq_work boom_irq_work;
 static void boom_ipi(void *unused)
 {
 	boom_now();
+}
+
+static int boom_nmi_fn(unsigned int type, struct pt_regs *regs)
+{
+	boom_now();
+	return NMI_HANDLED;
+}
+
+/*
+ * This CPU interrupts itself. Written straight into the local APIC: what the
+ * kernel has for it is not for modules.
+ */
+static int boom_nmi(void)
+{
+	int error = register_nmi_handler(NMI_LOCAL, boom_nmi_fn, 0, "boom");
+
+	if (error)
+		return error;
+	if (x2apic_enabled())
+		native_x2apic_icr_write(APIC_DEST_SELF | APIC_DM_NMI, 0);
+	else
+		native_apic_mem_write(APIC_ICR, APIC_DEST_SELF | APIC_DM_NMI);
+	msleep(1000);
+	unregister_nmi_handler(NMI_LOCAL, "boom");
+	return 0;
 }
 
 /* Panics when a drain thread of the agent sends. */
@@ -118,6 +193,11 @@ static int __init boom_init(void)
 		init_irq_work(&boom_irq_work, boom_irq_work_fn);
 		irq_work_queue(&boom_irq_work);
 		msleep(1000);
+	} else if (!strcmp(how, "nmi")) {
+		int error = boom_nmi();
+
+		if (error)
+			return error;
 	} else if (!strcmp(how, "all")) {
 		on_each_cpu(boom_ipi, NULL, 0);
 		msleep(1000);

@@ -7,10 +7,11 @@
 //! | `run PROGRAM ARGUMENTS…` | starts a program in the background; answers with its PID |
 //! | `wait PATH MS` | waits until the file exists |
 //! | `stop PROGRAM MS` | SIGTERM to what `run` started, and waits for its end |
-//! | `die WAY US` | dies that way after this many microseconds |
+//! | `die WAY US` | dies that way after this many microseconds, or answers that this kernel cannot |
 //! | `busy CPU` | keeps a CPU busy from now on |
 //! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
 //! | `wake US MS` | wakes two threads this often for this time, for nothing |
+//! | `clock MS` | compares the clock of two CPUs for this long |
 //! | `read PATH [START]` | answers with the first line of a file that starts so |
 //! | `list PATH` | answers with the names in a directory |
 
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{flood, machine, ways};
+use crate::{clock, flood, machine, ways};
 
 /// What `run` started, by program.
 pub(crate) type Children = BTreeMap<String, Child>;
@@ -51,17 +52,21 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
             std::thread::spawn(move || machine::burn(cpu));
         }
         "flood" => return flood::flood(first.parse()?, Duration::from_millis(second.parse()?)),
+        "clock" => return clock::check(Duration::from_millis(first.parse()?)),
         "wake" => {
             let every = Duration::from_micros(first.parse()?);
             return flood::wake(every, Duration::from_millis(second.parse()?));
         }
         "die" => {
-            let way = ways::named(first)?;
+            let way = ::ways::named(first).with_context(|| format!("no way {first}"))?;
+            if let Some(file) = ways::missing(way) {
+                return Ok(format!("not possible: this kernel has no {file}"));
+            }
             let delay = Duration::from_micros(second.parse()?);
             // The answer leaves before the machine does.
             std::thread::spawn(move || {
                 std::thread::sleep(delay);
-                if let Err(error) = (way.die)() {
+                if let Err(error) = ways::die(way) {
                     eprintln!("guest: cannot die by {}: {error:#}", way.name);
                 }
             });

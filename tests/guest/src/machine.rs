@@ -207,7 +207,7 @@ pub(crate) fn terminate(pid: u32) -> Result<()> {
 }
 
 /// Binds the calling thread to a CPU; one that is not there is left alone.
-fn pin(cpu: usize) {
+pub(crate) fn pin(cpu: usize) {
     // SAFETY: an all-zero set is valid; a CPU that is not there is refused.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
@@ -234,11 +234,59 @@ pub(crate) fn like_a_drain(cpu: usize) -> io::Result<()> {
     check(result as libc::c_int)
 }
 
+/// `CLOCK_MONOTONIC`.
+pub(crate) fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is writable; the clock always exists.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// Keeps a CPU busy for ever.
 pub(crate) fn burn(cpu: usize) -> ! {
     pin(cpu);
     loop {
         std::hint::spin_loop();
+    }
+}
+
+/// Does something in a process of its own.
+pub(crate) fn in_child(body: impl FnOnce()) -> io::Result<()> {
+    // SAFETY: the child calls nothing but system calls and its own code, and
+    // ends without returning.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        body();
+        // SAFETY: ends the child without running the parent's exit handlers.
+        unsafe { libc::_exit(1) };
+    }
+    check(child)
+}
+
+/// Takes memory, and uses it, until the kernel ends this process for that.
+pub(crate) fn eat_memory() {
+    const BITE: usize = 1 << 20;
+    // Of all processes the kernel shall take this one.
+    let _ = fs::write("/proc/self/oom_score_adj", "1000");
+    loop {
+        // SAFETY: a new mapping, which nobody else knows; written within its length.
+        unsafe {
+            let bite = libc::mmap(
+                std::ptr::null_mut(),
+                BITE,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            if bite == libc::MAP_FAILED {
+                return;
+            }
+            std::ptr::write_bytes(bite.cast::<u8>(), 0xa5, BITE);
+        }
     }
 }
 

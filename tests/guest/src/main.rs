@@ -4,6 +4,7 @@
 //! line a command, one line an answer; the console stays free for the kernel.
 //! Anywhere else it is a load for the benches (`flood.rs`).
 
+mod clock;
 mod commands;
 mod flood;
 mod machine;

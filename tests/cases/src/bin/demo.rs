@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 
 use anyhow::{Context as _, Result};
 use cases::demo::{self, INTERRUPTED, Show};
+use cases::lab::ways;
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use harness::priority;
 use harness::tool::Skip;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,9 +27,9 @@ struct Args {
     /// The node's kernel: 6.1, 6.12 or 7 (tests/kernels.toml).
     #[arg(long, default_value = "6.1")]
     kernel: String,
-    /// How it dies: null-softirq, null-process, bug-softirq, panic-hardirq,
-    /// sysrq-c, reboot-f, or oops-survived, which no pod must be told of.
+    /// How it dies; of what is survived no pod must be told.
     #[arg(long, default_value = "null-softirq", value_name = "WAY")]
+    #[arg(value_parser = PossibleValuesParser::new(ways::names(true)))]
     how: String,
     /// With a real API server and 110 pods, instead of the embedded store.
     #[arg(long)]

@@ -1,19 +1,21 @@
 //! `cargo xtask lab`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use cases::lab::bless;
 use cases::lab::report::{self, Cell};
-use cases::lab::run::{self, Delays, Prepared, Task};
+use cases::lab::run::{self, Delays, End, Keep, Prepared, Task};
 use cases::lab::ways::{self, Way};
 use cases::node;
 use clap::Parser;
+use clap::builder::PossibleValuesParser;
 use harness::cache::Cache;
 use harness::tool::Skip;
 use harness::{kernels, priority};
@@ -29,11 +31,14 @@ struct Args {
     #[arg(long, value_delimiter = ',')]
     kernel: Vec<String>,
     /// Ways to die [default: all].
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(ways::names(false)))]
     way: Vec<String>,
     /// CPUs of each machine.
     #[arg(long, default_value_t = 2)]
     cpus: u32,
+    /// Added to the kernels' command line, for an experiment.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    append: String,
     /// Deaths of each kernel and way.
     #[arg(long, default_value_t = 1)]
     runs: usize,
@@ -55,6 +60,10 @@ struct Args {
     /// Keep console and datagrams of every death that missed something here.
     #[arg(long, value_name = "DIR", default_value = "target/lab")]
     keep: PathBuf,
+    /// Write the console of a death of each kernel and way into the decoder's
+    /// test data, with what it reads in it: look at that before you commit it.
+    #[arg(long)]
+    bless: bool,
 }
 
 fn main() -> ExitCode {
@@ -79,7 +88,7 @@ fn main() -> ExitCode {
 
 fn lab(args: &Args) -> Result<bool> {
     let cache = Cache::open()?;
-    let ways = chosen(&args.way)?;
+    let ways = chosen(&args.way);
     let names: Vec<String> = if args.kernel.is_empty() {
         kernels::all()?.into_iter().map(|spec| spec.name).collect()
     } else {
@@ -95,13 +104,15 @@ fn lab(args: &Args) -> Result<bool> {
     for name in &names {
         let start = Instant::now();
         let kernel = kernels::named(name)?.get(&cache)?;
-        let machine = node::machine(&cache, &kernel, args.cpus)?;
+        let mut machine = node::machine(&cache, &kernel, args.cpus)?;
+        machine.append = format!("{} {}", machine.append, args.append);
         let one = Prepared::new(name, &kernel.release, machine, dir.path())
             .with_context(|| format!("kernel {name}"))?;
         println!(
-            "{} ready after {:.1} s",
+            "{} ready after {:.1} s, clock {}",
             one.release,
-            start.elapsed().as_secs_f64()
+            start.elapsed().as_secs_f64(),
+            one.clock
         );
         prepared.push(one);
     }
@@ -133,34 +144,45 @@ fn lab(args: &Args) -> Result<bool> {
         let held = |((_, cell), (runs, good)): (&(_, Cell), &(usize, usize))| {
             good == runs || cell.good - good == cell.runs - runs
         };
-        let passed = cells.iter().zip(&before).filter(|pair| held(*pair)).count();
-        println!("{passed} passed, {} failed", cells.len() - passed);
-        return Ok(passed == cells.len());
+        let impossible = cells
+            .iter()
+            .filter(|(_, c)| c.not_possible.is_some())
+            .count();
+        let passed = cells.iter().zip(&before).filter(|pair| held(*pair)).count() - impossible;
+        let failed = cells.len() - passed - impossible + nowhere(args, &cells);
+        println!("{passed} passed, {failed} failed, {impossible} not possible");
+        return Ok(failed == 0);
     }
     println!("\n{}", report::table(&cells));
     let sum = |of: fn(&Cell) -> usize| cells.iter().map(|(_, cell)| of(cell)).sum::<usize>();
     let (runs, good) = (sum(|cell| cell.runs), sum(|cell| cell.good));
     println!("{runs} deaths in {} s", start.elapsed().as_secs());
-    println!("{good} passed, {} failed", runs - good);
-    Ok(good == runs)
+    let failed = runs - good + nowhere(args, &cells);
+    println!("{good} passed, {failed} failed");
+    Ok(failed == 0)
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static Way>> {
-    let known = || {
-        ways::ALL
-            .iter()
-            .map(|way| way.name)
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    if let Some(name) = names
-        .iter()
-        .find(|name| ways::ALL.iter().all(|way| way.name != **name))
-    {
-        bail!("no way to die called {name}; there are {}", known());
+/// Says which ways are possible on no kernel at all, and how many: then it is
+/// the way that is wrong, a file's name perhaps, and not the kernels.
+fn nowhere(args: &Args, cells: &[((String, &'static str), Cell)]) -> usize {
+    if !args.kernel.is_empty() {
+        return 0;
     }
+    let somewhere = |name: &str| {
+        let mut of_way = cells.iter().filter(|((_, way), _)| *way == name);
+        of_way.any(|(_, cell)| cell.not_possible.is_none())
+    };
+    let lost: BTreeSet<&str> = cells.iter().map(|((_, way), _)| *way).collect();
+    let lost: Vec<&str> = lost.into_iter().filter(|name| !somewhere(name)).collect();
+    for name in &lost {
+        println!("{name}: possible on no kernel");
+    }
+    lost.len()
+}
+
+fn chosen(names: &[String]) -> Vec<&'static Way> {
     let wanted = |way: &&Way| names.is_empty() || names.iter().any(|name| name == way.name);
-    Ok(ways::ALL.iter().filter(wanted).collect())
+    ways::ALL.iter().filter(wanted).collect()
 }
 
 /// Deaths that a cell with a miss must die without another one.
@@ -175,7 +197,7 @@ fn again<'a>(
     let mut tasks = VecDeque::new();
     for ((kernel, name), cell) in cells {
         let on = prepared.iter().find(|one| one.kernel == *kernel);
-        let way = ways::ALL.iter().find(|way| way.name == *name);
+        let way = ways::named(name);
         let (Some(on), Some(way), false) = (on, way, cell.good == cell.runs) else {
             continue;
         };
@@ -202,11 +224,15 @@ fn die(
 ) -> Result<()> {
     let (total, start) = (tasks.len(), Instant::now());
     let queue = Mutex::new(tasks);
+    let keep = Keep {
+        misses: &args.keep,
+        bless: args.bless.then(|| Path::new(bless::FOLDER)),
+    };
     let (sender, results) = mpsc::channel();
     std::thread::scope(|scope| -> Result<()> {
         for _ in 0..args.jobs.max(1) {
             let (queue, sender) = (&queue, sender.clone());
-            scope.spawn(move || run::work(queue, &sender, Some(&args.keep)));
+            scope.spawn(move || run::work(queue, &sender, keep));
         }
         drop(sender);
         for (count, done) in results.iter().enumerate() {
@@ -214,9 +240,14 @@ fn die(
             if let Some((_, cell)) = cells.iter_mut().find(|(k, _)| *k == key) {
                 cell.add(&done);
             }
-            match &done.verdict {
-                Ok(verdict) if verdict.misses.is_empty() => {}
-                Ok(verdict) => println!("\r{} {}: {}", key.0, key.1, verdict.misses.join("; ")),
+            match &done.end {
+                Ok(End::Died(verdict)) if verdict.misses.is_empty() => {}
+                Ok(End::Died(verdict)) => {
+                    println!("\r{} {}: {}", key.0, key.1, verdict.misses.join("; "));
+                }
+                Ok(End::NotPossible(why)) => {
+                    println!("\r{} {}: not possible: {why}", key.0, key.1);
+                }
                 Err(error) => println!("\r{} {}: {error:#}", key.0, key.1),
             }
             if let Some(out) = &mut json {

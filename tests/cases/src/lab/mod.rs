@@ -1,6 +1,7 @@
 //! Deaths by the thousand: kernels, ways to die, and what of each got out.
 
+pub mod bless;
 pub mod report;
 pub mod run;
 pub mod verdict;
-pub mod ways;
+pub use ::ways;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::json;
 
-use super::run::Done;
+use super::run::{Done, End};
 
 /// All deaths of one kernel and way.
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub struct Cell {
     pub good: usize,
     /// Deaths that could not be run.
     pub errors: usize,
+    /// Why this kernel cannot die so, if it cannot.
+    pub not_possible: Option<String>,
     first_ms: Vec<f64>,
     hold_ms: Vec<f64>,
     held_at: BTreeMap<String, usize>,
@@ -33,9 +35,17 @@ pub struct Cell {
 impl Cell {
     /// Adds a death.
     pub fn add(&mut self, done: &Done<'_>) {
+        let verdict = match &done.end {
+            Ok(End::NotPossible(why)) => {
+                self.not_possible = Some(why.clone());
+                return;
+            }
+            Ok(End::Died(verdict)) => Some(verdict),
+            Err(_) => None,
+        };
         self.runs += 1;
         self.wall += done.wall;
-        let Ok(verdict) = &done.verdict else {
+        let Some(verdict) = verdict else {
             self.errors += 1;
             return;
         };
@@ -64,15 +74,19 @@ pub fn table(cells: &[((String, &'static str), Cell)]) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<6} {:<14} {:>5} {:>6} {:>6} {:>6}  {:>14}  {:>14}",
+        "{:<6} {:<17} {:>5} {:>5} {:>6} {:>5}  {:>14}  {:>14}",
         "kernel", "way", "runs", "word", "whole", "good", "word ms", "hold ms"
     );
     for ((kernel, way), cell) in cells {
+        if let Some(why) = &cell.not_possible {
+            let _ = writeln!(text, "{kernel:<6} {way:<17} not possible: {why}");
+            continue;
+        }
         let (word, word_max) = spread(&cell.first_ms);
         let (hold, hold_max) = spread(&cell.hold_ms);
         let _ = writeln!(
             text,
-            "{kernel:<6} {way:<14} {:>5} {:>6} {:>6} {:>6}  {:>6.1} {:>7.1}  {:>6.1} {:>7.1}",
+            "{kernel:<6} {way:<17} {:>5} {:>5} {:>6} {:>5}  {:>6.1} {:>7.1}  {:>6.1} {:>7.1}",
             cell.runs, cell.words, cell.complete, cell.good, word, word_max, hold, hold_max
         );
     }
@@ -109,8 +123,9 @@ pub fn json_line(out: &mut impl Write, done: &Done<'_>, cpus: u32) -> Result<()>
         "runs": 1,
         "wall_ms": done.wall.as_millis() as u64,
     });
-    let more = match &done.verdict {
-        Ok(verdict) => json!({
+    let more = match &done.end {
+        Ok(End::NotPossible(why)) => json!({"verdict": "not possible", "why": why}),
+        Ok(End::Died(verdict)) => json!({
             "verdict": if verdict.misses.is_empty() { "yes" } else { "no" },
             "misses": verdict.misses,
             "first_datagram_ms": verdict.first_ms,

@@ -13,16 +13,17 @@ use harness::vm::{Machine, Outcome, Vm};
 
 use lastgasp::gasp::protocol::{Frame, Kind};
 
+use super::bless;
 use super::verdict::{self, Verdict};
-use super::ways::Way;
+use super::ways::{Demand, Way};
 use crate::node;
 
 /// A fatal way has this long to end the machine.
 const END: Duration = Duration::from_secs(20);
 
-/// A survived one is watched this long: the agent waits three seconds before
-/// it says so.
-const WATCH: Duration = Duration::from_secs(8);
+/// A survived one is watched this long, at most: a stall takes some seconds,
+/// and the agent waits three more before it says that it was survived.
+const WATCH: Duration = Duration::from_secs(20);
 
 /// Triggers come after a random delay up to this, so that they meet the
 /// agent's timers in every phase.
@@ -39,6 +40,8 @@ pub struct Prepared {
     pub machine: Machine,
     /// The machine as it was with the agent warm.
     pub snapshot: PathBuf,
+    /// What it reads the time from.
+    pub clock: String,
 }
 
 impl Prepared {
@@ -46,13 +49,17 @@ impl Prepared {
     pub fn new(kernel: &str, release: &str, machine: Machine, dir: &Path) -> Result<Self> {
         let mut vm = Vm::boot(&machine)?;
         node::start_agent(&mut vm, "")?;
+        let clock = node::clock(&mut vm)?;
         let snapshot = dir.join(format!("{kernel}-{}.snapshot", machine.cpus));
         vm.save(&snapshot).context("cannot save the machine")?;
+        // And it still is one clock after the machine has come back.
+        node::clock(&mut Vm::restore(&machine, &snapshot)?)?;
         Ok(Self {
             kernel: kernel.to_owned(),
             release: release.to_owned(),
             machine,
             snapshot,
+            clock,
         })
     }
 }
@@ -70,13 +77,22 @@ pub struct Task<'a> {
     pub delay_us: u64,
 }
 
+/// What became of a task.
+#[derive(Debug)]
+pub enum End {
+    /// It died, and this is what came out.
+    Died(Verdict),
+    /// This kernel cannot die so; why.
+    NotPossible(String),
+}
+
 /// One death that was died.
 #[derive(Debug)]
 pub struct Done<'a> {
     /// Which.
     pub task: Task<'a>,
     /// What became of it, or why it could not be run.
-    pub verdict: Result<Verdict>,
+    pub end: Result<End>,
     /// Time for all of it.
     pub wall: Duration,
 }
@@ -96,18 +112,27 @@ impl Delays {
     }
 }
 
-/// Works until the queue is empty; what misses something is kept in `keep`.
-pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep: Option<&Path>) {
+/// What is written down of deaths.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep<'a> {
+    /// Console and datagrams of those that miss something.
+    pub misses: &'a Path,
+    /// Consoles of those that miss nothing, for the decoder's tests.
+    pub bless: Option<&'a Path>,
+}
+
+/// Works until the queue is empty.
+pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep: Keep<'_>) {
     loop {
         let Some(task) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) else {
             return;
         };
         let start = Instant::now();
-        let verdict = die(&task, keep);
+        let end = die(&task, keep);
         if done
             .send(Done {
                 task,
-                verdict,
+                end,
                 wall: start.elapsed(),
             })
             .is_err()
@@ -117,7 +142,7 @@ pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep
     }
 }
 
-fn die(task: &Task<'_>, keep: Option<&Path>) -> Result<Verdict> {
+fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
     let mut vm = if task.cold {
         let mut vm = Vm::boot(&task.on.machine)?;
         node::start_agent(&mut vm, "")?;
@@ -126,20 +151,25 @@ fn die(task: &Task<'_>, keep: Option<&Path>) -> Result<Verdict> {
         Vm::restore(&task.on.machine, &task.on.snapshot)?
     };
     let since = Instant::now();
-    vm.ask(&format!("die {} {}", task.way.name, task.delay_us))?;
+    let answer = vm.ask(&format!("die {} {}", task.way.name, task.delay_us))?;
+    if let Some(why) = answer.strip_prefix("not possible: ") {
+        return Ok(End::NotPossible(why.to_owned()));
+    }
     let outcome = if task.way.is_survived() {
         watch(vm)?
     } else {
         vm.finish(END)?
     };
     let verdict = verdict::judge(task.way, since, &outcome)?;
-    if let (Some(dir), false) = (keep, verdict.misses.is_empty()) {
-        save(task, since, &outcome, &verdict, dir)?;
+    if !verdict.misses.is_empty() {
+        save(task, since, &outcome, &verdict, keep.misses)?;
+    } else if let (Some(dir), true) = (keep.bless, task.way.demand != Demand::End) {
+        bless::write(dir, &task.on.kernel, task.way.name, since, &outcome.console)?;
     }
-    Ok(verdict)
+    Ok(End::Died(verdict))
 }
 
-/// Waits until the agent says that an oops was survived; a little longer, so
+/// Waits until the agent says that it was survived; a little longer, so
 /// that a death which comes after all is seen.
 fn watch(vm: Vm) -> Result<Outcome> {
     let until = Instant::now() + WATCH;

@@ -1,0 +1,123 @@
+//! The ways to die in the lab: data only. The machine's PID 1 (`tests/guest`)
+//! takes the steps of one, the cases (`tests/cases`) hold what came out against
+//! the rest of it, and the demo lists them. A new way is one entry in
+//! `table.rs`; a new kind of step is a variant here and an arm in the guest.
+
+#![forbid(unsafe_code)]
+
+mod table;
+
+use agent_core::model::{Context, Notice, ReasonCode};
+
+pub use table::ALL;
+
+/// A way to die, and what must come of it.
+#[derive(Debug)]
+pub struct Way {
+    /// What people call it.
+    pub name: &'static str,
+    /// What to do, in order. A kernel that has not all of the files that are
+    /// written cannot die this way.
+    pub steps: &'static [Step],
+    /// What the kernel does in the end.
+    pub notice: Notice,
+    /// The annotator's reason code.
+    pub code: ReasonCode,
+    /// How the line that says why begins; empty: the kernel prints none.
+    pub line: &'static str,
+    /// The function that is to blame.
+    pub function: Option<&'static str>,
+    /// Where it happens.
+    pub context: Context,
+    /// What of it must get out.
+    pub demand: Demand,
+}
+
+/// One thing that PID 1 does.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Writes a text into a file: a sysctl, a parameter, sysrq.
+    Write(&'static str, &'static str),
+    /// Loads the crash module: this fault in this context
+    /// (`tests/guest/module/boom.c`).
+    Module {
+        /// The fault.
+        kind: &'static str,
+        /// The context.
+        how: &'static str,
+    },
+    /// The same in a process of its own: an oops kills the task that has it,
+    /// and a dead PID 1 would be a panic.
+    ModuleInChild {
+        /// The fault.
+        kind: &'static str,
+        /// The context.
+        how: &'static str,
+    },
+    /// reboot(2), at once.
+    Reboot,
+    /// Takes a network device down.
+    Down(&'static str),
+    /// A process takes memory until the kernel kills it.
+    EatMemory,
+}
+
+/// How much of a death must get out.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Demand {
+    /// First word, reason, and every line.
+    Everything,
+    /// First word and reason; lines may be lost, by the way's nature.
+    Word,
+    /// Nothing can get out for sure; but the machine must not hang.
+    End,
+}
+
+impl Way {
+    /// Whether the machine lives on.
+    pub fn is_survived(&self) -> bool {
+        !self.notice.is_final()
+    }
+
+    /// The files that a kernel must have for it.
+    pub fn files(&self) -> impl Iterator<Item = &'static str> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Write(path, _) => Some(*path),
+            _ => None,
+        })
+    }
+}
+
+/// The way of this name.
+pub fn named(name: &str) -> Option<&'static Way> {
+    ALL.iter().find(|way| way.name == name)
+}
+
+/// The names of all of them, or of those that bring a word out.
+pub fn names(with_word: bool) -> impl Iterator<Item = &'static str> {
+    ALL.iter()
+        .filter(move |way| !with_word || way.demand != Demand::End)
+        .map(|way| way.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_name_is_there_once_and_does_something() {
+        for way in ALL {
+            assert!(std::ptr::eq(named(way.name).expect("itself"), way));
+            assert!(!way.steps.is_empty(), "{}", way.name);
+        }
+        assert!(named("old-age").is_none());
+        assert!(names(true).count() < names(false).count());
+    }
+
+    #[test]
+    fn what_a_way_writes_is_what_a_kernel_must_have() {
+        let way = named("soft-lockup-panic").expect("it");
+        assert!(way.files().any(|file| file.ends_with("softlockup_panic")));
+        assert!(!way.is_survived());
+    }
+}

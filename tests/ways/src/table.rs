@@ -1,0 +1,289 @@
+//! Every way. What is expected was seen on the lab's kernels.
+
+use agent_core::model::{Context, Notice, ReasonCode};
+
+use super::{Demand, Step, Way};
+
+const PANIC_ON_OOPS: Step = Step::Write("/proc/sys/kernel/panic_on_oops", "1");
+const OOPS_IS_SURVIVED: Step = Step::Write("/proc/sys/kernel/panic_on_oops", "0");
+
+/// The console shows all that is printed, as it does once a kernel panics.
+const SHOW_ALL: Step = Step::Write("/proc/sys/kernel/printk", "8");
+
+/// A CPU that runs one task for twice this many seconds is locked up.
+const WATCHDOG_SOON: Step = Step::Write("/proc/sys/kernel/watchdog_thresh", "1");
+
+const HUNG_SOON: Step = Step::Write("/proc/sys/kernel/hung_task_timeout_secs", "1");
+const HUNG_LOOK_OFTEN: Step = Step::Write("/proc/sys/kernel/hung_task_check_interval_secs", "1");
+/// One report is enough; each makes the agent wait anew for the end.
+const HUNG_SAID_ONCE: Step = Step::Write("/proc/sys/kernel/hung_task_warnings", "1");
+
+/// The kernel takes no less than three seconds.
+const RCU_STALL_SOON: Step =
+    Step::Write("/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout", "3");
+
+const fn sysrq(key: &'static str) -> Step {
+    Step::Write("/proc/sysrq-trigger", key)
+}
+
+const fn module(kind: &'static str, how: &'static str) -> Step {
+    Step::Module { kind, how }
+}
+
+const fn in_child(kind: &'static str, how: &'static str) -> Step {
+    Step::ModuleInChild { kind, how }
+}
+
+/// Every way.
+pub static ALL: &[Way] = &[
+    Way {
+        name: "sysrq-c",
+        steps: &[sysrq("c")],
+        notice: Notice::Panic,
+        code: ReasonCode::SysrqCrash,
+        line: "Kernel panic - not syncing: sysrq triggered crash",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "null-process",
+        steps: &[PANIC_ON_OOPS, module("null", "process")],
+        notice: Notice::Panic,
+        code: ReasonCode::NullPointerDereference,
+        line: "BUG: kernel NULL pointer dereference",
+        function: Some("boom_null"),
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "null-softirq",
+        steps: &[PANIC_ON_OOPS, module("null", "softirq")],
+        notice: Notice::Panic,
+        code: ReasonCode::NullPointerDereference,
+        line: "BUG: kernel NULL pointer dereference",
+        function: Some("boom_null"),
+        context: Context::Softirq,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "bug-softirq",
+        steps: &[module("bug", "softirq")],
+        notice: Notice::Panic,
+        code: ReasonCode::KernelBug,
+        line: "kernel BUG at ",
+        function: Some("boom_bug"),
+        context: Context::Softirq,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "panic-hardirq",
+        steps: &[module("panic", "hardirq")],
+        notice: Notice::Panic,
+        code: ReasonCode::KernelPanic,
+        line: "Kernel panic - not syncing: boom in hardirq context",
+        function: None,
+        context: Context::Hardirq,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "panic-nmi",
+        steps: &[module("panic", "nmi")],
+        notice: Notice::Panic,
+        code: ReasonCode::KernelPanic,
+        line: "Kernel panic - not syncing: boom in nmi context",
+        function: None,
+        context: Context::Nmi,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "null-nmi",
+        steps: &[module("null", "nmi")],
+        notice: Notice::Panic,
+        code: ReasonCode::NullPointerDereference,
+        line: "BUG: kernel NULL pointer dereference",
+        function: Some("boom_null"),
+        context: Context::Nmi,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "reboot-f",
+        steps: &[Step::Reboot],
+        notice: Notice::Restart,
+        code: ReasonCode::Restart,
+        line: "",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "oops-survived",
+        steps: &[OOPS_IS_SURVIVED, in_child("null", "process")],
+        notice: Notice::Oops,
+        code: ReasonCode::NullPointerDereference,
+        line: "BUG: kernel NULL pointer dereference",
+        function: Some("boom_null"),
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    // What stands still: survived, or the end where a switch says so.
+    Way {
+        name: "soft-lockup",
+        steps: &[SHOW_ALL, WATCHDOG_SOON, module("spin", "process")],
+        notice: Notice::SoftLockup,
+        code: ReasonCode::SoftLockup,
+        line: "watchdog: BUG: soft lockup - CPU#",
+        function: Some("boom_spin"),
+        context: Context::Hardirq,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "soft-lockup-panic",
+        steps: &[
+            SHOW_ALL,
+            Step::Write("/proc/sys/kernel/softlockup_panic", "1"),
+            WATCHDOG_SOON,
+            module("spin", "process"),
+        ],
+        notice: Notice::Panic,
+        code: ReasonCode::SoftLockup,
+        line: "watchdog: BUG: soft lockup - CPU#",
+        function: Some("boom_spin"),
+        context: Context::Hardirq,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "hung-task",
+        steps: &[
+            SHOW_ALL,
+            HUNG_SAID_ONCE,
+            HUNG_LOOK_OFTEN,
+            HUNG_SOON,
+            module("hang", "process"),
+        ],
+        notice: Notice::HungTask,
+        code: ReasonCode::HungTask,
+        line: "INFO: task ",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "hung-task-panic",
+        steps: &[
+            SHOW_ALL,
+            Step::Write("/proc/sys/kernel/hung_task_panic", "1"),
+            HUNG_LOOK_OFTEN,
+            HUNG_SOON,
+            module("hang", "process"),
+        ],
+        notice: Notice::Panic,
+        code: ReasonCode::HungTask,
+        line: "INFO: task ",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "rcu-stall",
+        steps: &[SHOW_ALL, RCU_STALL_SOON, module("stall", "process")],
+        notice: Notice::RcuStall,
+        code: ReasonCode::RcuStall,
+        line: "rcu: INFO: ",
+        function: None,
+        context: Context::Hardirq,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "rcu-stall-panic",
+        steps: &[
+            SHOW_ALL,
+            Step::Write("/proc/sys/kernel/panic_on_rcu_stall", "1"),
+            RCU_STALL_SOON,
+            module("stall", "process"),
+        ],
+        notice: Notice::Panic,
+        code: ReasonCode::RcuStall,
+        line: "rcu: INFO: ",
+        function: None,
+        context: Context::Hardirq,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "oom-kill",
+        steps: &[SHOW_ALL, Step::EatMemory],
+        notice: Notice::OutOfMemory,
+        code: ReasonCode::OutOfMemory,
+        line: "Out of memory: Killed process ",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "oom-panic",
+        steps: &[
+            SHOW_ALL,
+            Step::Write("/proc/sys/vm/panic_on_oom", "1"),
+            Step::EatMemory,
+        ],
+        notice: Notice::Panic,
+        code: ReasonCode::OutOfMemory,
+        line: "Kernel panic - not syncing: Out of memory: ",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    // From here on: what must not hang the machine.
+    Way {
+        name: "panic-all-cpus",
+        steps: &[module("panic", "all")],
+        notice: Notice::Panic,
+        code: ReasonCode::KernelPanic,
+        line: "Kernel panic - not syncing: boom in all context",
+        function: None,
+        context: Context::Hardirq,
+        // Every CPU is in panic(), so none is left to send.
+        demand: Demand::End,
+    },
+    Way {
+        name: "oops-nested",
+        steps: &[PANIC_ON_OOPS, module("nested", "process")],
+        notice: Notice::Panic,
+        code: ReasonCode::NullPointerDereference,
+        line: "BUG: kernel NULL pointer dereference",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Word,
+    },
+    Way {
+        name: "ring-full",
+        steps: &[module("flood", "process")],
+        notice: Notice::Panic,
+        code: ReasonCode::KernelPanic,
+        line: "Kernel panic - not syncing: boom after a flood",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "agent-thread",
+        steps: &[OOPS_IS_SURVIVED, in_child("null", "drain")],
+        notice: Notice::Panic,
+        code: ReasonCode::KernelPanic,
+        line: "",
+        function: None,
+        context: Context::Process,
+        // The oops before it is reported by the thread that dies of that.
+        demand: Demand::End,
+    },
+    Way {
+        name: "uplink-dead",
+        steps: &[Step::Down("eth0"), sysrq("c")],
+        notice: Notice::Panic,
+        code: ReasonCode::SysrqCrash,
+        line: "",
+        function: None,
+        context: Context::Process,
+        demand: Demand::End,
+    },
+];
