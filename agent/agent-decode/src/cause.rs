@@ -147,6 +147,13 @@ const WORDINGS: &[Wording] = {
             C::HungTask,
             Trouble,
         ),
+        // mm/oom_kill.c. A control group's own begins with "Memory cgroup".
+        Wording(
+            "Out of memory: Killed process ",
+            "",
+            C::OutOfMemory,
+            Trouble,
+        ),
         // kernel/rcu/tree_stall.h.
         Wording("rcu: INFO: ", "detected stall", C::RcuStall, Trouble),
         Wording("rcu: INFO: ", "self-detected stall", C::RcuStall, Trouble),

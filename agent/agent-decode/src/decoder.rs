@@ -121,7 +121,9 @@ impl Decoder {
         let Some(open) = &mut self.open else { return };
         if let Some(header) = Header::parse(line) {
             open.header(header);
-        } else if let Some(symbol) = frames::fault(line) {
+        } else if let Some(symbol) = frames::fault(line)
+            && open.has_place()
+        {
             open.fault(symbol);
         } else if line.starts_with("---[ end ") {
             open.ended = Some(self.lines);
@@ -196,6 +198,17 @@ impl Incident {
             self.comm = Some(comm.to_owned());
             self.pid = pid.parse().ok();
         }
+    }
+
+    /// Whether the registers that are printed tell where it happened. Those of
+    /// a bare panic are of whatever the interrupt that panicked had interrupted;
+    /// but a lockup is found out by such an interrupt, and they are of the culprit.
+    fn has_place(&self) -> bool {
+        let is_lockup = matches!(
+            self.code,
+            ReasonCode::SoftLockup | ReasonCode::HardLockup | ReasonCode::RcuStall
+        );
+        is_lockup || !is_panic(self)
     }
 
     fn fault(&mut self, symbol: Symbol<'_>) {
@@ -327,6 +340,48 @@ mod tests {
         .expect("a report");
         assert_eq!(report.code, ReasonCode::PageFault);
         assert_eq!(report.fault_function.as_deref(), Some("first"));
+    }
+
+    #[test]
+    fn what_an_interrupt_that_panics_has_interrupted_is_not_to_blame() {
+        let report = decode(&[
+            "Kernel panic - not syncing: boom in hardirq context",
+            "CPU: 0 PID: 107 Comm: init Tainted: G           OE      6.1.0-50-cloud-amd64 #1",
+            " asm_sysvec_irq_work+0x1a/0x20",
+            "RIP: 0010:arch_irq_work_raise+0x25/0x30",
+        ])
+        .expect("a report");
+        assert_eq!(report.fault_function, None);
+        assert_eq!(report.title, "Kernel panic: boom in hardirq context");
+        let report = decode(&[
+            "Kernel panic - not syncing: softlockup: hung tasks",
+            "RIP: 0010:boom_spin+0x5/0x20 [boom]",
+        ])
+        .expect("a report");
+        assert_eq!(report.fault_function.as_deref(), Some("boom_spin"));
+    }
+
+    #[test]
+    fn a_hung_task_s_second_line_has_the_release() {
+        let report = decode(&[
+            "INFO: task init:90 blocked for more than 1 seconds.",
+            "      Tainted: G           OE      6.1.0-50-cloud-amd64 #1 Debian 6.1.176-1",
+        ])
+        .expect("a report");
+        assert_eq!(
+            report.kernel_release.as_deref(),
+            Some("6.1.0-50-cloud-amd64")
+        );
+    }
+
+    #[test]
+    fn the_machine_s_memory_is_not_a_control_group_s() {
+        let line = "Killed process 101 (eater) total-vm:1024kB, anon-rss:0kB";
+        let machine = format!("Out of memory: {line}");
+        let code = decode(&[machine.as_str()]).map(|report| report.code);
+        assert_eq!(code, Some(ReasonCode::OutOfMemory));
+        let group = format!("Memory cgroup out of memory: {line}");
+        assert_eq!(decode(&[group.as_str()]), None);
     }
 
     #[test]

@@ -73,6 +73,15 @@ pub(crate) struct Header<'a> {
 impl<'a> Header<'a> {
     /// Reads the line, if it is one.
     pub(crate) fn parse(line: &'a str) -> Option<Self> {
+        // Of a hung task the second line, without a CPU.
+        if line.starts_with("Tainted: ") || line.starts_with("Not tainted ") {
+            let release = line.split_ascii_whitespace().find(|word| is_release(word));
+            return release.map(|release| Self {
+                pid: None,
+                comm: None,
+                release: Some(release),
+            });
+        }
         if !line.starts_with("CPU: ") {
             return None;
         }
