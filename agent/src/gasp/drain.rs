@@ -44,7 +44,7 @@ const UNFINISHED_NS: u64 = 2_000_000;
 /// A held kernel waits this much longer for the device to confirm that frames
 /// have left its queue: the reset that follows would take them along. Not longer,
 /// as the interrupt that confirms may be the dying CPU's.
-const IN_FLIGHT_NS: u64 = 2_000_000;
+const IN_FLIGHT_NS: u64 = 5_000_000;
 
 /// A thread on the dying CPU leaves the work to the others this long.
 const STAND_DOWN_NS: u64 = 20_000_000;
@@ -310,7 +310,9 @@ impl<'a> Drain<'a> {
             return false;
         }
         if death.closing.is_none_or(|(at, _)| at != death.cursor) {
-            // The last word: everything is out, and this is what it cost.
+            // The last word: everything is out, and this is what it cost. What was
+            // sent since the search may hold the cause.
+            self.search(death);
             self.say(death, held);
             self.flush_udp();
             death.closing = Some((death.cursor, now));
