@@ -118,28 +118,17 @@ pub fn mark(what: u16) {
     }
     publish(slot, seq);
     declare(control, slot, seq, what);
-    // Where interrupts are off these ring only when it is too late; the ticks
-    // of the drain threads' own CPUs ring as well (`probes/tick.rs`).
+    // Where interrupts are off these ring only when it is too late; the
+    // threads poll as well.
     ring(&BELL_A);
     ring(&BELL_B);
 }
 
 /// Wakes the thread that waits for this bell.
 #[inline(always)]
-pub fn ring(bell: &RingBuf) {
+fn ring(bell: &RingBuf) {
     // A full bell means that it rings already.
     let _ = bell.output(&0u64, u64::from(BPF_RB_FORCE_WAKEUP));
-}
-
-/// Whether a death is declared that nobody has called off.
-#[inline(always)]
-pub fn is_dying() -> bool {
-    let Some(control) = CONTROL.get_ptr(0) else {
-        return false;
-    };
-    // SAFETY: a map value; user space writes `cleared` at any time, hence
-    // volatile.
-    unsafe { (*control).declared > core::ptr::read_volatile(&raw const (*control).cleared) }
 }
 
 #[inline(always)]

@@ -26,16 +26,6 @@ pub static BELL_A: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 pub static BELL_B: RingBuf = RingBuf::with_byte_size(4096, 0);
 
-/// Rung by the tick on the first drain thread's own CPU, and by nobody else: a
-/// ring buffer has one wake-up (`struct bpf_ringbuf`, `irq_work work`), which
-/// stays pending for ever on a dying CPU that rang with its interrupts off.
-#[map]
-pub static TICK_A: RingBuf = RingBuf::with_byte_size(4096, 0);
-
-/// The same on the second's.
-#[map]
-pub static TICK_B: RingBuf = RingBuf::with_byte_size(4096, 0);
-
 /// Address of the kernel's `__per_cpu_offset`, or zero if not known.
 #[unsafe(no_mangle)]
 static PER_CPU_OFFSETS: u64 = 0;

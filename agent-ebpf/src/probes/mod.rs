@@ -7,7 +7,6 @@ mod printk;
 mod restart;
 mod stall;
 mod stop;
-mod tick;
 
 /// An fentry and a kprobe program for the same body: `entries!(oops_enter =>
 /// body())` gives `fe_oops_enter` and `kp_oops_enter`.

@@ -16,7 +16,7 @@ use crate::config::{self, agent::Agent};
 use crate::gasp::beacon;
 use crate::gasp::drain::{Drain, Losses, MAX_COLLECTORS, Shared};
 use crate::gasp::protocol::{Identity, Key, Sealer};
-use crate::kernel::attach::{self, Attached, Bell, Ticks};
+use crate::kernel::attach::{self, Attached, Bell};
 use crate::kernel::caps::{self, Capability};
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::sched;
@@ -94,11 +94,7 @@ impl Started {
             .map(|s| s.local_addr().map_or(0, |a| a.port()))
             .collect();
         let cpus = drain_cpus(agent)?;
-        let ticks = Ticks {
-            cpus: &cpus,
-            every: agent.pace.rest,
-        };
-        let (attached, memory) = attach::attach(&probes::roles(), ticks, agent.ebpf_log)?;
+        let (attached, memory) = attach::attach(&probes::roles(), agent.ebpf_log)?;
         report(&attached);
 
         let hold = if cpus.len() > 1 {

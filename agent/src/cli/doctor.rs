@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::out;
-use crate::config::agent::REST;
-use crate::kernel::attach::{self, Status, Ticks};
+use crate::kernel::attach::{self, Status};
 use crate::kernel::caps::{self, Capability};
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::sched;
@@ -112,11 +111,7 @@ fn look() -> Finding {
             without: "the drain threads may have been swapped out; add IPC_LOCK",
         },
     ];
-    let ticks = Ticks {
-        cpus: &cpus,
-        every: REST,
-    };
-    match attach::attach(&probes::roles(), ticks, false) {
+    match attach::attach(&probes::roles(), false) {
         Err(error) => Finding {
             kernel,
             error: Some(format!("{:#}", anyhow::Error::from(error))),

@@ -10,7 +10,7 @@ use crate::gasp::drain::{MAX_COLLECTORS, Pace};
 use crate::telemetry::log::Format;
 
 /// Between two looks for a death while all is well, unless set.
-pub const REST: Duration = Duration::from_millis(10);
+const REST: Duration = Duration::from_millis(10);
 
 /// As given: flags, environment, the section `[agent]` of the file.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]

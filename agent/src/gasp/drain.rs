@@ -49,10 +49,6 @@ const IN_FLIGHT_NS: u64 = 5_000_000;
 /// A thread on the dying CPU leaves the work to the others this long.
 const STAND_DOWN_NS: u64 = 20_000_000;
 
-/// At rest, where a tick wakes the thread for a death: only so often, for what
-/// is to be taken over at rest, and for a stop.
-const TICKED_REST: Duration = Duration::from_millis(500);
-
 /// How the threads behave. All of it is configuration with safe ranges.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
@@ -239,11 +235,9 @@ impl<'a> Drain<'a> {
         while !self.shared.stop.load(Ordering::Relaxed) {
             let pause = match self.step(&mut spare) {
                 Pause::Dying => self.shared.pace.dying,
-                // The tick looks for us.
-                Pause::Rest if self.bell.ticks => TICKED_REST,
                 Pause::Rest => self.shared.pace.rest,
             };
-            sched::wait_readable(self.bell.fds(), pause);
+            sched::wait_readable(self.bell.fd(), pause);
             self.bell.silence();
         }
     }

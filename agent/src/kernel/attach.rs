@@ -5,11 +5,9 @@
 
 use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
-use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::perf_event::{PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
-use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, PerfEvent, Program, ProgramError};
+use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use tokio::io::unix::AsyncFd;
 
@@ -31,8 +29,6 @@ pub enum How {
     Kprobe,
     /// At a tracepoint, with typed arguments.
     TpBtf,
-    /// On a timer, on the CPU of the drain thread of this index.
-    CpuClock(usize),
 }
 
 impl How {
@@ -43,7 +39,6 @@ impl How {
             Self::Fexit(_) => "fexit",
             Self::Kprobe => "kprobe",
             Self::TpBtf => "tp_btf",
-            Self::CpuClock(_) => "perf_event",
         }
     }
 }
@@ -154,35 +149,19 @@ pub enum Error {
     Bell(&'static str, #[source] aya::maps::MapError),
 }
 
-/// Two ring buffers that only wake: one is rung by the hooks of the crash path,
-/// wherever they fire, the other by the tick on the CPU of the thread that waits.
-pub struct Bell {
-    hooks: RingBuf<MapData>,
-    tick: RingBuf<MapData>,
-    /// Whether there is a tick.
-    pub ticks: bool,
-}
+/// A ring buffer that only wakes.
+pub struct Bell(RingBuf<MapData>);
 
 impl Bell {
     /// What becomes readable when it rings.
-    pub fn fds(&self) -> [RawFd; 2] {
-        [self.hooks.as_raw_fd(), self.tick.as_raw_fd()]
+    pub fn fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 
     /// Empties it, so that it can ring again.
     pub fn silence(&mut self) {
-        while self.hooks.next().is_some() {}
-        while self.tick.next().is_some() {}
+        while self.0.next().is_some() {}
     }
-}
-
-/// When the ticks look whether a death is declared, and where.
-#[derive(Clone, Copy, Debug)]
-pub struct Ticks<'a> {
-    /// The CPUs of the drain threads.
-    pub cpus: &'a [u32],
-    /// Between two looks.
-    pub every: Duration,
 }
 
 /// The loaded object. Dropping it detaches everything.
@@ -204,11 +183,7 @@ pub struct Shared {
 }
 
 /// Loads the object and attaches every role.
-pub fn attach(
-    roles: &[&Role],
-    ticks: Ticks<'_>,
-    verbose: bool,
-) -> Result<(Attached, Shared), Error> {
+pub fn attach(roles: &[&Role], verbose: bool) -> Result<(Attached, Shared), Error> {
     if OBJECT.is_empty() {
         return Err(Error::NoObject);
     }
@@ -240,17 +215,11 @@ pub fn attach(
         let slots = array(&ebpf, "RING")?;
         CrashRing::map(control.fd(), slots.fd()).map_err(|e| Error::Mapping("RING", e))?
     };
-    let mut bells = [
-        bell(&mut ebpf, "BELL_A", "TICK_A")?,
-        bell(&mut ebpf, "BELL_B", "TICK_B")?,
-    ];
+    let bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
 
     let mut statuses = Vec::new();
     for (role, fits) in roles.iter().zip(fits) {
-        let (attempts, how) = fill(&mut ebpf, role, fits, ticks, btf.as_ref());
-        if let Some(How::CpuClock(drain)) = how {
-            bells[drain].ticks = true;
-        }
+        let attempts = fill(&mut ebpf, role, fits, btf.as_ref());
         statuses.push(Status {
             role: role.name,
             without: role.without,
@@ -290,30 +259,23 @@ fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Error> {
     }
 }
 
-fn bell(ebpf: &mut Ebpf, hooks: &'static str, tick: &'static str) -> Result<Bell, Error> {
-    Ok(Bell {
-        hooks: ring_buffer(ebpf, hooks)?,
-        tick: ring_buffer(ebpf, tick)?,
-        ticks: false,
-    })
-}
-
-fn ring_buffer(ebpf: &mut Ebpf, name: &'static str) -> Result<RingBuf<MapData>, Error> {
+fn bell(ebpf: &mut Ebpf, name: &'static str) -> Result<Bell, Error> {
     let map = ebpf.take_map(name).ok_or(Error::NoMap(name))?;
-    RingBuf::try_from(map).map_err(|source| Error::Bell(name, source))
+    RingBuf::try_from(map)
+        .map(Bell)
+        .map_err(|source| Error::Bell(name, source))
 }
 
-/// Tries the candidates in turn; also says which one is attached.
+/// Tries the candidates in turn.
 fn fill(
     ebpf: &mut Ebpf,
     role: &Role,
     fits: Vec<Result<(), String>>,
-    ticks: Ticks<'_>,
     btf: Option<&aya::Btf>,
-) -> (Vec<Attempt>, Option<How>) {
+) -> Vec<Attempt> {
     let mut attempts = Vec::new();
     for (candidate, fits) in role.candidates.iter().zip(fits) {
-        let result = fits.and_then(|()| attach_one(ebpf, candidate, ticks, btf));
+        let result = fits.and_then(|()| attach_one(ebpf, candidate, btf));
         let refused = result.err();
         let done = refused.is_none();
         attempts.push(Attempt {
@@ -322,10 +284,10 @@ fn fill(
             refused,
         });
         if done {
-            return (attempts, Some(candidate.how));
+            break;
         }
     }
-    (attempts, None)
+    attempts
 }
 
 /// Whether the kernel's type information allows a candidate. Asked beforehand,
@@ -348,14 +310,13 @@ fn fits(candidate: &Candidate, own: Option<&Btf>) -> Result<(), String> {
             Some(n) if n != expected => Err(format!("takes {n} parameters here, not {expected}")),
             Some(_) => Ok(()),
         },
-        How::Kprobe | How::TpBtf | How::CpuClock(_) => Ok(()),
+        How::Kprobe | How::TpBtf => Ok(()),
     }
 }
 
 fn attach_one(
     ebpf: &mut Ebpf,
     candidate: &Candidate,
-    ticks: Ticks<'_>,
     btf: Option<&aya::Btf>,
 ) -> Result<(), String> {
     let needs_btf = || btf.ok_or_else(|| "the kernel shows no BTF".to_owned());
@@ -384,20 +345,6 @@ fn attach_one(
             let program: &mut BtfTracePoint = program;
             program.load(target, needs_btf()?).map_err(|e| brief(&e))?;
             program.attach().map(|_| ()).map_err(|e| brief(&e))
-        }
-        (Program::PerfEvent(program), How::CpuClock(drain)) => {
-            let program: &mut PerfEvent = program;
-            let cpu = *ticks.cpus.get(drain).ok_or("there is no such thread")?;
-            program.load().map_err(|e| brief(&e))?;
-            program
-                .attach(
-                    PerfEventConfig::Software(SoftwareEvent::CpuClock),
-                    PerfEventScope::AllProcessesOneCpu { cpu },
-                    SamplePolicy::Period(ticks.every.as_nanos() as u64),
-                    false,
-                )
-                .map(|_| ())
-                .map_err(|e| brief(&e))
         }
         _ => Err("is another kind of program in the eBPF object".to_owned()),
     }

@@ -105,27 +105,20 @@ pub fn lock_memory() -> io::Result<()> {
     check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT) })
 }
 
-/// Waits until one of the descriptors is readable or the time is over; neither
-/// is an error. Does not allocate.
-pub fn wait_readable<const N: usize>(fds: [RawFd; N], at_most: Duration) {
-    let mut polls = fds.map(|fd| libc::pollfd {
+/// Waits until the descriptor is readable or the time is over; neither is an
+/// error. Does not allocate.
+pub fn wait_readable(fd: RawFd, at_most: Duration) {
+    let mut poll = libc::pollfd {
         fd,
         events: libc::POLLIN,
         revents: 0,
-    });
+    };
     let time = libc::timespec {
         tv_sec: at_most.as_secs() as _,
         tv_nsec: at_most.subsec_nanos().into(),
     };
-    // SAFETY: N valid pollfds; a null signal mask leaves the mask alone.
-    unsafe {
-        libc::ppoll(
-            polls.as_mut_ptr(),
-            N as libc::nfds_t,
-            &raw const time,
-            std::ptr::null(),
-        )
-    };
+    // SAFETY: one valid pollfd; a null signal mask leaves the mask alone.
+    unsafe { libc::ppoll(&raw mut poll, 1, &raw const time, std::ptr::null()) };
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -8,7 +8,6 @@ mod printk;
 mod restart;
 mod stall;
 mod stop;
-mod tick;
 
 use crate::kernel::attach::Role;
 
@@ -22,7 +21,6 @@ pub static ALL: &[&[Role]] = &[
     restart::ROLES,
     stall::ROLES,
     oom::ROLES,
-    tick::ROLES,
 ];
 
 /// Every role, flat.

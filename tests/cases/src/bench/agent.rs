@@ -194,8 +194,8 @@ fn middle(values: &[f64]) -> f64 {
     }
 }
 
-/// What two threads would cost that wake up as often as the agent's ticks look,
-/// in per cent of a core: what the ticks save.
+/// What two threads cost that only wake up as often as the agent's, in per
+/// cent of a core.
 fn wakes(place: &mut dyn Place, over: Duration) -> Result<f64> {
     let defaults = Low {
         collector: Some(vec!["collector:1".into()]),
