@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use agent_core::engine::{self, Action, Keys};
 use agent_core::model::Death;
-use futures::future::join;
 
 use super::now;
 use crate::k8s::{self, Ineligible, PodOutcome, PodResult, Writer};
@@ -101,15 +100,14 @@ impl Executor {
         let content = engine::annotations(death, keys);
         let mut notes = Vec::new();
         let result = match self {
-            Self::Kubernetes(writer) => {
-                let told = writer.annotate_pods(death, &content, |outcome| {
+            Self::Kubernetes(writer) => writer
+                .annotate_pods(death, &content, |outcome| {
                     pods.push(result_word(&outcome.result));
                     notes.extend(note(outcome));
-                });
-                // Beside each other: the pods do not wait for the record.
-                let (recorded, told) = join(writer.record_death(death), told).await;
-                told.map(drop).and(recorded).map_err(Error::from)
-            }
+                })
+                .await
+                .map(drop)
+                .map_err(Error::from),
             Self::Standalone => {
                 let (from, of) = (Arc::clone(store), Arc::clone(death));
                 let known = blocking(move || from.pods_of(&of.node, of.boot)).await?;

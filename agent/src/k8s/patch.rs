@@ -10,8 +10,8 @@ use agent_core::engine::{escaped, reason, reason_code, rfc3339};
 use agent_core::model::Death;
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod as CorePod;
-use kube::Resource as _;
-use kube::api::{Patch, PatchParams, Request};
+use kube::Api as KubeApi;
+use kube::api::{Patch, PatchParams};
 use kube::core::PartialObjectMeta;
 use serde_json::{Value, json};
 
@@ -30,9 +30,6 @@ const PAUSE_MAX_MS: u64 = 2000;
 
 /// Over how many milliseconds the tries of different pods are spread.
 const SPREAD_MS: u64 = 250;
-
-/// Answers of the API server that leave out all but the metadata.
-const METADATA_ONLY: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 /// What every pod of a dead node is told; only the uid differs. An annotation
 /// without a value is taken off.
@@ -157,23 +154,16 @@ fn spread_ms(pod: &Pod) -> u64 {
 /// One try; an error is worth another.
 async fn try_one(api: &Api, words: &Words, pod: &Pod) -> Result<PodResult, Error> {
     let pod = pod.reference();
-    let what = format!("patch status of pod {}/{}", pod.namespace, pod.name);
-    let patched = async {
-        let request = Request::new(CorePod::url_path(&(), Some(&pod.namespace)));
-        let params = PatchParams {
-            field_manager: Some(FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        let patch = words.patch(&pod.uid);
-        let request = request.patch_subresource("status", &pod.name, &params, &patch);
-        let mut request = request.map_err(kube::Error::BuildRequest)?;
-        // The answer would be the whole pod; nobody reads it.
-        if let Ok(accept) = METADATA_ONLY.parse() {
-            request.headers_mut().insert("accept", accept);
-        }
-        let client = &api.client;
-        client.request::<PartialObjectMeta<CorePod>>(request).await
+    // The answer is the whole pod; most of it is not ours to parse.
+    let pods =
+        KubeApi::<PartialObjectMeta<CorePod>>::namespaced(api.client.clone(), &pod.namespace);
+    let params = PatchParams {
+        field_manager: Some(FIELD_MANAGER.to_owned()),
+        ..PatchParams::default()
     };
+    let patch = words.patch(&pod.uid);
+    let patched = pods.patch_status(&pod.name, &params, &patch);
+    let what = format!("patch status of pod {}/{}", pod.namespace, pod.name);
     match api.call(what, patched).await {
         Ok(_) => Ok(PodResult::Annotated),
         Err(Error::NotFound { .. }) => Ok(PodResult::Gone),

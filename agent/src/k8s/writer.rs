@@ -22,8 +22,7 @@ use super::{
 /// Most pod patches in flight, whatever the settings say.
 const IN_FLIGHT_MAX: usize = 64;
 
-/// Requests beside the pod patches: the record of the death is written, and an
-/// earlier action may still be at work.
+/// Requests beside the pod patches: other deaths are written at the same time.
 const BESIDE: usize = 2;
 
 /// Events in flight, and look-ups for them: nobody waits for them as for the pods.
@@ -77,9 +76,8 @@ impl Writer {
         node::taint(&self.api, node, Some(code)).await
     }
 
-    /// Records the death in its `NodeDeath`. May run beside
-    /// [`Self::annotate_pods`]: the two do not wait for each other.
-    pub async fn record_death(&self, death: &Death) -> Result<(), Error> {
+    /// Records the death in its `NodeDeath`.
+    async fn record_death(&self, death: &Death) -> Result<(), Error> {
         record::confirm(&self.api, death).await
     }
 
@@ -108,8 +106,8 @@ impl Writer {
     }
 
     /// Writes the annotations, and `lastgasp.dev/death`, on every pod of the
-    /// node that is to be told, and then says so in events on the node and their
-    /// workloads and in the `NodeDeath`. `on_pod` hears of each pod once, as it is settled; a pod
+    /// node that is to be told, and then says so in the `NodeDeath` and in events
+    /// on the node and their workloads. `on_pod` hears of each pod once, as it is settled; a pod
     /// that is not told yet makes the call fail, for a later one to finish.
     pub async fn annotate_pods(
         &self,
@@ -145,6 +143,13 @@ impl Writer {
                 first_error = first_error.or(error);
                 on_pod(outcome);
             }
+            // Behind the pods, not beside them: the server would do it instead of
+            // them. Also where some pods are left, but not if nobody answers.
+            let down = first_error.as_ref().is_some_and(Error::is_outage);
+            let recorded = match freshness {
+                Freshness::AtHand if !down => self.record_death(death).await,
+                _ => Ok(()),
+            };
             if let Some(source) = first_error {
                 return Err(Error::PodsLeft {
                     node: death.node.to_string(),
@@ -153,6 +158,7 @@ impl Writer {
                     source: Box::new(source),
                 });
             }
+            recorded?;
         }
         self.pods_told(death, &tally, owners).await?;
         Ok(tally)

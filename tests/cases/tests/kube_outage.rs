@@ -104,11 +104,7 @@ async fn finish(writer: &Writer, death: &Death, node: &Node) -> Result<()> {
 /// seconds until it serves a definition that it has just been given.
 async fn mark(writer: &Writer, death: &Death) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(30);
-    let mark = async || {
-        writer.mark_node(death).await?;
-        writer.record_death(death).await
-    };
-    while let Err(error) = mark().await {
+    while let Err(error) = writer.mark_node(death).await {
         ensure!(error.is_transient(), "{error}");
         ensure!(Instant::now() < deadline, "not done in time: {error}");
         tokio::time::sleep(Duration::from_millis(200)).await;

@@ -40,10 +40,10 @@ fn words(death: &Death) -> BTreeMap<String, String> {
     annotations(death, &Keys::default())
 }
 
-/// The node first, then the record.
+/// All that follows from a death: the node first, then its pods and the record.
 async fn mark(writer: &Writer, death: &Death) -> Result<()> {
     writer.mark_node(death).await?;
-    writer.record_death(death).await?;
+    tell(writer, death).await?;
     Ok(())
 }
 
@@ -129,7 +129,7 @@ fn every_pod_that_is_to_be_told_is_told_once_and_no_other_is_touched() {
         let writer = cluster.writer().await?;
         let death = death("full", 1)?;
 
-        mark(&writer, &death).await?;
+        writer.mark_node(&death).await?;
         let (tally, outcomes) = tell(&writer, &death).await?;
         assert_eq!(tally.annotated as usize, node.eligible());
         assert_eq!(tally.skipped as usize, 110 - node.eligible());
@@ -212,7 +212,7 @@ fn a_marked_node_has_condition_taint_record_and_event_and_a_repetition_writes_no
             .await?;
         let writer = cluster.writer().await?;
         let death = death("marked", 1)?;
-        mark(&writer, &death).await?;
+        writer.mark_node(&death).await?;
         tell(&writer, &death).await?;
 
         let marked = node(&admin, "marked").await?;
@@ -257,7 +257,7 @@ fn a_marked_node_has_condition_taint_record_and_event_and_a_repetition_writes_no
         );
         assert_eq!(order[1], "patch nodes marked");
 
-        mark(&writer, &death).await?;
+        writer.mark_node(&death).await?;
         let (again, _) = tell(&writer, &death).await?;
         assert_eq!((again.annotated, again.already), (0, 3));
         let second: Vec<String> = writes(cluster, "marked")
@@ -279,9 +279,9 @@ fn better_knowledge_is_written_over_worse() {
         let decoded = death("better", 1)?;
         let mut first = decoded.clone();
         first.report = None;
-        mark(&writer, &first).await?;
+        writer.mark_node(&first).await?;
         tell(&writer, &first).await?;
-        mark(&writer, &decoded).await?;
+        writer.mark_node(&decoded).await?;
         let (tally, _) = tell(&writer, &decoded).await?;
         assert_eq!(tally.annotated, 3);
         let marked = node(&admin, "better").await?;
@@ -380,7 +380,7 @@ fn pods_of_a_node_without_object_are_told_and_the_death_is_recorded() {
         let pods = Node::pods_only(&admin, "unknown-node", &[(Kind::Job, 2)]).await?;
         let writer = cluster.writer().await?;
         let death = death("unknown-node", 1)?;
-        mark(&writer, &death).await?;
+        writer.mark_node(&death).await?;
         let (tally, _) = tell(&writer, &death).await?;
         assert_eq!(tally.annotated, 2);
         assert!(
@@ -508,7 +508,7 @@ fn a_revoked_death_leaves_no_word_on_the_pods_that_blame_it_and_all_on_others() 
         let pods = Node::create(&admin, "wronged", &[(Kind::Job, 2), (Kind::Annotated, 1)]).await?;
         let writer = cluster.writer().await?;
         let death = death("wronged", 1)?;
-        mark(&writer, &death).await?;
+        writer.mark_node(&death).await?;
         tell(&writer, &death).await?;
         // One of them blames another death by now.
         let api: Api<Pod> = Api::namespaced(admin.clone(), "wronged");
