@@ -21,6 +21,13 @@ pub const KEY: &[u8] = b"no secret: the key of the lab\n";
 /// The port that the agent sends to.
 pub const COLLECTOR_PORT: u16 = 9618;
 
+/// Keeps the kernel from changing its clock. Emulated time jumps at a restore; the
+/// clocksource watchdog then gives the TSC up, and the change stops every CPU
+/// (`timekeeping_notify`, `stop_machine`). If one of them is just dying with its
+/// interrupts off, the other waits for it for ever and sends nothing: about one
+/// death in a hundred on kernels that had begun with the TSC.
+const STEADY_CLOCK: &str = "tsc=reliable clocksource=tsc";
+
 /// A machine's whole life, boot included.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -59,7 +66,7 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
         initramfs: initramfs::archive(&files).into(),
         cpus,
         memory: 512,
-        append: "quiet".into(),
+        append: format!("quiet {STEADY_CLOCK}"),
         forward: None,
         limit: LIMIT,
     })
