@@ -244,7 +244,7 @@ mod tests {
             .lines()
             .map(serde_json::from_str)
             .collect::<Result<_, _>>()?;
-        assert_eq!(lines.len(), 12);
+        assert_eq!(lines.len(), 13);
         assert_eq!(
             (lines[0]["metric"].as_str(), lines[0]["value"].as_f64()),
             (Some("crash_to_first_datagram"), Some(1.5))
