@@ -13,7 +13,7 @@ use lastgasp::config::agent::Low;
 use serde_json::json;
 
 use super::Figure;
-use super::place::{Here, Place, count_programs, cpu_times, memory, program_time};
+use super::place::{Here, Place, cpu_times, memory};
 use crate::node;
 
 /// Log lines a second under load.
@@ -92,11 +92,9 @@ fn measure(
         alone.push(flood(place, times.load)?.us_a_line);
         let pid = place.start()?;
         sleep(SETTLE);
-        let counted = count_programs(place, "1")?;
-        let (before, start) = (with_programs(place, pid)?, Instant::now());
+        let (before, start) = (cpu_times(place, pid)?, Instant::now());
         sleep(times.rest);
-        rest.add(&before, &with_programs(place, pid)?, start.elapsed());
-        count_programs(place, &counted)?;
+        rest.add(&before, &cpu_times(place, pid)?, start.elapsed());
         for field in ["VmRSS", "RssAnon"] {
             let size = memory(place, pid, field)?;
             sizes.entry(field).or_default().push(size);
@@ -173,14 +171,6 @@ fn measure(
         values: with,
     });
     Ok(figures)
-}
-
-/// CPU times of the threads, and of the eBPF programs, which are in none of
-/// them at rest. Under load they run in whoever writes to the log, and count there.
-fn with_programs(place: &mut dyn Place, pid: u32) -> Result<BTreeMap<String, Duration>> {
-    let mut times = cpu_times(place, pid)?;
-    times.insert("(eBPF)".to_owned(), program_time(place, pid)?);
-    Ok(times)
 }
 
 fn middle(values: &[f64]) -> f64 {

@@ -22,8 +22,6 @@ pub(super) trait Place {
     fn read(&mut self, path: &str, start: &str) -> Result<String>;
     /// The names in a directory.
     fn list(&mut self, path: &str) -> Result<Vec<String>>;
-    /// Writes a sysctl.
-    fn write(&mut self, path: &str, text: &str) -> Result<()>;
     /// What the guest answers to a load (`tests/guest/src/flood.rs`).
     fn load(&mut self, command: &str) -> Result<String>;
 }
@@ -104,10 +102,6 @@ impl Place for Here {
         Ok(names)
     }
 
-    fn write(&mut self, path: &str, text: &str) -> Result<()> {
-        fs::write(path, text).with_context(|| format!("cannot write {path}"))
-    }
-
     fn load(&mut self, command: &str) -> Result<String> {
         let output = Command::new(node::binary("LASTGASP_GUEST")?)
             .args(command.split(' '))
@@ -147,10 +141,6 @@ impl Place for Vm {
         Ok(names.split(' ').map(str::to_owned).collect())
     }
 
-    fn write(&mut self, path: &str, text: &str) -> Result<()> {
-        self.ask(&format!("write {path} {text}")).map(drop)
-    }
-
     fn load(&mut self, command: &str) -> Result<String> {
         self.ask(command)
     }
@@ -175,35 +165,6 @@ pub(super) fn cpu_times(place: &mut dyn Place, pid: u32) -> Result<BTreeMap<Stri
         *times.entry(name).or_default() += Duration::from_nanos(ns);
     }
     Ok(times)
-}
-
-/// Whether the kernel counts the time of eBPF programs.
-const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
-
-/// Has the kernel count the time of eBPF programs, or stop that; counting
-/// itself costs each program a little. Gives what was set before.
-pub(super) fn count_programs(place: &mut dyn Place, on: &str) -> Result<String> {
-    let before = place.read(BPF_STATS, "")?;
-    place.write(BPF_STATS, on)?;
-    Ok(before)
-}
-
-/// Time that all eBPF programs of a process have run since they are counted
-/// (`run_time_ns` in `/proc/PID/fdinfo`). It is in no thread's time: they run in
-/// interrupts and in whatever they are attached to.
-pub(super) fn program_time(place: &mut dyn Place, pid: u32) -> Result<Duration> {
-    let mut ns = 0;
-    for fd in place.list(&format!("/proc/{pid}/fdinfo"))? {
-        // One that was closed meanwhile is no program.
-        let line = place.read(&format!("/proc/{pid}/fdinfo/{fd}"), "run_time_ns:");
-        let line = line.unwrap_or_default();
-        ns += line
-            .split_whitespace()
-            .nth(1)
-            .and_then(|n| n.parse::<u64>().ok())
-            .unwrap_or(0);
-    }
-    Ok(Duration::from_nanos(ns))
 }
 
 /// A size from `/proc/PID/status`, in MiB.
