@@ -57,10 +57,13 @@ pub(crate) fn check() -> Result<(usize, Vec<String>)> {
     let policy: Policy =
         toml::from_str(&text).with_context(|| format!("{} is not valid", path.display()))?;
     let (mut count, mut findings) = (0, Vec::new());
-    for workspace in [run::root().to_owned(), run::root().join("agent-ebpf")] {
-        let mut command = run::cargo(&workspace);
+    for manifest in ["Cargo.toml", "agent-ebpf/Cargo.toml"] {
+        // From the root, so that the stable cargo reads both workspaces: the
+        // nightly one may not be installed yet.
+        let mut command = run::cargo(run::root());
         command.args(["metadata", "--locked", "--format-version", "1"]);
-        if workspace == run::root() {
+        command.args(["--manifest-path", manifest]);
+        if manifest == "Cargo.toml" {
             // Crates for other systems need not even be downloaded.
             for arch in ["x86_64", "aarch64"] {
                 command.arg(format!("--filter-platform={arch}-unknown-linux-musl"));
