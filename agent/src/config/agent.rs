@@ -9,9 +9,6 @@ use super::{Error, in_range};
 use crate::gasp::drain::{MAX_COLLECTORS, Pace};
 use crate::telemetry::log::Format;
 
-/// Between two looks for a death while all is well, unless set.
-const REST: Duration = Duration::from_millis(10);
-
 /// As given: flags, environment, the section `[agent]` of the file.
 #[derive(Clone, Debug, Default, clap::Args, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -164,7 +161,7 @@ impl Low {
             pace: Pace {
                 rest: millis(in_range(
                     "poll-rest-ms",
-                    self.poll_rest_ms.unwrap_or(REST.as_millis() as u64),
+                    self.poll_rest_ms.unwrap_or(10),
                     1..=100,
                 )?),
                 dying: Duration::from_micros(in_range(

@@ -217,15 +217,12 @@ pub fn attach(roles: &[&Role], verbose: bool) -> Result<(Attached, Shared), Erro
     };
     let bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
 
-    let mut statuses = Vec::new();
-    for (role, fits) in roles.iter().zip(fits) {
-        let attempts = fill(&mut ebpf, role, fits, btf.as_ref());
-        statuses.push(Status {
-            role: role.name,
-            without: role.without,
-            attempts,
-        });
-    }
+    let statuses = roles.iter().zip(fits).map(|(role, fits)| Status {
+        role: role.name,
+        without: role.without,
+        attempts: fill(&mut ebpf, role, fits, btf.as_ref()),
+    });
+    let statuses = statuses.collect();
     let attached = Attached {
         ebpf,
         statuses,

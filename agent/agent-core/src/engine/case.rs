@@ -42,7 +42,13 @@ impl Facts {
 fn margin_ns(word: &Word, revoke_ms: u64) -> u64 {
     let factor = match word.notice {
         Notice::Restart | Notice::Halt | Notice::PowerOff | Notice::Kexec => SHUTDOWN_FACTOR,
-        _ => 1,
+        Notice::Oops
+        | Notice::Panic
+        | Notice::EmergencyRestart
+        | Notice::SoftLockup
+        | Notice::HungTask
+        | Notice::RcuStall
+        | Notice::OutOfMemory => 1,
     };
     revoke_ms.saturating_mul(factor).saturating_mul(1_000_000)
 }
@@ -67,9 +73,13 @@ impl Heard {
         let w = &self.word;
         let weakness = match w.notice {
             Notice::Panic => 0,
+            Notice::Restart
+            | Notice::Halt
+            | Notice::PowerOff
+            | Notice::Kexec
+            | Notice::EmergencyRestart => 1,
             Notice::Oops => 2,
-            stall if stall.is_stall() => 3,
-            _ => 1,
+            Notice::SoftLockup | Notice::HungTask | Notice::RcuStall | Notice::OutOfMemory => 3,
         };
         (weakness, w.at_ns, w.notice as u16, w.cpu, w.pid)
     }

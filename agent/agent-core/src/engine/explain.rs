@@ -161,8 +161,10 @@ pub(super) fn may_be_why(report: &Report, notice: Notice) -> bool {
         Notice::Restart | Notice::Halt | Notice::PowerOff | Notice::Kexec => false,
         Notice::EmergencyRestart => report.code != ReasonCode::Warning,
         // What is said of a stall is about that stall, or about nothing.
-        stall if stall.is_stall() => report.code == code_of(stall),
-        _ => true,
+        Notice::SoftLockup | Notice::HungTask | Notice::RcuStall | Notice::OutOfMemory => {
+            report.code == code_of(notice)
+        }
+        Notice::Oops | Notice::Panic => true,
     }
 }
 

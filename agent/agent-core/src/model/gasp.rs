@@ -88,16 +88,20 @@ pub enum HoldPoint {
 }
 
 impl HoldPoint {
+    /// All points.
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::CrashKexec,
+        Self::CrashStop,
+        Self::StopOthers,
+        Self::Reset,
+        Self::Order,
+    ];
+
     /// The point with this number on the wire; any other is [`Self::None`].
     pub fn from_wire(number: u8) -> Self {
-        match number {
-            1 => Self::CrashKexec,
-            2 => Self::CrashStop,
-            3 => Self::StopOthers,
-            4 => Self::Reset,
-            5 => Self::Order,
-            _ => Self::None,
-        }
+        let known = Self::ALL.into_iter().find(|p| *p as u8 == number);
+        known.unwrap_or_default()
     }
 }
 
@@ -162,11 +166,6 @@ impl Notice {
             Self::Restart | Self::Halt | Self::PowerOff | Self::Kexec | Self::EmergencyRestart
         )
     }
-
-    /// Whether the kernel reports what may pass, and runs on meanwhile.
-    pub fn is_stall(self) -> bool {
-        !self.is_final() && self != Self::Oops
-    }
 }
 
 /// The context a CPU was in, from `preempt_count`. The number is the wire's.
@@ -187,15 +186,19 @@ pub enum Context {
 }
 
 impl Context {
+    /// All contexts.
+    pub const ALL: [Self; 5] = [
+        Self::Unknown,
+        Self::Process,
+        Self::Softirq,
+        Self::Hardirq,
+        Self::Nmi,
+    ];
+
     /// The context with this number on the wire; any other is [`Self::Unknown`].
     pub fn from_wire(number: u8) -> Self {
-        match number {
-            1 => Self::Process,
-            2 => Self::Softirq,
-            3 => Self::Hardirq,
-            4 => Self::Nmi,
-            _ => Self::Unknown,
-        }
+        let known = Self::ALL.into_iter().find(|c| *c as u8 == number);
+        known.unwrap_or_default()
     }
 }
 
