@@ -79,18 +79,6 @@ impl Way {
         !self.notice.is_final()
     }
 
-    /// Whether it is about something that goes on for seconds: a stall, or memory
-    /// that runs out.
-    pub fn takes_long(&self) -> bool {
-        matches!(
-            self.code,
-            ReasonCode::SoftLockup
-                | ReasonCode::HungTask
-                | ReasonCode::RcuStall
-                | ReasonCode::OutOfMemory
-        )
-    }
-
     /// The files that a kernel must have for it.
     pub fn files(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| match step {
@@ -131,7 +119,5 @@ mod tests {
         let way = named("soft-lockup-panic").expect("it");
         assert!(way.files().any(|file| file.ends_with("softlockup_panic")));
         assert!(!way.is_survived());
-        assert!(way.takes_long());
-        assert!(!named("sysrq-c").expect("it").takes_long());
     }
 }

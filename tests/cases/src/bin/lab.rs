@@ -48,8 +48,7 @@ struct Args {
     /// Machines side by side; more CPUs in them than the host has cause misses.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Two deaths of each kernel and way, one cold boot a kernel, no way that takes
-    /// seconds (stalls, memory) unless it is named: for the tests.
+    /// Two deaths of each kernel and way, one cold boot a kernel: for the tests.
     #[arg(long, conflicts_with = "runs")]
     quick: bool,
     /// Seed of the delays [default: from the clock].
@@ -89,7 +88,7 @@ fn main() -> ExitCode {
 
 fn lab(args: &Args) -> Result<bool> {
     let cache = Cache::open()?;
-    let ways = chosen(args);
+    let ways = chosen(&args.way);
     let names: Vec<String> = if args.kernel.is_empty() {
         kernels::all()?.into_iter().map(|spec| spec.name).collect()
     } else {
@@ -181,14 +180,8 @@ fn nowhere(args: &Args, cells: &[((String, &'static str), Cell)]) -> usize {
     lost.len()
 }
 
-fn chosen(args: &Args) -> Vec<&'static Way> {
-    let wanted = |way: &&Way| {
-        if args.way.is_empty() {
-            !(args.quick && way.takes_long())
-        } else {
-            args.way.iter().any(|name| name == way.name)
-        }
-    };
+fn chosen(names: &[String]) -> Vec<&'static Way> {
+    let wanted = |way: &&Way| names.is_empty() || names.iter().any(|name| name == way.name);
     ways::ALL.iter().filter(wanted).collect()
 }
 
