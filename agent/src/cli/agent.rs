@@ -306,9 +306,9 @@ fn drain_threads(
                 if !keep {
                     note("capabilities not dropped", caps::drop_all());
                 }
-                let drain = Drain::new(&shared, bell, packet, (!alone).then_some(cpu), index);
+                let drain = Drain::new(&shared, packet, (!alone).then_some(cpu), index);
                 let _ = ready.send(notes);
-                drain.run();
+                drain.run(bell);
             })?;
         threads.push(thread);
     }

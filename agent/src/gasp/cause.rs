@@ -29,11 +29,14 @@ const VAGUE: &[&[u8]] = &[b"Oops: ", b"Kernel panic - not syncing: Fatal excepti
 
 const PANIC: &[u8] = b"Kernel panic - not syncing";
 
+/// The most that a line can say: what the cause is.
+const NAMING: u8 = 3;
+
 /// How much a line says of the cause: 0 nothing, more is better.
 pub(super) fn weight(line: &[u8]) -> u8 {
     let starts = |with: &&[u8]| line.starts_with(with);
     if NAMES.iter().any(starts) {
-        3
+        NAMING
     } else if VAGUE.iter().any(starts) {
         1
     } else if line.starts_with(PANIC) {
@@ -43,9 +46,21 @@ pub(super) fn weight(line: &[u8]) -> u8 {
     }
 }
 
+/// Where the memory report of the OOM killer begins, behind the task's name.
+const OOM: &[u8] = b" invoked oom-killer: ";
+
+/// Longest `comm`, in bytes, without its terminating zero.
+const COMM: usize = 15;
+
+/// Whether a line is the first of a report.
+pub(super) fn begins_report(line: &[u8]) -> bool {
+    let head = &line[..line.len().min(COMM + OOM.len())];
+    weight(line) == NAMING || head.windows(OOM.len()).any(|part| part == OOM)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::weight;
+    use super::{begins_report, weight};
 
     #[test]
     fn the_cause_outweighs_the_panic_that_follows_it() {
@@ -66,6 +81,27 @@ mod tests {
         ];
         for (line, expected) in lines {
             assert_eq!(weight(line.as_bytes()), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_report_begins_where_the_kernel_begins_it() {
+        let lines: [(&str, bool); 6] = [
+            (
+                "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [insmod:71]",
+                true,
+            ),
+            (
+                "guest invoked oom-killer: gfp_mask=0x140cca(GFP_HIGHUSER_MOVABLE|__GFP_COMP), order=0",
+                true,
+            ),
+            ("a-name-of-fiftn invoked oom-killer: gfp_mask=0xcc0", true),
+            ("Mem-Info:", false),
+            ("someone said that guest invoked oom-killer: no", false),
+            ("", false),
+        ];
+        for (line, expected) in lines {
+            assert_eq!(begins_report(line.as_bytes()), expected, "{line}");
         }
     }
 }

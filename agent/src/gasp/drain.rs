@@ -4,17 +4,21 @@
 //! but the ring, its acknowledgement and the counter of frames. From the moment
 //! a death is declared nothing here allocates, locks, logs or formats.
 
-use std::io;
+mod outlet;
+mod progress;
+
 use std::net::UdpSocket;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use agent_common::{FLAG_CONTINUES, KIND_LINE, KIND_MARK};
+use agent_common::{FLAG_CONTINUES, KIND_LINE, KIND_MARK, RING_SLOTS};
 use agent_core::model::{Context, HoldPoint, Notice};
 
+use self::outlet::Outlet;
+use self::progress::Progress;
 use super::cause;
-use super::link::{Link, MAX_WIRE};
+use super::link::Link;
 use super::protocol::{Draft, Kind, LINE_CONTINUES, MAX_FRAME, Sealer, Stamp, WordParts};
 use crate::kernel::attach::Bell;
 use crate::kernel::packet::PacketSocket;
@@ -24,27 +28,29 @@ use crate::kernel::sched;
 /// Most collectors that one agent speaks to.
 pub const MAX_COLLECTORS: usize = 3;
 
-/// Frames kept for UDP while the ones below UDP go first.
-const UDP_QUEUE: usize = 32;
-
 /// How long the first word waits for the line that says why: printk is a
 /// few microseconds behind the hook that declared the death.
 const WORD_GRACE_NS: u64 = 4_000_000;
 
-/// Lines this long before the death was seen may be its cause.
-const CAUSE_BEFORE_NS: u64 = 2_000_000_000;
+/// Lines this long before the death was seen may belong to it: some reports
+/// are printed before the hook that declares it fires.
+const REPORT_BEFORE_NS: u64 = 2_000_000_000;
+
+/// Most entries before a death that are looked at for the start of its report:
+/// half the ring, so that the rest of the report has room.
+const REPORT_BEFORE: u64 = RING_SLOTS as u64 / 2;
 
 /// A frame that is not full leaves when its oldest line is this old, or when
 /// the kernel is held.
 const LINGER_NS: u64 = 3_000_000;
 
-/// An entry that stays unfinished this long was left so by a dead CPU.
-const UNFINISHED_NS: u64 = 2_000_000;
-
 /// A held kernel waits this much longer for the device to confirm that frames
 /// have left its queue: the reset that follows would take them along. Not longer,
 /// as the interrupt that confirms may be the dying CPU's.
 const IN_FLIGHT_NS: u64 = 5_000_000;
+
+/// More stack than the dying path uses, in bytes.
+const STACK: usize = 16 * 1024;
 
 /// A thread on the dying CPU leaves the work to the others this long.
 const STAND_DOWN_NS: u64 = 20_000_000;
@@ -60,14 +66,6 @@ pub struct Pace {
     pub history: u64,
     /// An oops after which nothing happens for this long was survived.
     pub survived: Duration,
-}
-
-/// How soon to look at the ring again.
-enum Pause {
-    /// Something dies: at once.
-    Dying,
-    /// Nothing does, or all is told.
-    Rest,
 }
 
 /// What happened on the way out. Shown by the agent's log and `doctor`.
@@ -133,162 +131,121 @@ impl Shared {
 /// One drain thread.
 pub struct Drain<'a> {
     shared: &'a Shared,
-    bell: Bell,
-    packet: Option<PacketSocket>,
+    outlet: Outlet<'a>,
     /// The CPU it is pinned to; `None` if there is only one, or pinning failed.
     cpu: Option<u32>,
     /// 0 or 1: the second lets the first go ahead where both could.
     index: usize,
-    links: [Option<Link>; MAX_COLLECTORS],
-    links_version: u64,
     death: Option<Progress>,
+    /// Everything below belongs to deaths that are over.
+    told: u64,
+    /// The entry looked at.
     entry: Box<Entry>,
-    frame: Box<[u8; MAX_FRAME]>,
-    wire: Box<[u8; MAX_WIRE]>,
-    /// Frames that went below UDP and are yet to go by UDP.
-    queue: Box<[[u8; MAX_FRAME]]>,
-    queued: [usize; UDP_QUEUE],
-    in_queue: usize,
-}
-
-/// How far the present death has been told.
-struct Progress {
-    declared: u64,
-    seen_ns: u64,
-    /// Everything below was sent or given up.
-    cursor: u64,
-    /// How far the search for the cause has come.
-    searched: u64,
-    /// The best line so far.
+    /// The line that says most of why, so far.
     cause: Box<Entry>,
-    weight: u8,
-    /// What the last word said.
-    told: Option<(u16, u8)>,
-    /// When the last entry came.
-    active_ns: u64,
-    /// Since when the entry at `cursor` is unfinished.
-    stuck_ns: u64,
-    /// How far all was with the device when the last word was said, and when.
-    closing: Option<(u64, u64)>,
+    frame: Box<[u8; MAX_FRAME]>,
 }
 
 impl<'a> Drain<'a> {
-    /// Makes everything that the dying path needs.
+    /// Makes everything that the dying path needs, and touches it.
     pub fn new(
         shared: &'a Shared,
-        bell: Bell,
         packet: Option<PacketSocket>,
         cpu: Option<u32>,
         index: usize,
     ) -> Self {
-        Self {
+        let mut drain = Self {
             shared,
-            bell,
-            packet,
+            outlet: Outlet::new(shared, packet),
             cpu,
             index,
-            links: [None; MAX_COLLECTORS],
-            links_version: 0,
             death: None,
+            told: 0,
             entry: Box::default(),
+            cause: Box::default(),
             frame: Box::new([0; MAX_FRAME]),
-            wire: Box::new([0; MAX_WIRE]),
-            queue: vec![[0; MAX_FRAME]; UDP_QUEUE].into_boxed_slice(),
-            queued: [0; UDP_QUEUE],
-            in_queue: 0,
-        }
+        };
+        drain.rehearse();
+        drain
     }
 
     /// Goes through the motions once, so that what the dying path touches, code
-    /// and buffers, is in memory. Nothing is sent.
-    pub fn rehearse(&mut self) {
-        let to = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
-        let nowhere = Link {
-            interface: 0,
-            source_mac: [0; 6],
-            next_hop_mac: [0; 6],
-            vlan: None,
-            from: to,
-            to,
-        };
-        let stamp = Stamp {
-            seq: 0,
-            mono_ns: 0,
-            wall_ns: 0,
-            fragment: (0, 1),
-            below_udp: false,
-        };
+    /// and buffers, is in memory: a kernel that dies for want of memory has none
+    /// for a page fault. Nothing is sent.
+    fn rehearse(&mut self) {
+        std::hint::black_box([0xff_u8; STACK]);
+        self.shared.ring.read(0, &mut self.entry);
+        self.shared.ring.read(0, &mut self.cause);
+        let stamp = self.shared.stamp_numbered(0);
         let mut draft = self.shared.sealer.begin(&mut self.frame, Kind::Lines);
         draft.line(0, 0, 0, 0, 0, &[b'x'; MAX_FRAME / 2]);
         let len = draft.seal(stamp);
-        nowhere.wrap(0, &self.frame[..len], &mut self.wire);
-        for frame in &mut self.queue {
-            frame.copy_from_slice(&self.frame[..]);
-        }
-        std::hint::black_box((&self.wire, &self.queue));
+        self.outlet.rehearse(&self.frame[..len]);
     }
 
-    /// Runs until told to stop.
-    pub fn run(mut self) {
-        // A death needs a second entry for its cause; made now, used then.
-        let mut spare: Option<Box<Entry>> = Some(Box::default());
+    /// Runs until told to stop; `bell` wakes it where that is possible.
+    pub fn run(mut self, mut bell: Bell) {
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let pause = match self.step(&mut spare) {
-                Pause::Dying => self.shared.pace.dying,
-                Pause::Rest => self.shared.pace.rest,
-            };
-            sched::wait_readable(self.bell.fd(), pause);
-            self.bell.silence();
+            let pause = self.step();
+            sched::wait_readable(bell.fd(), pause);
+            bell.silence();
         }
     }
 
     /// One look at the ring; says how long to pause.
-    fn step(&mut self, spare: &mut Option<Box<Entry>>) -> Pause {
-        let ring = &self.shared.ring;
+    fn step(&mut self) -> Duration {
+        let Shared { ring, pace, .. } = self.shared;
         let Some(declared) = ring.declared() else {
-            if let Some(over) = self.death.take() {
-                *spare = Some(over.cause);
-            }
-            self.refresh_links();
-            return Pause::Rest;
+            self.death = None;
+            self.told = ring.acked();
+            self.outlet.refresh_links();
+            return pace.rest;
         };
         let now = sched::monotonic_ns();
-        if self.death.as_ref().is_none_or(|d| d.declared != declared) {
-            // What became known since the last rest, which may be long ago.
-            self.refresh_links();
-            let cause = self.death.take().map(|d| d.cause).or_else(|| spare.take());
-            let Some(cause) = cause else {
-                return Pause::Rest;
-            };
-            self.death = Some(Progress::new(
-                declared,
-                now,
-                self.shared.pace.history,
-                cause,
-            ));
-        }
-        let Some(mut death) = self.death.take() else {
-            return Pause::Rest;
+        let mut death = match self.death.take() {
+            Some(death) if death.declared == declared => death,
+            _ => {
+                // What became known since the last rest.
+                self.outlet.refresh_links();
+                Progress::new(declared, self.start_of(declared, now), now)
+            }
         };
         let pause = self.tell(&mut death, now);
         self.death = Some(death);
         pause
     }
 
-    fn tell(&mut self, death: &mut Progress, now: u64) -> Pause {
+    /// Where the telling of a death begins: with the history before its mark, or
+    /// with its report where that is longer.
+    fn start_of(&mut self, declared: u64, now: u64) -> u64 {
         let ring = &self.shared.ring;
+        let mut start = declared.saturating_sub(self.shared.pace.history);
+        let earliest = declared.saturating_sub(REPORT_BEFORE).max(self.told);
+        for seq in (earliest..declared).rev() {
+            match ring.read(seq, &mut self.entry) {
+                Read::Entry if !is_recent(&self.entry, now) => break,
+                Read::Entry if cause::begins_report(self.entry.text()) => start = start.min(seq),
+                Read::Entry | Read::Unfinished => {}
+                Read::Overwritten => break,
+            }
+        }
+        start.max(self.told)
+    }
+
+    fn tell(&mut self, death: &mut Progress, now: u64) -> Duration {
+        let Shared { ring, pace, .. } = self.shared;
         let on_dying_cpu = self
             .cpu
             .is_some_and(|cpu| u64::from(cpu) == ring.dying_cpu());
         if on_dying_cpu && now.saturating_sub(death.seen_ns) < STAND_DOWN_NS {
-            return Pause::Dying;
+            return pace.dying;
         }
         self.search(death);
         self.word(death, now);
         // What the other thread has sent is sent.
         death.cursor = death.cursor.max(ring.acked());
         self.lines(death, now);
-        self.flush_udp();
+        self.outlet.flush_udp();
         if death.cursor >= ring.head() && !self.is_closing(death) {
             ring.ack(death.cursor);
         }
@@ -308,37 +265,36 @@ impl<'a> Drain<'a> {
             // sent since the search may hold the cause.
             self.search(death);
             self.say(death, held);
-            self.flush_udp();
+            self.outlet.flush_udp();
             death.closing = Some((death.cursor, now));
         }
         let since = death.closing.map_or(now, |(_, since)| since);
-        let in_flight = self.packet.as_ref().is_some_and(PacketSocket::is_in_flight);
-        in_flight && now.saturating_sub(since) < IN_FLIGHT_NS
+        self.outlet.is_in_flight() && now.saturating_sub(since) < IN_FLIGHT_NS
     }
 
     /// Decides whether the kernel lived on, and how soon to look again.
-    fn rest_if_over(&mut self, death: &Progress, now: u64) -> Pause {
+    fn rest_if_over(&mut self, death: &Progress, now: u64) -> Duration {
         let (ring, pace) = (&self.shared.ring, &self.shared.pace);
         let idle = now.saturating_sub(death.active_ns);
         let window = pace.survived.as_nanos() as u64;
         // The second thread waits longer, so that one of them says so.
         let patience = window + self.index as u64 * window / 4;
         if idle < patience {
-            return Pause::Dying;
+            return pace.dying;
         }
         if ring.fatal().is_none() {
-            let stamp = self.shared.stamp(self.below_udp());
+            let stamp = self.shared.stamp(self.outlet.below_udp());
             let len = self
                 .shared
                 .sealer
                 .begin(&mut self.frame, Kind::Survived)
                 .seal(stamp);
-            self.send(len);
-            self.flush_udp();
+            self.outlet.send(&self.frame[..len]);
+            self.outlet.flush_udp();
             ring.clear(death.declared);
             self.shared.survived.fetch_add(1, Ordering::Relaxed);
         }
-        Pause::Rest
+        pace.rest
     }
 
     /// Looks for the line that says why among those not looked at yet.
@@ -352,14 +308,16 @@ impl<'a> Drain<'a> {
             }
             death.searched += 1;
             let slot = self.entry.slot();
-            let recent = slot.mono_ns >= death.seen_ns.saturating_sub(CAUSE_BEFORE_NS);
-            if read != Read::Entry || slot.kind != KIND_LINE || !recent {
+            if read != Read::Entry
+                || slot.kind != KIND_LINE
+                || !is_recent(&self.entry, death.seen_ns)
+            {
                 continue;
             }
             let weight = cause::weight(self.entry.text());
             if weight > death.weight {
                 death.weight = weight;
-                std::mem::swap(&mut self.entry, &mut death.cause);
+                std::mem::swap(&mut self.entry, &mut self.cause);
             }
         }
     }
@@ -396,7 +354,7 @@ impl<'a> Drain<'a> {
         let Some(notice) = Notice::from_wire(slot.notice) else {
             return;
         };
-        let stamp = self.shared.stamp(self.below_udp());
+        let stamp = self.shared.stamp(self.outlet.below_udp());
         let mut draft = self.shared.sealer.begin(&mut self.frame, Kind::Word);
         draft.word(&WordParts {
             notice,
@@ -409,20 +367,20 @@ impl<'a> Drain<'a> {
             holds_expired: ring.holds_expired().min(u8::MAX.into()) as u8,
             comm: self.entry.comm(),
             line: if death.weight > 0 {
-                death.cause.text()
+                self.cause.text()
             } else {
                 b""
             },
         });
         let len = draft.seal(stamp);
-        self.send(len);
+        self.outlet.send(&self.frame[..len]);
     }
 
     /// Sends the lines that are there, in full frames where that costs no time.
     fn lines(&mut self, death: &mut Progress, now: u64) {
         let shared = self.shared;
         let (ring, sealer) = (&shared.ring, &shared.sealer);
-        let below_udp = self.below_udp();
+        let below_udp = self.outlet.below_udp();
         let hurry = ring.held(now).1;
         loop {
             // `next` runs ahead of the cursor by what is in the frame.
@@ -463,106 +421,18 @@ impl<'a> Drain<'a> {
                 return;
             }
             let len = draft.seal(shared.stamp(below_udp));
-            self.send(len);
+            self.outlet.send(&self.frame[..len]);
             death.advance(next, now);
             if !full {
                 return;
             }
         }
     }
-
-    fn below_udp(&self) -> bool {
-        self.packet.is_some() && self.links.iter().any(Option::is_some)
-    }
-
-    /// Sends the frame in `self.frame`: below UDP at once, by UDP when there is
-    /// time, or at once where there is no other way.
-    fn send(&mut self, len: usize) {
-        if let Some(packet) = &self.packet {
-            for link in self.links.iter().flatten() {
-                let id = self.shared.next_seq.load(Ordering::Relaxed) as u16;
-                let wire = link.wrap(id, &self.frame[..len], &mut self.wire);
-                if send_packet(packet, link.interface, &self.wire[..wire]).is_err() {
-                    self.shared
-                        .losses
-                        .packet_errors
-                        .fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-        if self.in_queue == UDP_QUEUE {
-            self.flush_udp();
-        }
-        self.queue[self.in_queue][..len].copy_from_slice(&self.frame[..len]);
-        self.queued[self.in_queue] = len;
-        self.in_queue += 1;
-        if !self.below_udp() {
-            self.flush_udp();
-        }
-    }
-
-    fn flush_udp(&mut self) {
-        for (frame, len) in self.queue.iter().zip(self.queued).take(self.in_queue) {
-            for socket in &self.shared.udp {
-                if socket.send(&frame[..len]).is_err() {
-                    self.shared
-                        .losses
-                        .udp_errors
-                        .fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-        self.in_queue = 0;
-    }
-
-    /// Takes over new ways, at rest and when a death begins; never waits for them.
-    fn refresh_links(&mut self) {
-        let version = self.shared.links_version.load(Ordering::Acquire);
-        if version == self.links_version {
-            return;
-        }
-        if let Ok(links) = self.shared.links.try_lock() {
-            self.links = *links;
-            self.links_version = version;
-        }
-    }
 }
 
-impl Progress {
-    fn new(declared: u64, now: u64, history: u64, mut cause: Box<Entry>) -> Self {
-        *cause = Entry::default();
-        let start = declared.saturating_sub(history);
-        Self {
-            declared,
-            seen_ns: now,
-            cursor: start,
-            searched: start,
-            cause,
-            weight: 0,
-            told: None,
-            active_ns: now,
-            stuck_ns: 0,
-            closing: None,
-        }
-    }
-
-    fn advance(&mut self, to: u64, now: u64) {
-        self.cursor = to;
-        self.active_ns = now;
-        self.stuck_ns = 0;
-    }
-
-    /// Whether the unfinished entry at `seq` has been so for too long.
-    fn give_up(&mut self, seq: u64, now: u64) -> bool {
-        if seq != self.cursor {
-            // Send what is before it first.
-            return false;
-        }
-        if self.stuck_ns == 0 {
-            self.stuck_ns = now;
-        }
-        now.saturating_sub(self.stuck_ns) > UNFINISHED_NS
-    }
+/// Whether an entry is young enough to belong to what was seen at `seen_ns`.
+fn is_recent(entry: &Entry, seen_ns: u64) -> bool {
+    entry.slot().mono_ns >= seen_ns.saturating_sub(REPORT_BEFORE_NS)
 }
 
 fn put(draft: &mut Draft<'_>, seq: u64, entry: &Entry) -> bool {
@@ -575,14 +445,5 @@ fn put(draft: &mut Draft<'_>, seq: u64, entry: &Entry) -> bool {
     draft.line(seq, slot.mono_ns, slot.cpu, slot.level, flags, entry.text())
 }
 
-/// A full queue is tried again a few times: the driver may be about to free it.
-fn send_packet(packet: &PacketSocket, interface: u32, wire: &[u8]) -> io::Result<()> {
-    let mut result = Ok(());
-    for _ in 0..3 {
-        result = packet.send(interface, wire);
-        if result.is_ok() {
-            break;
-        }
-    }
-    result
-}
+#[cfg(test)]
+mod tests;

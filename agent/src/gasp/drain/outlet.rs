@@ -1,0 +1,133 @@
+//! The ways out of the machine: below UDP at once, by UDP when there is time.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use super::{MAX_COLLECTORS, Shared};
+use crate::gasp::link::{Link, MAX_WIRE};
+use crate::gasp::protocol::MAX_FRAME;
+use crate::kernel::packet::PacketSocket;
+
+/// Frames kept for UDP while the ones below UDP go first.
+const UDP_QUEUE: usize = 32;
+
+/// How one drain thread sends.
+pub(super) struct Outlet<'a> {
+    shared: &'a Shared,
+    packet: Option<PacketSocket>,
+    links: [Option<Link>; MAX_COLLECTORS],
+    links_version: u64,
+    wire: Box<[u8; MAX_WIRE]>,
+    /// Frames that went below UDP and are yet to go by UDP.
+    queue: Box<[[u8; MAX_FRAME]]>,
+    queued: [usize; UDP_QUEUE],
+    in_queue: usize,
+}
+
+impl<'a> Outlet<'a> {
+    /// `packet` is the socket below UDP, where there is one.
+    pub(super) fn new(shared: &'a Shared, packet: Option<PacketSocket>) -> Self {
+        Self {
+            shared,
+            packet,
+            links: [None; MAX_COLLECTORS],
+            links_version: 0,
+            wire: Box::new([0; MAX_WIRE]),
+            queue: vec![[0; MAX_FRAME]; UDP_QUEUE].into_boxed_slice(),
+            queued: [0; UDP_QUEUE],
+            in_queue: 0,
+        }
+    }
+
+    /// Goes through the motions with this frame, so that what sending touches,
+    /// code and buffers, is in memory. Nothing is sent.
+    pub(super) fn rehearse(&mut self, frame: &[u8]) {
+        let to = std::net::SocketAddr::from(([127, 0, 0, 1], 9));
+        let nowhere = Link {
+            interface: 0,
+            source_mac: [0; 6],
+            next_hop_mac: [0; 6],
+            vlan: None,
+            from: to,
+            to,
+        };
+        // Every page of it: a page that was only ever zero is not there yet.
+        self.wire.fill(0xff);
+        nowhere.wrap(0, frame, &mut self.wire);
+        for place in &mut self.queue {
+            place.fill(0xff);
+        }
+        std::hint::black_box((&self.wire, &self.queue));
+    }
+
+    /// Whether frames go below UDP.
+    pub(super) fn below_udp(&self) -> bool {
+        self.packet.is_some() && self.links.iter().any(Option::is_some)
+    }
+
+    /// Sends a frame: below UDP at once, by UDP when there is time, or at once
+    /// where there is no other way.
+    pub(super) fn send(&mut self, frame: &[u8]) {
+        if let Some(packet) = &self.packet {
+            for link in self.links.iter().flatten() {
+                let id = self.shared.next_seq.load(Ordering::Relaxed) as u16;
+                let wire = link.wrap(id, frame, &mut self.wire);
+                if send_packet(packet, link.interface, &self.wire[..wire]).is_err() {
+                    let errors = &self.shared.losses.packet_errors;
+                    errors.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        if self.in_queue == UDP_QUEUE {
+            self.flush_udp();
+        }
+        self.queue[self.in_queue][..frame.len()].copy_from_slice(frame);
+        self.queued[self.in_queue] = frame.len();
+        self.in_queue += 1;
+        if !self.below_udp() {
+            self.flush_udp();
+        }
+    }
+
+    /// Sends by UDP what has gone below it.
+    pub(super) fn flush_udp(&mut self) {
+        for (frame, len) in self.queue.iter().zip(self.queued).take(self.in_queue) {
+            for socket in &self.shared.udp {
+                if socket.send(&frame[..len]).is_err() {
+                    let errors = &self.shared.losses.udp_errors;
+                    errors.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+        self.in_queue = 0;
+    }
+
+    /// Whether a device still holds frames that were sent below UDP.
+    pub(super) fn is_in_flight(&self) -> bool {
+        self.packet.as_ref().is_some_and(PacketSocket::is_in_flight)
+    }
+
+    /// Takes over new ways, at rest and when a death begins; never waits for them.
+    pub(super) fn refresh_links(&mut self) {
+        let version = self.shared.links_version.load(Ordering::Acquire);
+        if version == self.links_version {
+            return;
+        }
+        if let Ok(links) = self.shared.links.try_lock() {
+            self.links = *links;
+            self.links_version = version;
+        }
+    }
+}
+
+/// A full queue is tried again a few times: the driver may be about to free it.
+fn send_packet(packet: &PacketSocket, interface: u32, wire: &[u8]) -> io::Result<()> {
+    let mut result = Ok(());
+    for _ in 0..3 {
+        result = packet.send(interface, wire);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
+}

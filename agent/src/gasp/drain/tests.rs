@@ -1,0 +1,274 @@
+//! Drain threads on a ring that the test writes as the kernel side would.
+
+use std::fs::File;
+use std::mem::offset_of;
+use std::net::UdpSocket;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use agent_common::{Control, Slot, hold, notice};
+use agent_core::model::{Body, BootId, NodeName, Word};
+
+use super::*;
+use crate::gasp::protocol::{Frame, Identity, Key};
+use crate::kernel::sched;
+
+/// A second, in nanoseconds.
+const SECOND: u64 = 1_000_000_000;
+
+/// The kernel side: writes to the files that stand for the two BPF arrays.
+struct Kernel {
+    control: File,
+    slots: File,
+    head: u64,
+}
+
+impl Kernel {
+    fn new() -> Self {
+        let file = |len: usize| {
+            let file = tempfile::tempfile().expect("a temporary file");
+            file.set_len(len as u64).expect("room for it");
+            file
+        };
+        Self {
+            control: file(4096),
+            slots: file(RING_SLOTS as usize * size_of::<Slot>()),
+            head: 0,
+        }
+    }
+
+    fn control(&self, offset: usize, value: u64) {
+        let bytes = value.to_le_bytes();
+        let written = self.control.write_all_at(&bytes, offset as u64);
+        written.expect("the control page");
+    }
+
+    /// Publishes an entry; gives its number.
+    fn entry(&mut self, kind: u16, notice: u16, at_ns: u64, text: &str) -> u64 {
+        let seq = self.head;
+        let mut slot = [0; size_of::<Slot>()];
+        let mut put = |at: usize, bytes: &[u8]| slot[at..at + bytes.len()].copy_from_slice(bytes);
+        put(offset_of!(Slot, published), &(seq + 1).to_le_bytes());
+        put(offset_of!(Slot, mono_ns), &at_ns.to_le_bytes());
+        put(offset_of!(Slot, kind), &kind.to_le_bytes());
+        put(offset_of!(Slot, notice), &notice.to_le_bytes());
+        put(offset_of!(Slot, len), &(text.len() as u16).to_le_bytes());
+        put(offset_of!(Slot, text), text.as_bytes());
+        let at = seq % u64::from(RING_SLOTS) * size_of::<Slot>() as u64;
+        self.slots.write_all_at(&slot, at).expect("the ring");
+        self.head += 1;
+        self.control(offset_of!(Control, head), self.head);
+        seq
+    }
+
+    fn line(&mut self, at_ns: u64, text: &str) -> u64 {
+        self.entry(KIND_LINE, 0, at_ns, text)
+    }
+
+    /// A hook fires for the first time.
+    fn mark(&mut self, at_ns: u64, what: u16) -> u64 {
+        let seq = self.entry(KIND_MARK, what, at_ns, "");
+        self.control(offset_of!(Control, declared), seq + 1);
+        if notice::is_final(what) {
+            self.control(offset_of!(Control, fatal), seq + 1);
+        }
+        seq
+    }
+}
+
+/// What a drain thread needs, and the collector that it speaks to.
+fn shared(kernel: &Kernel, pace: Pace) -> (Shared, UdpSocket) {
+    let collector = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    collector.set_nonblocking(true).expect("not to wait");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let to = collector.local_addr().expect("its address");
+    socket.connect(to).expect("the way to the collector");
+    let identity = Identity {
+        node: NodeName::new("w01").expect("a node name"),
+        node_uid: None,
+        boot: BootId([3; 16]),
+        session: 77,
+        key_id: 0,
+    };
+    let key = Key::new(b"a key of thirty-two bytes, or so").expect("32 bytes");
+    let shared = Shared {
+        ring: CrashRing::map(&kernel.control, &kernel.slots).expect("two mappings"),
+        sealer: Sealer::new(&identity, &key),
+        next_seq: AtomicU64::new(1),
+        links: Mutex::new([None; MAX_COLLECTORS]),
+        links_version: AtomicU64::new(0),
+        udp: vec![socket],
+        pace,
+        losses: Losses::default(),
+        survived: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    };
+    (shared, collector)
+}
+
+fn pace(history: u64, survived: Duration) -> Pace {
+    Pace {
+        rest: Duration::from_millis(10),
+        dying: Duration::from_micros(500),
+        history,
+        survived,
+    }
+}
+
+/// Everything that arrived, in order.
+fn received(collector: &UdpSocket) -> Vec<Body> {
+    let mut buffer = [0; MAX_FRAME];
+    let mut bodies = Vec::new();
+    while let Ok(len) = collector.recv(&mut buffer) {
+        let frame = Frame::parse(&buffer[..len]).expect("a frame");
+        bodies.push(frame.body().expect("a body"));
+    }
+    bodies
+}
+
+fn lines(bodies: &[Body]) -> Vec<String> {
+    let of = |body: &Body| match body {
+        Body::Lines(lines) => lines.iter().map(|line| line.text.clone()).collect(),
+        _ => Vec::new(),
+    };
+    bodies.iter().flat_map(of).collect()
+}
+
+fn last_word(bodies: &[Body]) -> &Word {
+    let word = |body: &'_ Body| matches!(body, Body::Word(_));
+    match bodies.iter().rfind(|body| word(body)) {
+        Some(Body::Word(word)) => word,
+        _ => panic!("no word in {bodies:?}"),
+    }
+}
+
+#[test]
+fn a_report_longer_than_the_history_is_told_from_its_first_line() {
+    for first in [
+        "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [insmod:71]",
+        "guest invoked oom-killer: gfp_mask=0x140cca, order=0",
+    ] {
+        let mut kernel = Kernel::new();
+        let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
+        let now = sched::monotonic_ns();
+        kernel.line(now - 10 * SECOND, "watchdog: BUG: soft lockup - long ago");
+        kernel.line(now - SECOND, "of somebody else");
+        kernel.line(now, first);
+        for n in 0..300 {
+            kernel.line(now, &format!("line {n} of the report"));
+        }
+        kernel.mark(now, notice::PANIC);
+        kernel.control(offset_of!(Control, hold_since_ns), now);
+        Drain::new(&shared, None, None, 0).step();
+
+        let bodies = received(&collector);
+        let told = lines(&bodies);
+        assert_eq!(told.first().map(String::as_str), Some(first));
+        assert_eq!(told.len(), 301);
+        let word = &last_word(&bodies).line;
+        assert!(word.is_empty() || word == first, "{word}");
+        assert_eq!(shared.ring.acked(), kernel.head);
+    }
+}
+
+#[test]
+fn no_more_than_the_history_is_told_where_no_report_came_before() {
+    let mut kernel = Kernel::new();
+    let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
+    let now = sched::monotonic_ns();
+    for n in 0..100 {
+        kernel.line(now, &format!("line {n}"));
+    }
+    kernel.mark(now, notice::PANIC);
+    kernel.line(now, "Kernel panic - not syncing: sysrq triggered crash");
+    kernel.control(offset_of!(Control, hold_since_ns), now);
+    kernel.control(offset_of!(Control, hold_point), hold::CRASH_KEXEC.into());
+    Drain::new(&shared, None, None, 0).step();
+
+    let bodies = received(&collector);
+    let expected = [
+        "line 96",
+        "line 97",
+        "line 98",
+        "line 99",
+        "Kernel panic - not syncing: sysrq triggered crash",
+    ];
+    assert_eq!(lines(&bodies), expected);
+    let word = last_word(&bodies);
+    assert_eq!(word.line, expected[4]);
+    assert_eq!(
+        (word.notice, word.held_at),
+        (Notice::Panic, HoldPoint::CrashKexec)
+    );
+}
+
+#[test]
+fn an_oops_after_which_nothing_happens_was_survived_and_the_next_is_told_anew() {
+    let mut kernel = Kernel::new();
+    let (shared, collector) = shared(&kernel, pace(4, Duration::ZERO));
+    let mut drain = Drain::new(&shared, None, None, 0);
+    for text in ["BUG: the first", "BUG: the second"] {
+        let now = sched::monotonic_ns();
+        kernel.mark(now, notice::OOPS);
+        kernel.line(now - SECOND / 2, text);
+        assert_eq!(drain.step(), shared.pace.rest);
+        let bodies = received(&collector);
+        assert_eq!(last_word(&bodies).line, text);
+        assert_eq!(bodies.last(), Some(&Body::Survived));
+        assert_eq!(shared.ring.declared(), None);
+        drain.step();
+        assert_eq!(received(&collector), []);
+    }
+    assert_eq!(shared.survived.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn the_kernel_side_s_numbers_are_the_wire_s() {
+    for known in Notice::ALL {
+        assert_eq!(
+            notice::is_final(known as u16),
+            known.is_final(),
+            "{known:?}"
+        );
+    }
+    let notices = [
+        (notice::OOPS, Notice::Oops),
+        (notice::PANIC, Notice::Panic),
+        (notice::RESTART, Notice::Restart),
+        (notice::HALT, Notice::Halt),
+        (notice::POWER_OFF, Notice::PowerOff),
+        (notice::KEXEC, Notice::Kexec),
+        (notice::EMERGENCY_RESTART, Notice::EmergencyRestart),
+        (notice::SOFT_LOCKUP, Notice::SoftLockup),
+        (notice::HUNG_TASK, Notice::HungTask),
+        (notice::RCU_STALL, Notice::RcuStall),
+        (notice::OUT_OF_MEMORY, Notice::OutOfMemory),
+    ];
+    assert_eq!(notices.len(), Notice::ALL.len());
+    for (number, expected) in notices {
+        assert_eq!(Notice::from_wire(number), Some(expected));
+    }
+    let points = [
+        (0, HoldPoint::None),
+        (hold::CRASH_KEXEC, HoldPoint::CrashKexec),
+        (hold::CRASH_STOP, HoldPoint::CrashStop),
+        (hold::STOP_OTHERS, HoldPoint::StopOthers),
+        (hold::RESET, HoldPoint::Reset),
+        (hold::ORDER, HoldPoint::Order),
+    ];
+    assert_eq!(points.len(), HoldPoint::ALL.len());
+    for (number, expected) in points {
+        assert_eq!(HoldPoint::from_wire(number), expected);
+    }
+    let contexts = [
+        (agent_common::CONTEXT_UNKNOWN, Context::Unknown),
+        (agent_common::CONTEXT_PROCESS, Context::Process),
+        (agent_common::CONTEXT_SOFTIRQ, Context::Softirq),
+        (agent_common::CONTEXT_HARDIRQ, Context::Hardirq),
+        (agent_common::CONTEXT_NMI, Context::Nmi),
+    ];
+    assert_eq!(contexts.len(), Context::ALL.len());
+    for (number, expected) in contexts {
+        assert_eq!(Context::from_wire(number), expected);
+    }
+}
