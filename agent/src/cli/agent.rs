@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::{self, agent::Agent};
 use crate::gasp::beacon;
-use crate::gasp::drain::{Drain, Losses, MAX_COLLECTORS, Shared};
+use crate::gasp::drain::{Drain, Losses, MAX_COLLECTORS, Reserve, Shared};
 use crate::gasp::protocol::{Identity, Key, Sealer};
 use crate::kernel::attach::{self, Attached, Bell};
 use crate::kernel::caps::{self, Capability};
@@ -306,7 +306,11 @@ fn drain_threads(
                 if !keep {
                     note("capabilities not dropped", caps::drop_all());
                 }
-                let drain = Drain::new(&shared, packet, (!alone).then_some(cpu), index);
+                let reserve = Reserve::open()
+                    .map_err(|error| note("no memory set aside for frames", Err(error)))
+                    .ok();
+                let cpu = (!alone).then_some(cpu);
+                let drain = Drain::new(&shared, packet, reserve, cpu, index);
                 let _ = ready.send(notes);
                 drain.run(bell);
             })?;

@@ -6,6 +6,7 @@
 
 mod outlet;
 mod progress;
+mod reserve;
 
 use std::net::UdpSocket;
 use std::sync::Mutex;
@@ -17,6 +18,7 @@ use agent_core::model::{Context, HoldPoint, Notice};
 
 use self::outlet::Outlet;
 use self::progress::Progress;
+pub use self::reserve::Reserve;
 use super::cause;
 use super::link::Link;
 use super::protocol::{Draft, Kind, LINE_CONTINUES, MAX_FRAME, Sealer, Stamp, WordParts};
@@ -151,12 +153,13 @@ impl<'a> Drain<'a> {
     pub fn new(
         shared: &'a Shared,
         packet: Option<PacketSocket>,
+        reserve: Option<Reserve>,
         cpu: Option<u32>,
         index: usize,
     ) -> Self {
         let mut drain = Self {
             shared,
-            outlet: Outlet::new(shared, packet),
+            outlet: Outlet::new(shared, packet, reserve),
             cpu,
             index,
             death: None,
@@ -199,6 +202,7 @@ impl<'a> Drain<'a> {
             self.death = None;
             self.told = ring.acked();
             self.outlet.refresh_links();
+            self.outlet.refill();
             return pace.rest;
         };
         let now = sched::monotonic_ns();

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::atomic::Ordering;
 
-use super::{MAX_COLLECTORS, Shared};
+use super::{MAX_COLLECTORS, Reserve, Shared};
 use crate::gasp::link::{Link, MAX_WIRE};
 use crate::gasp::protocol::MAX_FRAME;
 use crate::kernel::packet::PacketSocket;
@@ -15,6 +15,7 @@ const UDP_QUEUE: usize = 32;
 pub(super) struct Outlet<'a> {
     shared: &'a Shared,
     packet: Option<PacketSocket>,
+    reserve: Option<Reserve>,
     links: [Option<Link>; MAX_COLLECTORS],
     links_version: u64,
     wire: Box<[u8; MAX_WIRE]>,
@@ -26,10 +27,15 @@ pub(super) struct Outlet<'a> {
 
 impl<'a> Outlet<'a> {
     /// `packet` is the socket below UDP, where there is one.
-    pub(super) fn new(shared: &'a Shared, packet: Option<PacketSocket>) -> Self {
+    pub(super) fn new(
+        shared: &'a Shared,
+        packet: Option<PacketSocket>,
+        reserve: Option<Reserve>,
+    ) -> Self {
         Self {
             shared,
             packet,
+            reserve,
             links: [None; MAX_COLLECTORS],
             links_version: 0,
             wire: Box::new([0; MAX_WIRE]),
@@ -72,6 +78,7 @@ impl<'a> Outlet<'a> {
             for link in self.links.iter().flatten() {
                 let id = self.shared.next_seq.load(Ordering::Relaxed) as u16;
                 let wire = link.wrap(id, frame, &mut self.wire);
+                release(&mut self.reserve);
                 if send_packet(packet, link.interface, &self.wire[..wire]).is_err() {
                     let errors = &self.shared.losses.packet_errors;
                     errors.fetch_add(1, Ordering::Relaxed);
@@ -93,6 +100,7 @@ impl<'a> Outlet<'a> {
     pub(super) fn flush_udp(&mut self) {
         for (frame, len) in self.queue.iter().zip(self.queued).take(self.in_queue) {
             for socket in &self.shared.udp {
+                release(&mut self.reserve);
                 if socket.send(&frame[..len]).is_err() {
                     let errors = &self.shared.losses.udp_errors;
                     errors.fetch_add(1, Ordering::Relaxed);
@@ -107,6 +115,14 @@ impl<'a> Outlet<'a> {
         self.packet.as_ref().is_some_and(PacketSocket::is_in_flight)
     }
 
+    /// Sets memory aside again, at rest. What cannot be had now is tried again
+    /// at the next rest.
+    pub(super) fn refill(&mut self) {
+        if let Some(reserve) = &mut self.reserve {
+            let _ = reserve.fill();
+        }
+    }
+
     /// Takes over new ways, at rest and when a death begins; never waits for them.
     pub(super) fn refresh_links(&mut self) {
         let version = self.shared.links_version.load(Ordering::Acquire);
@@ -117,6 +133,13 @@ impl<'a> Outlet<'a> {
             self.links = *links;
             self.links_version = version;
         }
+    }
+}
+
+/// Makes room in the kernel for one frame.
+fn release(reserve: &mut Option<Reserve>) {
+    if let Some(reserve) = reserve {
+        reserve.release();
     }
 }
 

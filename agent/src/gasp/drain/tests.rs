@@ -159,7 +159,7 @@ fn a_report_longer_than_the_history_is_told_from_its_first_line() {
         }
         kernel.mark(now, notice::PANIC);
         kernel.control(offset_of!(Control, hold_since_ns), now);
-        Drain::new(&shared, None, None, 0).step();
+        Drain::new(&shared, None, Reserve::open().ok(), None, 0).step();
 
         let bodies = received(&collector);
         let told = lines(&bodies);
@@ -183,7 +183,7 @@ fn no_more_than_the_history_is_told_where_no_report_came_before() {
     kernel.line(now, "Kernel panic - not syncing: sysrq triggered crash");
     kernel.control(offset_of!(Control, hold_since_ns), now);
     kernel.control(offset_of!(Control, hold_point), hold::CRASH_KEXEC.into());
-    Drain::new(&shared, None, None, 0).step();
+    Drain::new(&shared, None, Reserve::open().ok(), None, 0).step();
 
     let bodies = received(&collector);
     let expected = [
@@ -206,7 +206,7 @@ fn no_more_than_the_history_is_told_where_no_report_came_before() {
 fn an_oops_after_which_nothing_happens_was_survived_and_the_next_is_told_anew() {
     let mut kernel = Kernel::new();
     let (shared, collector) = shared(&kernel, pace(4, Duration::ZERO));
-    let mut drain = Drain::new(&shared, None, None, 0);
+    let mut drain = Drain::new(&shared, None, Reserve::open().ok(), None, 0);
     for text in ["BUG: the first", "BUG: the second"] {
         let now = sched::monotonic_ns();
         kernel.mark(now, notice::OOPS);
