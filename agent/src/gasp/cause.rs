@@ -52,10 +52,16 @@ const OOM: &[u8] = b" invoked oom-killer: ";
 /// Longest `comm`, in bytes, without its terminating zero.
 const COMM: usize = 15;
 
+/// Begin a report of what may be the cause, or not.
+const BEGINNINGS: &[&[u8]] = &[b"------------[ cut here ]", b"WARNING: "];
+
 /// Whether a line is the first of a report.
 pub(super) fn begins_report(line: &[u8]) -> bool {
+    let starts = |with: &&[u8]| line.starts_with(with);
     let head = &line[..line.len().min(COMM + OOM.len())];
-    weight(line) == NAMING || head.windows(OOM.len()).any(|part| part == OOM)
+    weight(line) == NAMING
+        || BEGINNINGS.iter().any(starts)
+        || head.windows(OOM.len()).any(|part| part == OOM)
 }
 
 #[cfg(test)]
@@ -86,7 +92,12 @@ mod tests {
 
     #[test]
     fn a_report_begins_where_the_kernel_begins_it() {
-        let lines: [(&str, bool); 6] = [
+        let lines: [(&str, bool); 8] = [
+            ("------------[ cut here ]------------", true),
+            (
+                "WARNING: CPU: 0 PID: 90 at boom.c:66 boom_warn+0x11/0x20 [boom]",
+                true,
+            ),
             (
                 "watchdog: BUG: soft lockup - CPU#1 stuck for 22s! [insmod:71]",
                 true,

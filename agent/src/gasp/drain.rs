@@ -54,6 +54,14 @@ const IN_FLIGHT_NS: u64 = 5_000_000;
 /// More stack than the dying path uses, in bytes.
 const STACK: usize = 16 * 1024;
 
+/// A thread that waits for the next line keeps its CPU this long, so that nobody
+/// else runs there: who unmaps memory, say, waits for all CPUs that used it, also
+/// for the dying one, and cannot be preempted meanwhile (`smp_call_function_many`).
+const KEEP_CPU_NS: u64 = 20_000_000;
+
+/// It does not keep it longer than this for one death, unless the kernel is held.
+const KEEP_CPU_MAX_NS: u64 = 500_000_000;
+
 /// A thread on the dying CPU leaves the work to the others this long.
 const STAND_DOWN_NS: u64 = 20_000_000;
 
@@ -189,13 +197,14 @@ impl<'a> Drain<'a> {
     /// Runs until told to stop; `bell` wakes it where that is possible.
     pub fn run(mut self, mut bell: Bell) {
         while !self.shared.stop.load(Ordering::Relaxed) {
-            let pause = self.step();
-            sched::wait_readable(bell.fd(), pause);
-            bell.silence();
+            match self.step() {
+                Duration::ZERO => std::hint::spin_loop(),
+                pause => bell.wait(pause),
+            }
         }
     }
 
-    /// One look at the ring; says how long to pause.
+    /// One look at the ring; says how long to pause. Zero: keep the CPU.
     fn step(&mut self) -> Duration {
         let Shared { ring, pace, .. } = self.shared;
         let Some(declared) = ring.declared() else {
@@ -237,17 +246,21 @@ impl<'a> Drain<'a> {
     }
 
     fn tell(&mut self, death: &mut Progress, now: u64) -> Duration {
-        let Shared { ring, pace, .. } = self.shared;
+        let ring = &self.shared.ring;
         let on_dying_cpu = self
             .cpu
             .is_some_and(|cpu| u64::from(cpu) == ring.dying_cpu());
         if on_dying_cpu && now.saturating_sub(death.seen_ns) < STAND_DOWN_NS {
-            return pace.dying;
+            return self.shared.pace.dying;
         }
         self.search(death);
         self.word(death, now);
         // What the other thread has sent is sent.
         death.cursor = death.cursor.max(ring.acked());
+        if death.told.is_none() {
+            // Nothing goes before the first word; it waits for its line, not for long.
+            return self.pause(death, now);
+        }
         self.lines(death, now);
         self.outlet.flush_udp();
         if death.cursor >= ring.head() && !self.is_closing(death) {
@@ -284,7 +297,7 @@ impl<'a> Drain<'a> {
         // The second thread waits longer, so that one of them says so.
         let patience = window + self.index as u64 * window / 4;
         if idle < patience {
-            return pace.dying;
+            return self.pause(death, now);
         }
         if ring.fatal().is_none() {
             let stamp = self.shared.stamp(self.outlet.below_udp());
@@ -299,6 +312,23 @@ impl<'a> Drain<'a> {
             self.shared.survived.fetch_add(1, Ordering::Relaxed);
         }
         pace.rest
+    }
+
+    /// How soon to look again while something dies. Zero, unless the CPU is the
+    /// dying one's own, which needs it, or nothing has come for a while.
+    fn pause(&self, death: &Progress, now: u64) -> Duration {
+        let (ring, pace) = (&self.shared.ring, &self.shared.pace);
+        let is_another = self
+            .cpu
+            .is_some_and(|cpu| u64::from(cpu) != ring.dying_cpu());
+        let since = |at: u64| now.saturating_sub(at);
+        let expects =
+            since(death.active_ns) < KEEP_CPU_NS && since(death.seen_ns) < KEEP_CPU_MAX_NS;
+        if is_another && (expects || ring.held(now).1) {
+            Duration::ZERO
+        } else {
+            pace.dying
+        }
     }
 
     /// Looks for the line that says why among those not looked at yet.
@@ -331,6 +361,8 @@ impl<'a> Drain<'a> {
         let ring = &self.shared.ring;
         let mark = ring.fatal().unwrap_or(death.declared);
         if ring.read(mark, &mut self.entry) != Read::Entry {
+            // Overwritten by what followed: there is no word to wait for.
+            death.told.get_or_insert((0, 0));
             return;
         }
         let notice = self.entry.slot().notice;

@@ -4,7 +4,8 @@
 //! see it, best first. One that fails is a status with a reason, never an exit.
 
 use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError};
@@ -13,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::btf::Btf;
 use super::ring::CrashRing;
-use super::symbols;
+use super::{sched, symbols};
 
 /// The object built from `agent-ebpf` (`cargo xtask build-ebpf`).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LASTGASP_EBPF_PATH"));
@@ -153,13 +154,15 @@ pub enum Error {
 pub struct Bell(RingBuf<MapData>);
 
 impl Bell {
-    /// What becomes readable when it rings.
-    pub fn fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-
-    /// Empties it, so that it can ring again.
-    pub fn silence(&mut self) {
+    /// Waits until it rings, at most this long, and silences it.
+    ///
+    /// A program that was interrupted while it rang leaves the buffer readable and
+    /// nothing to read. Then it is waited for by the clock: that program may run on
+    /// this very CPU, and would never get to its end.
+    pub fn wait(&mut self, at_most: Duration) {
+        if sched::wait_readable(self.0.as_raw_fd(), at_most) && self.0.next().is_none() {
+            sched::sleep(at_most);
+        }
         while self.0.next().is_some() {}
     }
 }

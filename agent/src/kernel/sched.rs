@@ -105,20 +105,31 @@ pub fn lock_memory() -> io::Result<()> {
     check(unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT) })
 }
 
-/// Waits until the descriptor is readable or the time is over; neither is an
-/// error. Does not allocate.
-pub fn wait_readable(fd: RawFd, at_most: Duration) {
+/// Waits until the descriptor is readable, and says whether it is, or until the
+/// time is over. Does not allocate.
+pub fn wait_readable(fd: RawFd, at_most: Duration) -> bool {
     let mut poll = libc::pollfd {
         fd,
         events: libc::POLLIN,
         revents: 0,
     };
-    let time = libc::timespec {
-        tv_sec: at_most.as_secs() as _,
-        tv_nsec: at_most.subsec_nanos().into(),
-    };
+    let time = timespec(at_most);
     // SAFETY: one valid pollfd; a null signal mask leaves the mask alone.
-    unsafe { libc::ppoll(&raw mut poll, 1, &raw const time, std::ptr::null()) };
+    unsafe { libc::ppoll(&raw mut poll, 1, &raw const time, std::ptr::null()) > 0 }
+}
+
+/// Waits; a signal may cut it short. Does not allocate.
+pub fn sleep(time: Duration) {
+    let time = timespec(time);
+    // SAFETY: a valid time; what is left of it is not asked for.
+    unsafe { libc::nanosleep(&raw const time, std::ptr::null_mut()) };
+}
+
+fn timespec(time: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: time.as_secs() as _,
+        tv_nsec: time.subsec_nanos().into(),
+    }
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -203,6 +203,46 @@ fn no_more_than_the_history_is_told_where_no_report_came_before() {
 }
 
 #[test]
+fn nothing_goes_before_the_first_word_which_waits_for_its_line_a_little() {
+    let mut kernel = Kernel::new();
+    let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
+    let mut drain = Drain::new(&shared, None, Reserve::open().ok(), None, 0);
+    kernel.line(sched::monotonic_ns() - SECOND, "sysrq: Trigger a crash");
+    // A clock that this test cannot outrun: the mark is not old yet.
+    kernel.mark(sched::monotonic_ns() + SECOND, notice::PANIC);
+    assert_eq!(drain.step(), shared.pace.dying);
+    assert_eq!(received(&collector), []);
+    kernel.line(
+        sched::monotonic_ns(),
+        "Kernel panic - not syncing: sysrq triggered crash",
+    );
+    drain.step();
+    let bodies = received(&collector);
+    assert!(matches!(bodies[0], Body::Word(_)), "{bodies:?}");
+    assert_eq!(
+        lines(&bodies[1..]).first().map(String::as_str),
+        Some("sysrq: Trigger a crash")
+    );
+}
+
+#[test]
+fn a_thread_keeps_its_cpu_while_another_dies_and_never_the_dying_one() {
+    let mut kernel = Kernel::new();
+    let (shared, _collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
+    kernel.mark(sched::monotonic_ns(), notice::PANIC);
+    kernel.control(offset_of!(Control, dying_cpu), 1);
+    for (cpu, expected) in [
+        (Some(0), Duration::ZERO),
+        (Some(1), shared.pace.dying),
+        // There is but one.
+        (None, shared.pace.dying),
+    ] {
+        let mut drain = Drain::new(&shared, None, None, cpu, 0);
+        assert_eq!(drain.step(), expected, "{cpu:?}");
+    }
+}
+
+#[test]
 fn an_oops_after_which_nothing_happens_was_survived_and_the_next_is_told_anew() {
     let mut kernel = Kernel::new();
     let (shared, collector) = shared(&kernel, pace(4, Duration::ZERO));
