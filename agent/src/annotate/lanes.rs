@@ -175,7 +175,7 @@ mod tests {
             boot,
             state: DeathState::Dead,
             proof: Proof::P2,
-            notice: Notice::Panic,
+            notice: Some(Notice::Panic),
             word: None,
             report: None,
             detected_at: Timestamp(0),

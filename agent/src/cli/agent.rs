@@ -20,6 +20,7 @@ use crate::kernel::attach::{self, Attached, Bell};
 use crate::kernel::caps::{self, Capability};
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::sched;
+use crate::node::marker::Marker;
 use crate::node::{identity, inventory, uplink};
 use crate::{probes, telemetry};
 
@@ -68,6 +69,7 @@ struct Started {
     threads: Vec<JoinHandle<()>>,
     collectors: Vec<SocketAddr>,
     ports: Vec<u16>,
+    marker: Marker,
 }
 
 impl Started {
@@ -119,6 +121,10 @@ impl Started {
             stop: AtomicBool::new(false),
         });
         let threads = drain_threads(agent, &shared, memory.bells, &cpus)?;
+        let (marker, error) = Marker::begin(&agent.state_dir, identity.boot);
+        if let Some(error) = error {
+            warn!("{:#}", anyhow::Error::from(error));
+        }
         info!(node = %identity.node, boot = %identity.boot, cpus = ?cpus, "watching");
         Ok(Self {
             shared,
@@ -126,6 +132,7 @@ impl Started {
             threads,
             collectors,
             ports,
+            marker,
         })
     }
 }
@@ -164,7 +171,7 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         if next_hello <= Instant::now() {
             beacon::hello(
                 &shared,
-                &inventory::collect(&agent.pod_logs, statuses.clone()),
+                &inventory::collect(&agent.pod_logs, statuses.clone(), started.marker.previous()),
             );
             next_hello = Instant::now() + beacon::HELLO;
         }
@@ -190,6 +197,9 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         let _ = thread.join();
     }
     beacon::goodbye(&shared);
+    if let Err(error) = started.marker.stop() {
+        warn!("{:#}", anyhow::Error::from(error));
+    }
     Ok(())
 }
 

@@ -69,6 +69,10 @@ pub struct Low {
     /// Where the kubelet keeps the logs of pods [default: /var/log/pods].
     #[arg(long, env = "LASTGASP_POD_LOGS", value_name = "DIR")]
     pub pod_logs: Option<PathBuf>,
+    /// Where one boot leaves word for the next on how it ended
+    /// [default: /var/lib/lastgasp].
+    #[arg(long, env = "LASTGASP_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
     /// A file that is made once everything is attached and said hello.
     #[arg(long, env = "LASTGASP_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -105,6 +109,8 @@ pub struct Agent {
     pub keep_capabilities: bool,
     /// The kubelet's directory.
     pub pod_logs: PathBuf,
+    /// Outlives the boot.
+    pub state_dir: PathBuf,
     /// Made when ready.
     pub ready_file: Option<PathBuf>,
     /// aya-log on.
@@ -181,6 +187,7 @@ impl Low {
             udp_only: self.udp_only.unwrap_or(false),
             keep_capabilities: self.keep_capabilities.unwrap_or(false),
             pod_logs: self.pod_logs.unwrap_or_else(|| "/var/log/pods".into()),
+            state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/lastgasp".into()),
             ready_file: self.ready_file,
             ebpf_log: self.ebpf_log.unwrap_or(false),
         })

@@ -60,7 +60,7 @@ pub(super) mod tests {
             boot,
             state: DeathState::Dead,
             proof: Proof::P2,
-            notice: Notice::Panic,
+            notice: Some(Notice::Panic),
             word: None,
             report: None,
             detected_at: Timestamp(1_700_000_000_000),

@@ -3,13 +3,18 @@
 use std::fs;
 use std::path::Path;
 
-use agent_core::model::{Inventory, PodRef};
+use agent_core::model::{Inventory, PodRef, PreviousBoot};
 
 /// Most pods and modules that are listed; the rest is left out.
 const LIST_MAX: usize = 1024;
 
-/// Reads everything. `pod_logs` is the kubelet's `/var/log/pods`.
-pub fn collect(pod_logs: &Path, probes: Vec<(String, String)>) -> Inventory {
+/// Reads everything. `pod_logs` is the kubelet's `/var/log/pods`; `previous`
+/// what [`super::marker`] found.
+pub fn collect(
+    pod_logs: &Path,
+    probes: Vec<(String, String)>,
+    previous: Option<&PreviousBoot>,
+) -> Inventory {
     let kernel = |name| line(&format!("/proc/sys/kernel/{name}"));
     let dmi = |name: &str| line(&format!("/sys/class/dmi/id/{name}"));
     let join = |parts: &[String]| {
@@ -35,6 +40,7 @@ pub fn collect(pod_logs: &Path, probes: Vec<(String, String)>) -> Inventory {
         pods: pods(pod_logs),
         probes,
         uptime_ms: uptime_ms(&line("/proc/uptime")),
+        previous: previous.cloned(),
     }
 }
 

@@ -2,4 +2,5 @@
 
 pub mod identity;
 pub mod inventory;
+pub mod marker;
 pub mod uplink;

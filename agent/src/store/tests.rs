@@ -21,7 +21,7 @@ fn death(boot: u8) -> Death {
         boot,
         state: DeathState::Dead,
         proof: Proof::P2,
-        notice: Notice::Panic,
+        notice: Some(Notice::Panic),
         word: None,
         report: None,
         detected_at: NOW,

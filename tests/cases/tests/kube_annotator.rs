@@ -25,6 +25,9 @@ use lastgasp::k8s::{
 /// Longest wait for anything that is to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The annotation for people.
+const REASON: &str = "lastgasp.dev/reason";
+
 /// When the boots of these cases die, in milliseconds of their own clock.
 const DIES_MS: u64 = 100_000;
 
@@ -283,6 +286,51 @@ fn a_death_reaches_node_and_pods_and_is_still_explained_when_they_are_gone() {
         let (status, text) = ask(&["why", "node/never-heard-of", "--store", &store])?;
         ensure!(status.code() == Some(3), "{status} {text}");
         Ok(())
+    });
+}
+
+#[test]
+fn a_node_whose_power_went_is_explained_once_it_is_back_and_an_orderly_reboot_is_none() {
+    turn(|| async {
+        let Some(cluster) = cluster() else {
+            return Ok(());
+        };
+        let admin = cluster.admin().await?;
+        let node = Node::create(&admin, "cut", &[(Kind::Job, 2), (Kind::Daemon, 1)]).await?;
+        Node::create(&admin, "orderly", &[(Kind::Job, 1)]).await?;
+        let directory = tempfile::tempdir()?;
+        let kubeconfig = cluster.plane.kubeconfig(&annotator());
+        let annotator = Annotator::start(directory.path(), &kubeconfig, &[])?;
+
+        // One is told to stop, though its goodbye is all that says so.
+        let mut orderly = Speaker::new("orderly", 1, annotator.gasps)?;
+        orderly.hello(1_000, None)?;
+        orderly.goodbye(DIES_MS)?;
+        Speaker::new("orderly", 2, annotator.gasps)?.hello(1_000, None)?;
+        // The other just goes.
+        let mut cut = Speaker::new("cut", 1, annotator.gasps)?;
+        cut.hello(1_000, None)?;
+        cut.heartbeat(DIES_MS)?;
+        let found = PreviousBoot {
+            boot: BootId([1; 16]),
+            stopped: false,
+        };
+        Speaker::new("cut", 2, annotator.gasps)?.hello(1_000, Some(found))?;
+
+        let death = death_name("cut", 1)?;
+        pods_annotated(&admin, &death).await?;
+        all_told(&admin, &node, &death, "Unknown").await?;
+        for (kind, pod) in node.list(&admin).await? {
+            let own = pod.metadata.annotations.unwrap_or_default();
+            let reason = own.get(REASON).cloned().unwrap_or_default();
+            let told = reason.starts_with("Ended without a word: power, hardware, ");
+            ensure!(told == kind.is_eligible(), "{reason}");
+        }
+        ensure!(!is_tainted(&admin, "cut").await?, "it is back");
+        let deaths: Api<NodeDeath> = Api::all(admin.clone());
+        let orderly = deaths.get_opt(&death_name("orderly", 1)?).await?;
+        ensure!(orderly.is_none(), "{orderly:?}");
+        annotator.kill()
     });
 }
 

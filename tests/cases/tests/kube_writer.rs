@@ -442,7 +442,7 @@ fn an_oops_is_reported_and_neither_taints_nor_touches_a_pod() {
         let before = pods.list(&admin).await?;
         let writer = cluster.writer().await?;
         let mut oops = death("oopsed", 1)?;
-        oops.notice = Notice::Oops;
+        oops.notice = Some(Notice::Oops);
         oops.state = DeathState::Survived;
         writer.report_oops(&oops).await?;
         writer.report_oops(&oops).await?;

@@ -28,6 +28,10 @@ pub(super) struct Facts {
     pub(super) alive_ns: u64,
     /// Newest message that says outright that the kernel lived on.
     pub(super) survived_ns: u64,
+    /// The last thing it said was a goodbye.
+    pub(super) stopped: bool,
+    /// When it was last heard, by the annotator's clock.
+    pub(super) heard: Option<Timestamp>,
     pub(super) revoke_ms: u64,
 }
 
@@ -106,6 +110,8 @@ pub(super) struct Case {
     pub(super) quiet_since: u64,
     pub(super) silent: bool,
     pub(super) returned: bool,
+    /// When it ended, if it did and no word says why.
+    unheard: Option<Timestamp>,
     /// `ReportOops` was given out for what is reported now.
     reported: bool,
     /// `AnnotatePods` was given out and not revoked since.
@@ -129,7 +135,7 @@ impl Case {
     pub(super) fn open(
         now: Timestamp,
         key: &super::Key,
-        word: &Word,
+        notice: Option<Notice>,
         happened: Timestamp,
         returned: bool,
     ) -> Self {
@@ -140,7 +146,7 @@ impl Case {
             boot: key.1,
             state: DeathState::Suspected,
             proof: Proof::P1,
-            notice: word.notice,
+            notice,
             word: None,
             report: None,
             detected_at: now,
@@ -155,6 +161,7 @@ impl Case {
             quiet_since: 0,
             silent: false,
             returned,
+            unheard: None,
             reported: false,
             annotated: false,
             welcomed: returned,
@@ -166,7 +173,7 @@ impl Case {
     pub(super) fn restore(death: Death, clock_ms: u64) -> Self {
         let returned = death.proof == Proof::P4;
         let over = matches!(death.state, DeathState::Dead | DeathState::Returned)
-            && death.notice.is_final();
+            && death.notice.is_none_or(Notice::is_final);
         let words = death.word.iter().map(|word| Heard {
             word: word.clone(),
             happened: death.happened_at,
@@ -177,6 +184,7 @@ impl Case {
             quiet_since: clock_ms,
             silent: death.proof >= Proof::P3,
             returned,
+            unheard: death.notice.is_none().then_some(death.happened_at),
             reported: !over,
             annotated: over,
             welcomed: returned,
@@ -194,6 +202,12 @@ impl Case {
     /// Whether more is to come: such a death is evicted last.
     pub(super) fn is_open(&self) -> bool {
         matches!(self.death.state, DeathState::Suspected | DeathState::Dead)
+    }
+
+    /// Whether a word that stands says how the boot ended.
+    pub(super) fn has_last_word(&self) -> bool {
+        matches!(self.death.state, DeathState::Dead | DeathState::Returned)
+            && self.death.notice.is_some_and(Notice::is_final)
     }
 
     /// Takes words in. False if they say nothing new.
@@ -229,6 +243,13 @@ impl Case {
         }
         self.words.push(Heard { word, happened });
         true
+    }
+
+    /// The boot ended, last heard at `at`: another one runs. If no word that
+    /// stands says why, it ended without one.
+    pub(super) fn end_unheard(&mut self, at: Timestamp) {
+        self.unheard = Some(at);
+        self.returned = true;
     }
 
     /// The machine lived on after all that was said: what comes now is
@@ -292,6 +313,20 @@ impl Case {
         };
         let best = self.words.iter().filter(stands).min_by_key(|h| h.order());
         let Some(best) = best else {
+            if self.unheard.is_some() {
+                let (state, proof) = if facts.stopped {
+                    // The goodbye came late: it was stopped in an orderly way.
+                    (DeathState::Revoked, Proof::P1)
+                } else {
+                    (DeathState::Returned, Proof::P4)
+                };
+                return Verdict {
+                    state,
+                    proof,
+                    over: !facts.stopped,
+                    chosen: None,
+                };
+            }
             // All of it is refuted. The newest words are those that count.
             let newest = self.words.iter().max_by_key(|h| (h.word.at_ns, h.order()));
             let proof = match (last_word, self.returned) {
@@ -305,7 +340,8 @@ impl Case {
                 chosen: newest.cloned(),
             };
         };
-        let over = best.word.notice.is_final();
+        // What may be survived was not, if the boot ended then and nobody says why.
+        let over = best.word.notice.is_final() || self.unheard.is_some();
         let (state, proof) = match (over, self.returned, self.silent) {
             (_, true, _) => (DeathState::Returned, Proof::P4),
             (true, false, true) => (DeathState::Dead, Proof::P3),
@@ -336,19 +372,31 @@ impl Case {
         self.death.proof = verdict.proof;
         self.stale |= before != (verdict.state, verdict.proof);
         let mut better = false;
+        // Its word comes after all, and pods were told that there is none.
+        let late = self.death.notice.is_none() && verdict.chosen.is_some();
         if let Some(heard) = verdict.chosen {
             let report = self.explain(&heard.word);
             better = report != self.death.report;
             self.stale |= better;
             self.death.report = report;
             self.stale |= self.death.word.as_ref() != Some(&heard.word);
-            self.death.notice = heard.word.notice;
+            self.death.notice = Some(heard.word.notice);
             self.death.happened_at = heard.happened;
             self.death.word = Some(heard.word);
+        } else if let Some(at) = self.unheard {
+            // What was survived before is not why it ended.
+            self.stale |= self.death.notice.is_some();
+            self.death.notice = None;
+            self.death.word = None;
+            self.death.report = None;
+            self.death.happened_at = at;
         }
         if before.0 != verdict.state && self.recorded {
             let text = match verdict.state {
                 DeathState::Survived => Some("the kernel lived on"),
+                DeathState::Revoked if self.unheard.is_some() => {
+                    Some("its goodbye came late: it was stopped in an orderly way")
+                }
                 DeathState::Revoked => Some("the same boot spoke again: it was no death"),
                 _ => None,
             };
@@ -356,7 +404,7 @@ impl Case {
                 self.note(now, Channel::Heartbeat, text.to_owned(), limits, cut);
             }
         }
-        let actions = self.actions(verdict.over, better);
+        let actions = self.actions(verdict.over, better, late);
         if self.stale || !actions.is_empty() {
             self.stale = false;
             self.recorded = true;
@@ -365,11 +413,11 @@ impl Case {
         }
     }
 
-    fn actions(&mut self, over: bool, better: bool) -> Vec<Action> {
+    fn actions(&mut self, over: bool, better: bool, late: bool) -> Vec<Action> {
         let name = || self.death.name.clone();
         let mut actions = Vec::new();
         // Pods that came after the node's return are none of this death's.
-        if over && (!self.annotated || better && !self.returned) {
+        if over && (!self.annotated || late || better && !self.returned) {
             if !self.returned {
                 actions.push(Action::MarkNode(name()));
             }

@@ -11,6 +11,9 @@ use crate::model::{
 /// and two lines of a terminal.
 const REASON_MAX: usize = 512;
 
+/// What is said of a node where no channel spoke.
+const UNHEARD: &str = "Ended without a word: power, hardware, hypervisor or firmware, or a kernel that could not speak";
+
 /// Advice with the reason for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Retry {
@@ -41,9 +44,13 @@ pub fn retry(death: &Death) -> Retry {
     };
     if death.proof < Proof::P2
         || matches!(death.state, DeathState::Survived | DeathState::Revoked)
-        || !death.notice.is_final()
+        || death.notice.is_some_and(|notice| !notice.is_final())
+            && death.state != DeathState::Returned
     {
         return unknown("it is not established that the node died");
+    }
+    if death.notice.is_none() {
+        return unknown("the node ended without a word; the workload may have brought it down");
     }
     match reason_code(death) {
         ReasonCode::MachineCheck => {
@@ -80,24 +87,27 @@ pub fn reason_code(death: &Death) -> ReasonCode {
     death
         .report
         .as_ref()
-        .map_or_else(|| code_of(death.notice), |report| report.code)
+        .map(|report| report.code)
+        .or_else(|| death.notice.map(code_of))
+        .unwrap_or(ReasonCode::Unknown)
 }
 
 /// One line for people, safe to print:
 /// `Kernel panic: NULL pointer dereference in boom_timer [boom]`.
 pub fn reason(death: &Death) -> String {
     let notice = match death.notice {
-        Notice::Oops => "Kernel oops",
-        Notice::Panic => "Kernel panic",
-        Notice::Restart => "Restart without an orderly stop",
-        Notice::Halt => "Halt without an orderly stop",
-        Notice::PowerOff => "Power off without an orderly stop",
-        Notice::Kexec => "Another kernel started by kexec",
-        Notice::EmergencyRestart => "Emergency restart",
-        Notice::SoftLockup => "Soft lockup",
-        Notice::HungTask => "Hung task",
-        Notice::RcuStall => "RCU stall",
-        Notice::OutOfMemory => "Out of memory",
+        None => UNHEARD,
+        Some(Notice::Oops) => "Kernel oops",
+        Some(Notice::Panic) => "Kernel panic",
+        Some(Notice::Restart) => "Restart without an orderly stop",
+        Some(Notice::Halt) => "Halt without an orderly stop",
+        Some(Notice::PowerOff) => "Power off without an orderly stop",
+        Some(Notice::Kexec) => "Another kernel started by kexec",
+        Some(Notice::EmergencyRestart) => "Emergency restart",
+        Some(Notice::SoftLockup) => "Soft lockup",
+        Some(Notice::HungTask) => "Hung task",
+        Some(Notice::RcuStall) => "RCU stall",
+        Some(Notice::OutOfMemory) => "Out of memory",
     };
     // Writing to a String cannot fail.
     let mut text = notice.to_owned();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::model::{BootId, NodeName};
+use crate::model::{BootId, NodeName, Timestamp};
 
 /// Boots remembered per node: enough to know a late datagram of an earlier
 /// boot from the first one of a new boot.
@@ -20,6 +20,10 @@ pub(super) struct Boot {
     /// or goodbye), in nanoseconds since boot.
     pub(super) survived_ns: u64,
     pub(super) kernel_release: Option<String>,
+    /// When it was last heard, if it was since the annotator runs.
+    pub(super) heard: Option<Timestamp>,
+    /// The end of the boot before it was looked at.
+    introduced: bool,
 }
 
 impl Boot {
@@ -29,7 +33,7 @@ impl Boot {
     }
 
     /// Whether the last thing it said was a goodbye.
-    fn stopped(&self) -> bool {
+    pub(super) fn stopped(&self) -> bool {
         self.goodbye_ns > 0 && self.goodbye_ns >= self.alive_ns
     }
 
@@ -40,8 +44,19 @@ impl Boot {
             goodbye_ns: 0,
             survived_ns: 0,
             kernel_release: None,
+            heard: None,
+            introduced: false,
         }
     }
+}
+
+/// Whether a boot introduces itself for the first time.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Introduction {
+    /// It does; the boot that was heard before it, if any was.
+    New(Option<BootId>),
+    /// It has before, or another one runs.
+    Known,
 }
 
 #[derive(Debug)]
@@ -83,12 +98,18 @@ impl Fleet {
     }
 
     /// Notes that a boot spoke. True if it is new, and so the running one.
-    pub(super) fn meet(&mut self, node: &NodeName, boot: BootId, clock_ms: u64) -> bool {
+    pub(super) fn meet(
+        &mut self,
+        now: Timestamp,
+        node: &NodeName,
+        boot: BootId,
+        clock_ms: u64,
+    ) -> bool {
         let known = self
             .nodes
             .get(node)
             .is_some_and(|n| n.boots.iter().any(|b| b.id == boot));
-        self.recall(node, boot, clock_ms);
+        self.recall(node, boot, clock_ms).heard = Some(now);
         if let Some(entry) = self.nodes.get_mut(node)
             && entry.boots.last().is_some_and(|last| last.id == boot)
         {
@@ -117,6 +138,43 @@ impl Fleet {
             node.boots.len() - 1
         });
         &mut node.boots[at]
+    }
+
+    /// Notes that a boot has introduced itself. At the first time, if it is the
+    /// one that runs now, gives the boot before it, if that was heard.
+    pub(super) fn introduce(&mut self, node: &NodeName, boot: BootId) -> Introduction {
+        let Some(node) = self.nodes.get_mut(node) else {
+            return Introduction::Known;
+        };
+        match node.boots.as_mut_slice() {
+            [before @ .., last] if last.id == boot && !last.introduced => {
+                last.introduced = true;
+                let before = before.last().filter(|b| b.heard.is_some());
+                Introduction::New(before.map(|b| b.id))
+            }
+            _ => Introduction::Known,
+        }
+    }
+
+    /// Takes in a boot that was never heard, as the one before the newest.
+    pub(super) fn insert_before(&mut self, node: &NodeName, before: BootId) {
+        let Some(node) = self.nodes.get_mut(node) else {
+            return;
+        };
+        if node.boots.iter().all(|b| b.id != before) {
+            if node.boots.len() >= BOOTS_MAX {
+                node.boots.remove(0);
+            }
+            let place = node.boots.len().saturating_sub(1);
+            node.boots.insert(place, Boot::new(before));
+        }
+    }
+
+    /// What an earlier process knew of: its predecessor was looked at then.
+    pub(super) fn restore(&mut self, node: &NodeName, boot: BootId, clock_ms: u64) -> &mut Boot {
+        let boot = self.recall(node, boot, clock_ms);
+        boot.introduced = true;
+        boot
     }
 
     /// The boot that runs on a node now.

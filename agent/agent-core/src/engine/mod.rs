@@ -14,11 +14,11 @@ mod text;
 use std::collections::BTreeMap;
 
 use case::{Case, Facts};
-use fleet::Fleet;
+use fleet::{Fleet, Introduction};
 
 use crate::model::{
-    Body, BootId, Channel, Death, DeathName, DeathState, Gasp, Inventory, NodeName, Report,
-    Timestamp, Word,
+    Body, BootId, Channel, Death, DeathName, DeathState, Gasp, Inventory, NodeName, Notice,
+    PreviousBoot, Report, Timestamp, Word,
 };
 
 pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
@@ -235,7 +235,7 @@ impl Engine {
         // Older boots first, so that the newest ends up as the running one.
         deaths.sort_by_key(|d| d.detected_at);
         for death in deaths {
-            let boot = self.fleet.recall(&death.node, death.boot, self.clock_ms);
+            let boot = self.fleet.restore(&death.node, death.boot, self.clock_ms);
             // What refuted these words is not stored, only that something did.
             if let Some(word) = &death.word {
                 match death.state {
@@ -249,7 +249,7 @@ impl Engine {
             self.cases.insert(key, Case::restore(death, self.clock_ms));
         }
         for known in nodes {
-            let boot = self.fleet.recall(&known.node, known.boot, self.clock_ms);
+            let boot = self.fleet.restore(&known.node, known.boot, self.clock_ms);
             boot.kernel_release = known.kernel_release;
         }
     }
@@ -301,6 +301,7 @@ impl Engine {
                 if !inventory.kernel_release.is_empty() {
                     boot.kernel_release = Some(inventory.kernel_release.clone());
                 }
+                let previous = inventory.previous.clone();
                 if self.fleet.current(&gasp.node) == Some(gasp.boot) {
                     out.push(Output::NodeSeen {
                         node: gasp.node.clone(),
@@ -309,6 +310,7 @@ impl Engine {
                         inventory: Some(inventory),
                     });
                 }
+                self.look_back(now, &gasp.node, gasp.boot, previous, out);
                 self.alive(now, &(gasp.node, gasp.boot), fresh, out);
             }
             Body::Heartbeat => {
@@ -349,7 +351,7 @@ impl Engine {
         boot: BootId,
         out: &mut Vec<Output>,
     ) {
-        if !self.fleet.meet(node, boot, self.clock_ms) {
+        if !self.fleet.meet(now, node, boot, self.clock_ms) {
             return;
         }
         out.push(Output::NodeSeen {
@@ -375,6 +377,48 @@ impl Engine {
         }
     }
 
+    /// A boot has introduced itself: how did the one before it end? What is on
+    /// the node's disk (`previous`) says so; without that, what was heard.
+    fn look_back(
+        &mut self,
+        now: Timestamp,
+        node: &NodeName,
+        boot: BootId,
+        previous: Option<PreviousBoot>,
+        out: &mut Vec<Output>,
+    ) {
+        let Introduction::New(heard) = self.fleet.introduce(node, boot) else {
+            return;
+        };
+        // A marker of yet another boot is out of date: that disk was full, or lost.
+        let is_it = |p: &PreviousBoot| p.boot != boot && heard.is_none_or(|h| h == p.boot);
+        let (before, channel, text) = match previous.filter(is_it) {
+            Some(previous) if previous.stopped => return,
+            Some(previous) => (
+                previous.boot,
+                Channel::PreviousBoot,
+                "by what is on its disk, its agent was not told to stop",
+            ),
+            None => match heard {
+                Some(before) => (before, Channel::Heartbeat, "it said no goodbye"),
+                None => return,
+            },
+        };
+        let key = (node.clone(), before);
+        self.fleet.insert_before(node, before);
+        let facts = self.facts(&key);
+        if facts.stopped || self.cases.get(&key).is_some_and(Case::has_last_word) {
+            return;
+        }
+        self.open(now, &key, None, facts.heard.unwrap_or(now));
+        if let Some(case) = self.cases.get_mut(&key) {
+            case.end_unheard(facts.heard.unwrap_or(now));
+            let text = format!("boot {boot} runs now; {text}");
+            case.note(now, channel, text, &self.limits, &mut self.cut);
+        }
+        self.settle(now, &key, out);
+    }
+
     /// A sign of life of this boot; `fresh`: none sent later is known.
     fn alive(&mut self, now: Timestamp, key: &Key, fresh: bool, out: &mut Vec<Output>) {
         let Some(case) = self.cases.get_mut(key) else {
@@ -397,7 +441,7 @@ impl Engine {
         out: &mut Vec<Output>,
     ) {
         let facts = self.facts(key);
-        self.open(now, key, &word, happened);
+        self.open(now, key, Some(word.notice), happened);
         let Some(case) = self.cases.get_mut(key) else {
             return;
         };
@@ -436,7 +480,7 @@ impl Engine {
             // The words were lost, the lines came. Lines alone never say that
             // the boot is over: whoever may write to the kernel's log could.
             let word = explain::word_of(&report, facts.alive_ns);
-            self.open(now, &key, &word, now);
+            self.open(now, &key, Some(word.notice), now);
             if let Some(case) = self.cases.get_mut(&key) {
                 case.hear(word, now, &facts, &mut self.cut);
             }
@@ -476,13 +520,13 @@ impl Engine {
     }
 
     /// Opens a case for this boot if there is none.
-    fn open(&mut self, now: Timestamp, key: &Key, word: &Word, happened: Timestamp) {
+    fn open(&mut self, now: Timestamp, key: &Key, notice: Option<Notice>, happened: Timestamp) {
         if self.cases.contains_key(key) {
             return;
         }
         self.make_room();
         let over = self.fleet.current(&key.0).is_some_and(|b| b != key.1);
-        let case = Case::open(now, key, word, happened, over);
+        let case = Case::open(now, key, notice, happened, over);
         self.cases.insert(key.clone(), case);
     }
 
@@ -505,6 +549,8 @@ impl Engine {
         Facts {
             alive_ns: boot.newest_ns(),
             survived_ns: boot.survived_ns,
+            stopped: boot.stopped(),
+            heard: boot.heard,
             revoke_ms: self.limits.revoke_ms,
         }
     }

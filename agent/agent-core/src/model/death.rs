@@ -26,6 +26,8 @@ pub enum Channel {
     Gasp,
     /// Heartbeats that stopped, or came back.
     Heartbeat,
+    /// What the boot before left on the node's disk.
+    PreviousBoot,
 }
 
 /// One thing that one channel said, and when it reached us.
@@ -91,8 +93,10 @@ pub struct Death {
     pub state: DeathState,
     /// How sure we are.
     pub proof: Proof,
-    /// The strongest notice so far.
-    pub notice: Notice,
+    /// The strongest notice so far; absent where nobody gave any: the boot ended
+    /// without a word.
+    #[serde(default)]
+    pub notice: Option<Notice>,
     /// The first words that speak for `notice`; absent if only lines came.
     #[serde(default)]
     pub word: Option<Word>,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PodRef;
+use super::{BootId, PodRef};
 
 /// The boot's inventory, sent with the agent's hello as JSON.
 ///
@@ -40,4 +40,15 @@ pub struct Inventory {
     pub probes: Vec<(String, String)>,
     /// Milliseconds since boot when the agent was ready.
     pub uptime_ms: u64,
+    /// The boot before this one, if its agent left a mark on the disk.
+    pub previous: Option<PreviousBoot>,
+}
+
+/// What an agent leaves on the disk for the boot that follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreviousBoot {
+    /// The boot it ran in.
+    pub boot: BootId,
+    /// Whether it was told to stop, and did, before the boot ended.
+    pub stopped: bool,
 }

@@ -12,6 +12,6 @@ mod time;
 pub use death::{Channel, Death, DeathState, Evidence, Proof, RetryAdvice, Sighting};
 pub use gasp::{Body, Context, Gasp, HoldPoint, Line, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
-pub use inventory::Inventory;
+pub use inventory::{Inventory, PreviousBoot};
 pub use report::{ReasonCode, Report};
 pub use time::Timestamp;

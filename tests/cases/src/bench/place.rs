@@ -60,6 +60,8 @@ impl Place for Here {
             .arg(path("key"))
             .arg("--ready-file")
             .arg(path("ready"))
+            .arg("--state-dir")
+            .arg(path("state"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

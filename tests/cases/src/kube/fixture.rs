@@ -248,7 +248,7 @@ pub fn death(node: &str, boot: u8) -> Result<Death> {
         boot,
         state: DeathState::Dead,
         proof: Proof::P2,
-        notice: Notice::Panic,
+        notice: Some(Notice::Panic),
         word: None,
         report: Some(Report {
             code: ReasonCode::NullPointerDereference,

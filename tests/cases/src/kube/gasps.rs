@@ -4,7 +4,9 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 
-use agent_core::model::{BootId, Context as CpuContext, HoldPoint, NodeName, Notice};
+use agent_core::model::{
+    BootId, Context as CpuContext, HoldPoint, Inventory, NodeName, Notice, PreviousBoot,
+};
 use anyhow::{Context, Result};
 use lastgasp::gasp::protocol::{Draft, Identity, Key, Kind, MAX_FRAME, Sealer, Stamp, WordParts};
 
@@ -59,6 +61,22 @@ impl Speaker {
             seq: 0,
             lines: 0,
         })
+    }
+
+    /// The agent is up, and this is what it found of the boot before.
+    pub fn hello(&mut self, mono_ms: u64, previous: Option<PreviousBoot>) -> Result<()> {
+        let inventory = serde_json::to_vec(&Inventory {
+            previous,
+            ..Inventory::default()
+        })?;
+        self.send(Kind::Hello, mono_ms, |draft| {
+            draft.bytes(&inventory);
+        })
+    }
+
+    /// The agent was told to stop.
+    pub fn goodbye(&mut self, mono_ms: u64) -> Result<()> {
+        self.send(Kind::Goodbye, mono_ms, |_| {})
     }
 
     /// The node lives, `mono_ms` after its boot.

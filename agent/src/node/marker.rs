@@ -1,0 +1,170 @@
+//! What one boot leaves on the disk for the next: which boot it was, and
+//! whether its agent was told to stop. A marker that cannot be kept up to date
+//! is taken away: none is better than an old one.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use agent_core::model::{BootId, PreviousBoot};
+use serde::{Deserialize, Serialize};
+
+/// Longest marker that is read, in bytes.
+const LEN_MAX: u64 = 4096;
+
+/// The file's content.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Content {
+    /// The boot it was written in, and whether the agent was told to stop.
+    this: PreviousBoot,
+    /// The one before, for an agent that starts again in the same boot.
+    previous: Option<PreviousBoot>,
+}
+
+/// This boot's marker.
+#[derive(Debug)]
+pub struct Marker {
+    path: PathBuf,
+    content: Content,
+}
+
+/// Why there is no marker of this boot.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot keep {path}: the next boot will not know how this one ended; set --state-dir to a directory that outlives it"
+)]
+pub struct Error {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl Marker {
+    /// Reads what the boot before has left in `dir`, made if it is not there,
+    /// and leaves this boot's marker in its place. The second is why the next
+    /// boot will find none.
+    pub fn begin(dir: &Path, boot: BootId) -> (Self, Option<Error>) {
+        let path = dir.join("boot.json");
+        let previous = match read(&path) {
+            Some(old) if old.this.boot == boot => old.previous,
+            Some(old) => Some(old.this),
+            None => None,
+        };
+        let this = PreviousBoot {
+            boot,
+            stopped: false,
+        };
+        let content = Content { this, previous };
+        let marker = Self { path, content };
+        let made = fs::create_dir_all(dir);
+        let error = made.and_then(|()| marker.write()).err();
+        let error = error.map(|source| marker.give_up(source));
+        (marker, error)
+    }
+
+    /// The boot before this one, if it left a marker.
+    pub fn previous(&self) -> Option<&PreviousBoot> {
+        self.content.previous.as_ref()
+    }
+
+    /// The agent was told to stop: silence from now on means nothing.
+    pub fn stop(mut self) -> Result<(), Error> {
+        self.content.this.stopped = true;
+        self.write().map_err(|source| self.give_up(source))
+    }
+
+    /// Puts it on the disk, whole or not at all.
+    fn write(&self) -> io::Result<()> {
+        let new = self.path.with_extension("new");
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec(&self.content)?)?;
+        file.sync_all()?;
+        fs::rename(&new, &self.path)?;
+        match self.path.parent() {
+            Some(dir) => File::open(dir)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// What is there now is not true any more. A full disk lets go of files.
+    fn give_up(&self, source: io::Error) -> Error {
+        let _ = fs::remove_file(&self.path);
+        Error {
+            path: self.path.clone(),
+            source,
+        }
+    }
+}
+
+fn read(path: &Path) -> Option<Content> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).ok()?;
+    file.take(LEN_MAX).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: BootId = BootId([1; 16]);
+    const B: BootId = BootId([2; 16]);
+
+    fn begin(dir: &Path, boot: BootId) -> (Marker, Option<PreviousBoot>) {
+        let (marker, error) = Marker::begin(dir, boot);
+        assert!(error.is_none(), "{error:?}");
+        let previous = marker.previous().cloned();
+        (marker, previous)
+    }
+
+    fn left(boot: BootId, stopped: bool) -> PreviousBoot {
+        PreviousBoot { boot, stopped }
+    }
+
+    #[test]
+    fn the_next_boot_knows_whether_this_one_was_told_to_stop() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let dir = &dir.path().join("made/by/us");
+        assert_eq!(begin(dir, A).1, None);
+        // Without a stop: the machine went from under it.
+        let (marker, previous) = begin(dir, B);
+        assert_eq!(previous, Some(left(A, false)));
+        marker.stop().expect("a disk");
+        assert_eq!(begin(dir, A).1, Some(left(B, true)));
+    }
+
+    #[test]
+    fn an_agent_that_starts_again_still_knows_the_boot_before() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        begin(dir.path(), A);
+        let (marker, _) = begin(dir.path(), B);
+        marker.stop().expect("a disk");
+        // It runs again, so the end of this boot is open again.
+        assert_eq!(begin(dir.path(), B).1, Some(left(A, false)));
+        assert_eq!(begin(dir.path(), A).1, Some(left(B, false)));
+    }
+
+    #[test]
+    fn what_is_no_marker_says_nothing() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("boot.json");
+        for bytes in [&b""[..], b"{}", b"\xff", &[b'['; 10_000]] {
+            fs::write(&path, bytes).expect("a file");
+            assert_eq!(begin(dir.path(), A).1, None);
+        }
+    }
+
+    #[test]
+    fn a_marker_that_cannot_be_renewed_is_taken_away() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        begin(dir.path(), A);
+        // Where the new one would be written is a directory.
+        fs::create_dir(dir.path().join("boot.new")).expect("mkdir");
+        let (_, error) = Marker::begin(dir.path(), B);
+        let text = error.expect("no marker").to_string();
+        assert!(
+            text.contains("boot.json") && text.contains("--state-dir"),
+            "{text}"
+        );
+        assert!(!dir.path().join("boot.json").exists());
+    }
+}
