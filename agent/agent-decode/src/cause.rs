@@ -283,7 +283,7 @@ pub(crate) fn phrase(code: Code) -> &'static str {
         Code::GeneralProtectionFault => "General protection fault",
         Code::DivideError => "Division by zero",
         Code::InvalidOpcode => "Invalid opcode",
-        Code::StackOverflow => "Kernel stack overflow",
+        Code::StackOverflow => "Kernel stack overflow or double fault",
         Code::InitExited => "PID 1 exited",
         Code::SoftLockup => "Soft lockup",
         Code::HardLockup => "Hard lockup",

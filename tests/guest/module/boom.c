@@ -33,7 +33,7 @@
 
 static char *kind = "null";
 module_param(kind, charp, 0);
-MODULE_PARM_DESC(kind, "null, bug, panic, flood, nested, spin, hang or stall");
+MODULE_PARM_DESC(kind, "null, bug, gpf, div, exec, stack, df, warn, panic, flood, nested, spin, hang or stall");
 
 static char *how = "process";
 module_param(how, charp, 0);
@@ -47,6 +47,51 @@ static noinline void boom_null(void)
 static noinline void boom_bug(void)
 {
 	BUG();
+}
+
+/* No address: the upper bits are no copy of the one below them. */
+static noinline void boom_gpf(void)
+{
+	*(volatile int *)0xdead000000000000UL = 1;
+}
+
+static noinline int boom_div(int by)
+{
+	/* In assembly: a compiler may do as it likes with a division by zero. */
+	int low = 1, high = 0;
+
+	asm volatile("idivl %2" : "+a" (low), "+d" (high) : "r" (by));
+	return low;
+}
+
+static noinline void boom_exec(void)
+{
+	static char data[16];
+	void (*run)(void) = (void (*)(void))data;
+
+	/* objtool would look for the code. */
+	OPTIMIZER_HIDE_VAR(run);
+	run();
+}
+
+/* Until the guard page below the stack. */
+static noinline int boom_stack(int depth)
+{
+	volatile char room[256];
+
+	room[0] = depth;
+	return depth < 0 ? 0 : boom_stack(depth + 1) + room[0];
+}
+
+/* A fault with nowhere to put its frame is a double fault. */
+static noinline void boom_df(void)
+{
+	asm volatile("xor %%esp, %%esp\n\tpush %%rax" : : : "memory");
+}
+
+static noinline void boom_warn(void)
+{
+	WARN(1, "boom: something is odd\n");
 }
 
 static noinline void boom_panic(void)
@@ -114,6 +159,18 @@ static void boom_now(void)
 		boom_null();
 	else if (!strcmp(kind, "bug"))
 		boom_bug();
+	else if (!strcmp(kind, "gpf"))
+		boom_gpf();
+	else if (!strcmp(kind, "div"))
+		boom_div(0);
+	else if (!strcmp(kind, "exec"))
+		boom_exec();
+	else if (!strcmp(kind, "stack"))
+		boom_stack(0);
+	else if (!strcmp(kind, "df"))
+		boom_df();
+	else if (!strcmp(kind, "warn"))
+		boom_warn();
 	else if (!strcmp(kind, "panic"))
 		boom_panic();
 	else if (!strcmp(kind, "flood"))

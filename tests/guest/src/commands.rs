@@ -9,6 +9,7 @@
 //! | `stop PROGRAM MS` | SIGTERM to what `run` started, and waits for its end |
 //! | `die WAY US` | dies that way after this many microseconds, or answers that this kernel cannot |
 //! | `busy CPU` | keeps a CPU busy from now on |
+//! | `churn CPU` | maps and unmaps memory on a CPU from now on |
 //! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
 //! | `wake US MS` | wakes two threads this often for this time, for nothing |
 //! | `clock MS` | compares the clock of two CPUs for this long |
@@ -50,6 +51,10 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
         "busy" => {
             let cpu = first.parse()?;
             std::thread::spawn(move || machine::burn(cpu));
+        }
+        "churn" => {
+            let cpu = first.parse()?;
+            std::thread::spawn(move || machine::churn(cpu));
         }
         "flood" => return flood::flood(first.parse()?, Duration::from_millis(second.parse()?)),
         "clock" => return clock::check(Duration::from_millis(first.parse()?)),

@@ -3,7 +3,9 @@
 use std::ffi::CString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -253,6 +255,19 @@ pub(crate) fn burn(cpu: usize) -> ! {
     }
 }
 
+/// Maps and unmaps memory on a CPU for ever, as programs of several threads do.
+/// Each time the CPUs on which other threads of this process have run are asked to
+/// forget it, and waited for: a CPU that dies never answers.
+pub(crate) fn churn(cpu: usize) -> ! {
+    pin(cpu);
+    loop {
+        if let Some(bite) = Bite::take(64 << 10) {
+            drop(bite);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Does something in a process of its own.
 pub(crate) fn in_child(body: impl FnOnce()) -> io::Result<()> {
     // SAFETY: the child calls nothing but system calls and its own code, and
@@ -268,27 +283,56 @@ pub(crate) fn in_child(body: impl FnOnce()) -> io::Result<()> {
 
 /// Takes memory, and uses it, until the kernel ends this process for that.
 pub(crate) fn eat_memory() {
-    const BITE: usize = 1 << 20;
     // Of all processes the kernel shall take this one.
     let _ = fs::write("/proc/self/oom_score_adj", "1000");
-    loop {
+    while let Some(bite) = Bite::take(1 << 20) {
+        std::mem::forget(bite);
+    }
+}
+
+/// Memory in use.
+struct Bite {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+impl Bite {
+    fn take(len: usize) -> Option<Self> {
         // SAFETY: a new mapping, which nobody else knows; written within its length.
         unsafe {
-            let bite = libc::mmap(
+            let start = libc::mmap(
                 std::ptr::null_mut(),
-                BITE,
+                len,
                 libc::PROT_READ | libc::PROT_WRITE,
                 libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
                 -1,
                 0,
             );
-            if bite == libc::MAP_FAILED {
-                return;
+            if start == libc::MAP_FAILED {
+                return None;
             }
-            std::ptr::write_bytes(bite.cast::<u8>(), 0xa5, BITE);
+            std::ptr::write_bytes(start.cast::<u8>(), 0xa5, len);
+            Some(Self { start, len })
         }
     }
 }
+
+impl Drop for Bite {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `take` with this length, and not used after this.
+        unsafe { libc::munmap(self.start, self.len) };
+    }
+}
+
+/// PID 1 ends; returns only if it cannot. It becomes another program first, of
+/// one thread: where several end, the first kills every process before the last
+/// one has the kernel panic.
+pub(crate) fn exit() -> anyhow::Error {
+    Command::new("/proc/self/exe").arg(EXIT).exec().into()
+}
+
+/// Has PID 1 end at once.
+pub(crate) const EXIT: &str = "exit";
 
 /// reboot(2) with this command: it does not shut anything down by itself.
 pub(crate) fn reboot(command: libc::c_int) -> Result<()> {

@@ -20,6 +20,9 @@ fn main() -> Result<()> {
         println!("{}", commands::by_hand(&line.join(" "))?);
         return Ok(());
     }
+    if std::env::args().nth(1).as_deref() == Some(machine::EXIT) {
+        return Ok(());
+    }
     let error = match serve() {
         Ok(()) => "the host closed the port".to_owned(),
         Err(error) => format!("{error:#}"),

@@ -29,6 +29,9 @@ fn take(step: &Step) -> Result<()> {
             let _ = boom(kind, how);
         })?,
         Step::Reboot => machine::reboot(libc::LINUX_REBOOT_CMD_RESTART)?,
+        Step::PowerOff => machine::reboot(libc::LINUX_REBOOT_CMD_POWER_OFF)?,
+        Step::Halt => machine::reboot(libc::LINUX_REBOOT_CMD_HALT)?,
+        Step::Exit => return Err(machine::exit()),
         Step::Down(name) => machine::down(name)?,
         Step::EatMemory => machine::in_child(machine::eat_memory)?,
     }

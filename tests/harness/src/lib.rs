@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod controlplane;
+pub mod host;
 pub mod initramfs;
 pub mod kernels;
 pub mod module;

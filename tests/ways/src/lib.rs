@@ -23,7 +23,8 @@ pub struct Way {
     pub notice: Notice,
     /// The annotator's reason code.
     pub code: ReasonCode,
-    /// How the line that says why begins; empty: the kernel prints none.
+    /// How the line that says why begins ([`Way::is_why`]); empty: the kernel
+    /// prints none.
     pub line: &'static str,
     /// The function that is to blame.
     pub function: Option<&'static str>,
@@ -56,6 +57,12 @@ pub enum Step {
     },
     /// reboot(2), at once.
     Reboot,
+    /// The same, to power off.
+    PowerOff,
+    /// The same, to halt: the machine stays, and does nothing any more.
+    Halt,
+    /// PID 1 ends.
+    Exit,
     /// Takes a network device down.
     Down(&'static str),
     /// A process takes memory until the kernel kills it.
@@ -77,6 +84,19 @@ impl Way {
     /// Whether the machine lives on.
     pub fn is_survived(&self) -> bool {
         !self.notice.is_final()
+    }
+
+    /// Whether a line is the one that says why. From 6.10 on traps are named
+    /// behind a word: `Oops: divide error: 0000 [#1]`.
+    pub fn is_why(&self, text: &str) -> bool {
+        text.strip_prefix("Oops: ")
+            .unwrap_or(text)
+            .starts_with(self.line)
+    }
+
+    /// Whether the machine goes: one that halts stays as it is.
+    pub fn ends(&self) -> bool {
+        !self.is_survived() && self.notice != Notice::Halt
     }
 
     /// The files that a kernel must have for it.
@@ -119,5 +139,13 @@ mod tests {
         let way = named("soft-lockup-panic").expect("it");
         assert!(way.files().any(|file| file.ends_with("softlockup_panic")));
         assert!(!way.is_survived());
+    }
+
+    #[test]
+    fn the_line_that_says_why_has_another_word_before_it_on_newer_kernels() {
+        let way = named("div-process").expect("it");
+        assert!(way.is_why("divide error: 0000 [#1] PREEMPT SMP NOPTI"));
+        assert!(way.is_why("Oops: divide error: 0000 [#1] SMP NOPTI"));
+        assert!(!way.is_why("boom: divide error: 0000"));
     }
 }

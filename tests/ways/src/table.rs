@@ -34,6 +34,105 @@ const fn in_child(kind: &'static str, how: &'static str) -> Step {
     Step::ModuleInChild { kind, how }
 }
 
+/// A fault that the crash module causes.
+struct Fault {
+    kind: &'static str,
+    code: ReasonCode,
+    line: &'static str,
+    function: Option<&'static str>,
+}
+
+const NULL: Fault = Fault {
+    kind: "null",
+    code: ReasonCode::NullPointerDereference,
+    line: "BUG: kernel NULL pointer dereference",
+    function: Some("boom_null"),
+};
+
+const BUG: Fault = Fault {
+    kind: "bug",
+    code: ReasonCode::KernelBug,
+    line: "kernel BUG at ",
+    function: Some("boom_bug"),
+};
+
+const GPF: Fault = Fault {
+    kind: "gpf",
+    code: ReasonCode::GeneralProtectionFault,
+    line: "general protection fault",
+    function: Some("boom_gpf"),
+};
+
+const DIV: Fault = Fault {
+    kind: "div",
+    code: ReasonCode::DivideError,
+    line: "divide error: ",
+    function: Some("boom_div"),
+};
+
+/// Data is run: the instruction pointer is in no function.
+const EXEC: Fault = Fault {
+    kind: "exec",
+    code: ReasonCode::PageFault,
+    line: "BUG: unable to handle page fault for address",
+    function: None,
+};
+
+/// A fault kills the machine: always in an interrupt, in a process if it is set so.
+macro_rules! fault {
+    ($name:literal, $fault:ident, process) => {
+        fault!(
+            $name,
+            $fault,
+            Panic,
+            Process,
+            &[PANIC_ON_OOPS, module($fault.kind, "process")]
+        )
+    };
+    ($name:literal, $fault:ident, survived) => {
+        fault!(
+            $name,
+            $fault,
+            Oops,
+            Process,
+            &[OOPS_IS_SURVIVED, in_child($fault.kind, "process")]
+        )
+    };
+    ($name:literal, $fault:ident, softirq) => {
+        fault!(
+            $name,
+            $fault,
+            Panic,
+            Softirq,
+            &[module($fault.kind, "softirq")]
+        )
+    };
+    ($name:literal, $fault:ident, hardirq) => {
+        fault!(
+            $name,
+            $fault,
+            Panic,
+            Hardirq,
+            &[module($fault.kind, "hardirq")]
+        )
+    };
+    ($name:literal, $fault:ident, nmi) => {
+        fault!($name, $fault, Panic, Nmi, &[module($fault.kind, "nmi")])
+    };
+    ($name:literal, $fault:ident, $notice:ident, $context:ident, $steps:expr) => {
+        Way {
+            name: $name,
+            steps: $steps,
+            notice: Notice::$notice,
+            code: $fault.code,
+            line: $fault.line,
+            function: $fault.function,
+            context: Context::$context,
+            demand: Demand::Everything,
+        }
+    };
+}
+
 /// Every way.
 pub static ALL: &[Way] = &[
     Way {
@@ -46,34 +145,74 @@ pub static ALL: &[Way] = &[
         context: Context::Process,
         demand: Demand::Everything,
     },
+    fault!("null-process", NULL, process),
+    fault!("null-softirq", NULL, softirq),
+    fault!("null-hardirq", NULL, hardirq),
+    fault!("null-nmi", NULL, nmi),
+    fault!("oops-survived", NULL, survived),
+    fault!("bug-process", BUG, process),
+    fault!("bug-softirq", BUG, softirq),
+    fault!("bug-hardirq", BUG, hardirq),
+    fault!("bug-nmi", BUG, nmi),
+    fault!("bug-survived", BUG, survived),
+    fault!("gpf-process", GPF, process),
+    fault!("gpf-softirq", GPF, softirq),
+    fault!("gpf-hardirq", GPF, hardirq),
+    fault!("gpf-nmi", GPF, nmi),
+    fault!("gpf-survived", GPF, survived),
+    fault!("div-process", DIV, process),
+    fault!("div-softirq", DIV, softirq),
+    fault!("div-hardirq", DIV, hardirq),
+    fault!("div-nmi", DIV, nmi),
+    fault!("div-survived", DIV, survived),
+    fault!("exec-process", EXEC, process),
+    fault!("exec-softirq", EXEC, softirq),
+    fault!("exec-hardirq", EXEC, hardirq),
+    fault!("exec-nmi", EXEC, nmi),
+    fault!("exec-survived", EXEC, survived),
     Way {
-        name: "null-process",
-        steps: &[PANIC_ON_OOPS, module("null", "process")],
+        name: "stack-overflow",
+        steps: &[module("stack", "process")],
         notice: Notice::Panic,
-        code: ReasonCode::NullPointerDereference,
-        line: "BUG: kernel NULL pointer dereference",
-        function: Some("boom_null"),
+        code: ReasonCode::StackOverflow,
+        line: "BUG: TASK stack guard page was hit at ",
+        function: Some("boom_stack"),
+        // The double fault is served on a stack of its own, as an NMI is.
+        context: Context::Nmi,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "double-fault",
+        steps: &[module("df", "process")],
+        notice: Notice::Panic,
+        code: ReasonCode::StackOverflow,
+        line: "traps: PANIC: double fault, error_code: ",
+        function: Some("boom_df"),
+        context: Context::Nmi,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "warn-panic",
+        steps: &[
+            SHOW_ALL,
+            Step::Write("/proc/sys/kernel/panic_on_warn", "1"),
+            module("warn", "process"),
+        ],
+        notice: Notice::Panic,
+        code: ReasonCode::Warning,
+        line: "Kernel panic - not syncing: ",
+        function: Some("boom_warn"),
         context: Context::Process,
         demand: Demand::Everything,
     },
     Way {
-        name: "null-softirq",
-        steps: &[PANIC_ON_OOPS, module("null", "softirq")],
+        name: "init-exit",
+        steps: &[Step::Exit],
         notice: Notice::Panic,
-        code: ReasonCode::NullPointerDereference,
-        line: "BUG: kernel NULL pointer dereference",
-        function: Some("boom_null"),
-        context: Context::Softirq,
-        demand: Demand::Everything,
-    },
-    Way {
-        name: "bug-softirq",
-        steps: &[module("bug", "softirq")],
-        notice: Notice::Panic,
-        code: ReasonCode::KernelBug,
-        line: "kernel BUG at ",
-        function: Some("boom_bug"),
-        context: Context::Softirq,
+        code: ReasonCode::InitExited,
+        line: "Kernel panic - not syncing: Attempted to kill init! exitcode=",
+        function: None,
+        context: Context::Process,
         demand: Demand::Everything,
     },
     Way {
@@ -97,16 +236,6 @@ pub static ALL: &[Way] = &[
         demand: Demand::Everything,
     },
     Way {
-        name: "null-nmi",
-        steps: &[module("null", "nmi")],
-        notice: Notice::Panic,
-        code: ReasonCode::NullPointerDereference,
-        line: "BUG: kernel NULL pointer dereference",
-        function: Some("boom_null"),
-        context: Context::Nmi,
-        demand: Demand::Everything,
-    },
-    Way {
         name: "reboot-f",
         steps: &[Step::Reboot],
         notice: Notice::Restart,
@@ -117,12 +246,42 @@ pub static ALL: &[Way] = &[
         demand: Demand::Everything,
     },
     Way {
-        name: "oops-survived",
-        steps: &[OOPS_IS_SURVIVED, in_child("null", "process")],
-        notice: Notice::Oops,
-        code: ReasonCode::NullPointerDereference,
-        line: "BUG: kernel NULL pointer dereference",
-        function: Some("boom_null"),
+        name: "poweroff-f",
+        steps: &[Step::PowerOff],
+        notice: Notice::PowerOff,
+        code: ReasonCode::PowerOff,
+        line: "",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "halt-f",
+        steps: &[Step::Halt],
+        notice: Notice::Halt,
+        code: ReasonCode::Halt,
+        line: "",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "sysrq-b",
+        steps: &[sysrq("b")],
+        notice: Notice::EmergencyRestart,
+        code: ReasonCode::Restart,
+        line: "",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "sysrq-o",
+        steps: &[sysrq("o")],
+        notice: Notice::PowerOff,
+        code: ReasonCode::PowerOff,
+        line: "",
+        function: None,
         context: Context::Process,
         demand: Demand::Everything,
     },

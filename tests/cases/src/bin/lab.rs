@@ -45,6 +45,10 @@ struct Args {
     /// Of these, how many boot anew instead of going on from the snapshot.
     #[arg(long, default_value_t = 1)]
     cold: usize,
+    /// Every CPU maps and unmaps memory meanwhile, as busy programs of several
+    /// threads do: each time it waits for the other CPUs, also for a dying one.
+    #[arg(long)]
+    churn: bool,
     /// Machines side by side; more CPUs in them than the host has cause misses.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
@@ -106,7 +110,7 @@ fn lab(args: &Args) -> Result<bool> {
         let kernel = kernels::named(name)?.get(&cache)?;
         let mut machine = node::machine(&cache, &kernel, args.cpus)?;
         machine.append = format!("{} {}", machine.append, args.append);
-        let one = Prepared::new(name, &kernel.release, machine, dir.path())
+        let one = Prepared::new(name, &kernel.release, machine, args.churn, dir.path())
             .with_context(|| format!("kernel {name}"))?;
         println!(
             "{} ready after {:.1} s, clock {}",
@@ -243,7 +247,8 @@ fn die(
             match &done.end {
                 Ok(End::Died(verdict)) if verdict.misses.is_empty() => {}
                 Ok(End::Died(verdict)) => {
-                    println!("\r{} {}: {}", key.0, key.1, verdict.misses.join("; "));
+                    let misses = verdict.misses.join("; ");
+                    println!("\r{} {}: {misses}{}", key.0, key.1, report::host(&done));
                 }
                 Ok(End::NotPossible(why)) => {
                     println!("\r{} {}: not possible: {why}", key.0, key.1);

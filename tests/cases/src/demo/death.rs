@@ -101,11 +101,11 @@ impl Death<'_> {
         );
         self.screen.moment(None, &total, Style::Faint);
         let mut missing = self.missing(&figures)?;
-        if outcome.ended == self.way.is_survived() {
-            let what = if self.way.is_survived() {
-                "the machine did not survive"
-            } else {
+        if outcome.ended != self.way.ends() {
+            let what = if self.way.ends() {
                 "the machine hung instead of ending"
+            } else {
+                "the machine is gone"
             };
             missing.push(what.to_owned());
         }
@@ -117,21 +117,21 @@ impl Death<'_> {
     }
 
     fn console(&self, console: &[ConsoleLine], since: Instant, figures: &mut Figures) {
-        let line = |start: &str| {
-            let is_it = |(at, line): &&ConsoleLine| {
-                *at >= since
-                    && line
-                        .split_once("] ")
-                        .is_some_and(|(_, text)| text.starts_with(start))
+        let line = |is_it: &dyn Fn(&str) -> bool| {
+            let found = |(at, line): &&ConsoleLine| {
+                let text = line.split_once("] ").map(|(_, text)| text);
+                *at >= since && text.is_some_and(is_it)
             };
-            console.iter().find(is_it).map(|(at, _)| *at)
+            console.iter().find(found).map(|(at, _)| *at)
         };
         if !self.way.line.is_empty()
-            && let Some(at) = line(self.way.line)
+            && let Some(at) = line(&|text| self.way.is_why(text))
         {
             figures.crash = Some(figures.crash.map_or(at, |crash| crash.min(at)));
         }
-        figures.panic_line = figures.panic_line.or_else(|| line("Kernel panic - "));
+        figures.panic_line = figures
+            .panic_line
+            .or_else(|| line(&|text| text.starts_with("Kernel panic - ")));
     }
 
     fn moments(heard: &Heard, figures: &mut Figures) {
@@ -306,7 +306,7 @@ impl Story {
     fn take(&mut self, screen: Screen, after: Option<Duration>, line: &Line, way: &Way) {
         // sysrq says so before it crashes, a restart has no line of its own.
         let start = telling(&line.text);
-        let is_first = start.is_some() || line.text.starts_with(way.line);
+        let is_first = start.is_some() || way.is_why(&line.text);
         if self.shown.is_empty() && !is_first {
             self.earlier += 1;
             return;

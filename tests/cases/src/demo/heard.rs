@@ -63,7 +63,7 @@ impl Heard {
                     self.hook = datagram.at.checked_sub(ago);
                 }
                 self.held = self.held.max(Duration::from_nanos(word.held_ns));
-                let is_true = word.line.starts_with(way.line);
+                let is_true = way.is_why(&word.line);
                 if word.notice.is_final() {
                     self.final_word.get_or_insert(datagram.at);
                 }

@@ -105,6 +105,15 @@ pub fn table(cells: &[((String, &'static str), Cell)]) -> String {
     text
 }
 
+/// What the host did meanwhile, for who looks for the cause of a miss.
+pub fn host(done: &Done<'_>) -> String {
+    match done.stolen_ms {
+        Some(0) => " (the host ran all the time)".to_owned(),
+        Some(ms) => format!(" (the host itself was not run for {ms} ms of it)"),
+        None => String::new(),
+    }
+}
+
 /// One death as a line of JSON.
 pub fn json_line(out: &mut impl Write, done: &Done<'_>, cpus: u32) -> Result<()> {
     let task = &done.task;
@@ -122,6 +131,7 @@ pub fn json_line(out: &mut impl Write, done: &Done<'_>, cpus: u32) -> Result<()>
         "value": 1,
         "runs": 1,
         "wall_ms": done.wall.as_millis() as u64,
+        "host_stolen_ms": done.stolen_ms,
     });
     let more = match &done.end {
         Ok(End::NotPossible(why)) => json!({"verdict": "not possible", "why": why}),

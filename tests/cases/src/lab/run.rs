@@ -9,7 +9,8 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use harness::vm::{Machine, Outcome, Vm};
+use harness::host;
+use harness::vm::{ConsoleLine, Machine, Outcome, Vm};
 
 use lastgasp::gasp::protocol::{Frame, Kind};
 
@@ -46,9 +47,19 @@ pub struct Prepared {
 
 impl Prepared {
     /// Boots once, starts the agent, and saves the machine.
-    pub fn new(kernel: &str, release: &str, machine: Machine, dir: &Path) -> Result<Self> {
+    /// With `churn` every CPU maps and unmaps memory meanwhile.
+    pub fn new(
+        kernel: &str,
+        release: &str,
+        machine: Machine,
+        churn: bool,
+        dir: &Path,
+    ) -> Result<Self> {
         let mut vm = Vm::boot(&machine)?;
         node::start_agent(&mut vm, "")?;
+        for cpu in (0..machine.cpus).filter(|_| churn) {
+            vm.ask(&format!("churn {cpu}"))?;
+        }
         let clock = node::clock(&mut vm)?;
         let snapshot = dir.join(format!("{kernel}-{}.snapshot", machine.cpus));
         vm.save(&snapshot).context("cannot save the machine")?;
@@ -95,6 +106,8 @@ pub struct Done<'a> {
     pub end: Result<End>,
     /// Time for all of it.
     pub wall: Duration,
+    /// How much of it the host was not run itself, in milliseconds, if that is known.
+    pub stolen_ms: Option<u64>,
 }
 
 /// Random delays from a seed (splitmix64).
@@ -127,16 +140,18 @@ pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep
         let Some(task) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) else {
             return;
         };
-        let start = Instant::now();
+        let (start, stolen) = (Instant::now(), host::stolen_ms());
         let end = die(&task, keep);
-        if done
-            .send(Done {
-                task,
-                end,
-                wall: start.elapsed(),
-            })
-            .is_err()
-        {
+        let stolen_ms = host::stolen_ms()
+            .zip(stolen)
+            .map(|(now, then)| now.saturating_sub(then));
+        let one = Done {
+            task,
+            end,
+            wall: start.elapsed(),
+            stolen_ms,
+        };
+        if done.send(one).is_err() {
             return;
         }
     }
@@ -157,8 +172,10 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
     }
     let outcome = if task.way.is_survived() {
         watch(vm)?
-    } else {
+    } else if task.way.ends() {
         vm.finish(END)?
+    } else {
+        until_halted(vm)?
     };
     let verdict = verdict::judge(task.way, since, &outcome)?;
     if !verdict.misses.is_empty() {
@@ -189,6 +206,16 @@ fn watch(vm: Vm) -> Result<Outcome> {
     heard.append(&mut outcome.datagrams);
     outcome.datagrams = heard;
     Ok(outcome)
+}
+
+/// Waits until the kernel says that it has halted, its last words.
+fn until_halted(vm: Vm) -> Result<Outcome> {
+    let until = Instant::now() + END;
+    let halted = |(_, line): &ConsoleLine| line.ends_with("reboot: System halted");
+    while Instant::now() < until && !vm.console().iter().any(halted) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    vm.finish(Duration::ZERO)
 }
 
 /// Writes console and datagrams of a death that missed something.

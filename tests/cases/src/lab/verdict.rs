@@ -64,7 +64,7 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
     let words: Vec<(u64, &Word)> = heard.words().collect();
     let is_true = |word: &Word| {
         let kind = word.notice == way.notice || !word.notice.is_final() && way.notice.is_final();
-        kind && word.line.starts_with(way.line)
+        kind && way.is_why(&word.line)
     };
     let after = |sent: u64, word: &Word| sent.saturating_sub(word.at_ns) as f64 / 1e6;
     let first_ms = words.first().map(|(sent, word)| after(*sent, word));
@@ -130,11 +130,11 @@ impl Facts<'_> {
         };
         // Whatever gets out, it must not be false, and the machine must not hang.
         let lives = way.is_survived();
-        must(self.ended != lives, &|| {
-            if lives {
-                "the machine did not survive"
-            } else {
+        must(self.ended == way.ends(), &|| {
+            if way.ends() {
                 "the machine hung"
+            } else {
+                "the machine is gone"
             }
             .to_owned()
         });
@@ -269,7 +269,7 @@ fn expected_lines(way: &Way, since: Instant, console: &[ConsoleLine]) -> Vec<Str
         .iter()
         .filter(|(at, _)| *at >= since)
         .filter_map(|(_, line)| text(line));
-    let from_cause = texts.skip_while(|text| !text.starts_with(way.line));
+    let from_cause = texts.skip_while(|text| !way.is_why(text));
     let to_stop =
         from_cause.take_while(|text| !AFTER_THE_STOP.iter().any(|end| text.starts_with(end)));
     to_stop.map(str::to_owned).collect()
