@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use agent_core::model::{BootId, DeathName, NodeName, Notice};
+use agent_core::model::{BootId, DeathName, NodeName, Notice, PreviousBoot};
 use anyhow::{Context, Result, bail, ensure};
 use cases::kube::{
     Annotator, Cluster, Kind, NULL_POINTER, Node, Speaker, annotator, ask, cluster, start,
