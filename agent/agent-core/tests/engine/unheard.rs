@@ -1,0 +1,129 @@
+//! Boots that ended without a word.
+
+use super::*;
+
+#[test]
+fn stories_without_a_word() {
+    let hello = |previous: Option<(u8, bool)>| {
+        let previous = previous.map(|(boot, stopped)| PreviousBoot {
+            boot: BootId([boot; 16]),
+            stopped,
+        });
+        Body::Hello(Box::new(Inventory {
+            previous,
+            ..Inventory::default()
+        }))
+    };
+    let story = |inputs: Vec<Input>| tell(&mut Engine::new(Limits::default()), inputs);
+    let nothing: [&str; 0] = [];
+    let ended = ["Returned P4", "AnnotatePods"];
+    let first = || gasp(1, 1, hello(None));
+
+    assert_eq!(
+        story(vec![
+            first(),
+            gasp(2, 1, hello(None)),
+            gasp(2, 61, hello(None))
+        ]),
+        ended,
+        "another boot runs, and this one said no goodbye"
+    );
+    assert_eq!(
+        story(vec![
+            first(),
+            gasp(2, 1, Body::Heartbeat),
+            gasp(2, 2, hello(Some((1, false))))
+        ]),
+        ended,
+        "the disk says so too"
+    );
+    assert_eq!(
+        story(vec![first(), gasp(2, 1, hello(Some((1, true))))]),
+        nothing,
+        "the goodbye was lost, but it is on the disk"
+    );
+    assert_eq!(
+        story(vec![
+            first(),
+            gasp(1, 9, Body::Goodbye),
+            gasp(2, 1, hello(Some((1, false))))
+        ]),
+        nothing,
+        "the goodbye was heard, and the disk was full"
+    );
+    assert_eq!(
+        story(vec![gasp(2, 1, hello(Some((1, false))))]),
+        ended,
+        "nobody listened, but the disk knows"
+    );
+    assert_eq!(
+        story(vec![
+            gasp(2, 1, hello(Some((1, true)))),
+            gasp(2, 61, hello(None))
+        ]),
+        nothing
+    );
+    assert_eq!(story(vec![gasp(2, 1, hello(None))]), nothing, "a new node");
+    assert_eq!(
+        story(vec![
+            first(),
+            gasp(2, 1, hello(Some((1, true)))),
+            gasp(2, 9, Body::Goodbye),
+            gasp(3, 1, hello(Some((1, false)))),
+        ]),
+        nothing,
+        "a marker of an older boot says nothing of this one"
+    );
+    assert_eq!(
+        story(vec![
+            first(),
+            gasp(2, 1, hello(None)),
+            gasp(1, 9, Body::Goodbye)
+        ]),
+        ["Returned P4", "AnnotatePods", "Revoked P1", "Revoke"],
+        "the goodbye comes late"
+    );
+    assert_eq!(
+        story(vec![
+            first(),
+            gasp(1, 100, word(Notice::Oops, 100)),
+            gasp(1, 103, Body::Survived),
+            gasp(2, 1, hello(None)),
+        ])[3..],
+        ["Survived P4", "NodeReturned", "Returned P4", "AnnotatePods"],
+        "an oops that was survived is not why"
+    );
+    assert_eq!(
+        story(vec![
+            first(),
+            gasp(1, 100, word(Notice::SoftLockup, 100)),
+            gasp(2, 1, hello(None)),
+        ])[2..],
+        ["Returned P4", "NodeReturned", "Returned P4", "AnnotatePods"],
+        "a CPU was stuck, and then a watchdog reset the machine"
+    );
+}
+
+#[test]
+fn a_death_without_a_word_says_so_and_gives_no_advice() {
+    let mut engine = Engine::new(Limits::default());
+    let hello = || Body::Hello(Box::default());
+    tell(&mut engine, vec![gasp(1, 1, hello()), gasp(2, 1, hello())]);
+    let death = engine.deaths().next().expect("one").clone();
+    assert!(reason(&death).starts_with("Ended without a word: power, "));
+    assert_eq!(reason_code(&death), ReasonCode::Unknown);
+    assert_eq!(retry(&death).advice, RetryAdvice::Unknown);
+    // It was heard last in the story's first second.
+    assert_eq!(death.happened_at, Timestamp(1_700_000_000_000));
+
+    // And the next process does not think of it anew.
+    let mut engine = Engine::new(Limits::default());
+    let known = KnownNode {
+        node: node(0),
+        boot: BootId([2; 16]),
+        kernel_release: None,
+    };
+    engine.restore([known], [death.clone()]);
+    assert!(tell(&mut engine, vec![gasp(2, 61, hello())]).is_empty());
+    assert_eq!(engine.deaths().next(), Some(&death));
+}
