@@ -171,7 +171,8 @@ impl Case {
     }
 
     pub(super) fn restore(death: Death, clock_ms: u64) -> Self {
-        let returned = death.proof == Proof::P4;
+        // That it ended without a word was known because another boot spoke.
+        let returned = death.proof == Proof::P4 || death.notice.is_none();
         let over = matches!(death.state, DeathState::Dead | DeathState::Returned)
             && death.notice.is_none_or(Notice::is_final);
         let words = death.word.iter().map(|word| Heard {

@@ -243,6 +243,9 @@ impl Engine {
                     DeathState::Survived => boot.survived_ns = word.at_ns.saturating_add(1),
                     DeathState::Suspected | DeathState::Dead | DeathState::Returned => {}
                 }
+            } else if death.notice.is_none() && death.state == DeathState::Revoked {
+                // Its goodbye came late.
+                boot.goodbye_ns = boot.goodbye_ns.max(1);
             }
             self.make_room();
             let key = (death.node.clone(), death.boot);

@@ -105,6 +105,33 @@ fn stories_without_a_word() {
 }
 
 #[test]
+fn a_goodbye_that_came_late_counts_in_the_next_process_too() {
+    let hello = || Body::Hello(Box::default());
+    let mut engine = Engine::new(Limits::default());
+    tell(
+        &mut engine,
+        vec![
+            gasp(1, 1, hello()),
+            gasp(2, 1, hello()),
+            gasp(1, 9, Body::Goodbye),
+        ],
+    );
+    let death = engine.deaths().next().expect("one").clone();
+    assert_eq!(death.state, DeathState::Revoked);
+
+    let mut engine = Engine::new(Limits::default());
+    let known = KnownNode {
+        node: node(0),
+        boot: BootId([2; 16]),
+        kernel_release: None,
+    };
+    engine.restore([known], [death]);
+    assert!(tell(&mut engine, vec![gasp(2, 61, hello())]).is_empty());
+    let again = engine.deaths().next().expect("the same");
+    assert_eq!(again.state, DeathState::Revoked);
+}
+
+#[test]
 fn a_death_without_a_word_says_so_and_gives_no_advice() {
     let mut engine = Engine::new(Limits::default());
     let hello = || Body::Hello(Box::default());
