@@ -304,7 +304,9 @@ fn drain_threads(
                         notes.push(format!("{what}: {error}"));
                     }
                 };
-                note("not pinned to its CPU", sched::pin(cpu));
+                let pinned = sched::pin(cpu);
+                let known = (!alone && pinned.is_ok()).then_some(cpu);
+                note("not pinned to its CPU", pinned);
                 note(
                     "no real-time priority (needs CAP_SYS_NICE)",
                     sched::fifo(priority),
@@ -319,8 +321,7 @@ fn drain_threads(
                 let reserve = Reserve::open()
                     .map_err(|error| note("no memory set aside for frames", Err(error)))
                     .ok();
-                let cpu = (!alone).then_some(cpu);
-                let drain = Drain::new(&shared, packet, reserve, cpu, index);
+                let drain = Drain::new(&shared, packet, reserve, known, index);
                 let _ = ready.send(notes);
                 drain.run(bell);
             })?;

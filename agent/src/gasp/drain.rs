@@ -247,10 +247,7 @@ impl<'a> Drain<'a> {
 
     fn tell(&mut self, death: &mut Progress, now: u64) -> Duration {
         let ring = &self.shared.ring;
-        let on_dying_cpu = self
-            .cpu
-            .is_some_and(|cpu| u64::from(cpu) == ring.dying_cpu());
-        if on_dying_cpu && now.saturating_sub(death.seen_ns) < STAND_DOWN_NS {
+        if self.is_on_dying_cpu() && now.saturating_sub(death.seen_ns) < STAND_DOWN_NS {
             return self.shared.pace.dying;
         }
         self.search(death);
@@ -314,13 +311,16 @@ impl<'a> Drain<'a> {
         pace.rest
     }
 
+    fn is_on_dying_cpu(&self) -> bool {
+        let dying = self.shared.ring.dying_cpu();
+        self.cpu.is_some_and(|cpu| u64::from(cpu) == dying)
+    }
+
     /// How soon to look again while something dies. Zero, unless the CPU is the
     /// dying one's own, which needs it, or nothing has come for a while.
     fn pause(&self, death: &Progress, now: u64) -> Duration {
         let (ring, pace) = (&self.shared.ring, &self.shared.pace);
-        let is_another = self
-            .cpu
-            .is_some_and(|cpu| u64::from(cpu) != ring.dying_cpu());
+        let is_another = self.cpu.is_some() && !self.is_on_dying_cpu();
         let since = |at: u64| now.saturating_sub(at);
         let expects =
             since(death.active_ns) < KEEP_CPU_NS && since(death.seen_ns) < KEEP_CPU_MAX_NS;

@@ -373,8 +373,10 @@ impl Case {
         self.death.proof = verdict.proof;
         self.stale |= before != (verdict.state, verdict.proof);
         let mut better = false;
-        // Its word comes after all, and pods were told that there is none.
-        let late = self.death.notice.is_none() && verdict.chosen.is_some();
+        if self.death.notice.is_none() && verdict.chosen.is_some() {
+            // Its word comes after all, and pods were told that there is none.
+            self.annotated = false;
+        }
         if let Some(heard) = verdict.chosen {
             let report = self.explain(&heard.word);
             better = report != self.death.report;
@@ -405,7 +407,7 @@ impl Case {
                 self.note(now, Channel::Heartbeat, text.to_owned(), limits, cut);
             }
         }
-        let actions = self.actions(verdict.over, better, late);
+        let actions = self.actions(verdict.over, better);
         if self.stale || !actions.is_empty() {
             self.stale = false;
             self.recorded = true;
@@ -414,11 +416,11 @@ impl Case {
         }
     }
 
-    fn actions(&mut self, over: bool, better: bool, late: bool) -> Vec<Action> {
+    fn actions(&mut self, over: bool, better: bool) -> Vec<Action> {
         let name = || self.death.name.clone();
         let mut actions = Vec::new();
         // Pods that came after the node's return are none of this death's.
-        if over && (!self.annotated || late || better && !self.returned) {
+        if over && (!self.annotated || better && !self.returned) {
             if !self.returned {
                 actions.push(Action::MarkNode(name()));
             }
