@@ -182,13 +182,20 @@ impl Node {
         });
     }
 
-    fn word(&mut self, to: &Annotator, notice: Notice, at_s: u64, line: &str) -> Vec<u8> {
+    /// Words from an interrupt, which nobody survives, or from a process.
+    fn word(
+        &mut self,
+        to: &Annotator,
+        (notice, context): (Notice, Context),
+        at_s: u64,
+        line: &str,
+    ) -> Vec<u8> {
         self.send(to, at_s, Kind::Word, |draft| {
             draft.word(&WordParts {
                 notice,
-                context: Context::Softirq,
+                context,
                 cpu: 1,
-                pid: 0,
+                pid: 7,
                 at_ns: at_s * SECOND,
                 held_ns: 0,
                 held_at: HoldPoint::None,
@@ -234,7 +241,7 @@ fn a_death_is_told_written_and_explained_across_a_kill() {
     node.send(&annotator, 99, Kind::Heartbeat, |_| {});
     node.word(
         &annotator,
-        Notice::Oops,
+        (Notice::Oops, Context::Softirq),
         100,
         "BUG: kernel NULL pointer dereference, address: 0000000000000000",
     );
@@ -253,7 +260,7 @@ fn a_death_is_told_written_and_explained_across_a_kill() {
     );
     let panic = node.word(
         &annotator,
-        Notice::Panic,
+        (Notice::Panic, Context::Softirq),
         100,
         "Kernel panic - not syncing: Fatal exception in interrupt",
     );
@@ -322,7 +329,7 @@ fn an_oops_that_the_node_survives_reaches_no_pod() {
     node.hello(&annotator);
     node.word(
         &annotator,
-        Notice::Oops,
+        (Notice::Oops, Context::Process),
         100,
         "BUG: unable to handle page fault",
     );
@@ -334,7 +341,7 @@ fn an_oops_that_the_node_survives_reaches_no_pod() {
     // Much later it dies of something else.
     node.word(
         &annotator,
-        Notice::Panic,
+        (Notice::Panic, Context::Process),
         900,
         "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
     );
@@ -354,7 +361,7 @@ fn what_cannot_be_proven_is_counted_and_changes_nothing() {
     let mut forger = Node::new(&forged_dir, 1);
     forger.word(
         &annotator,
-        Notice::Panic,
+        (Notice::Panic, Context::Process),
         100,
         "Kernel panic - not syncing: not at all",
     );

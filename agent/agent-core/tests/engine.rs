@@ -45,13 +45,26 @@ fn word(notice: Notice, at_s: u64) -> Body {
         cpu: 1,
         pid: 42,
         comm: "kworker/1:1".into(),
-        context: Context::Softirq,
+        // Where an oops may be survived.
+        context: Context::Process,
         line: "Kernel panic - not syncing: Fatal exception in interrupt".into(),
         at_ns: at_s * SECOND,
         held_ns: 0,
         held_at: HoldPoint::None,
         holds_expired: 0,
     })
+}
+
+/// An oops that nobody survives.
+fn oops_in_interrupt(at_s: u64) -> Body {
+    match word(Notice::Oops, at_s) {
+        Body::Word(word) => Body::Word(Word {
+            context: Context::Softirq,
+            line: "BUG: kernel NULL pointer dereference, address: 0".into(),
+            ..word
+        }),
+        other => other,
+    }
 }
 
 fn decoded(boot: u8, code: ReasonCode) -> Input {
@@ -250,6 +263,82 @@ fn stories() {
 }
 
 #[test]
+fn an_oops_in_an_interrupt_is_the_death() {
+    let story = |inputs: Vec<Input>| tell(&mut Engine::new(Limits::default()), inputs);
+    let oops = || gasp(1, 100, oops_in_interrupt(100));
+    let panic = || gasp(1, 101, word(Notice::Panic, 101));
+    let place = || decoded(1, ReasonCode::NullPointerDereference);
+    let marked = ["Dead P2", "MarkNode"];
+    let told = ["Dead P2", "MarkNode", "AnnotatePods"];
+
+    assert_eq!(story(vec![oops(), oops()]), marked, "once, and no pods yet");
+    assert_eq!(
+        story(vec![oops(), place(), panic(), place()]),
+        [&marked[..], &told, &["Dead P2"]].concat(),
+        "pods once, when the place is known; the panic is only noted"
+    );
+    assert_eq!(
+        story(vec![oops(), panic()]),
+        [&marked[..], &told].concat(),
+        "the lines were lost: all is said at the panic"
+    );
+    assert_eq!(
+        story([vec![oops()], vec![Input::Tick; 12]].concat()),
+        [&marked[..], &["Dead P3", "MarkNode", "AnnotatePods"]].concat(),
+        "nothing more came"
+    );
+    assert_eq!(
+        story(vec![oops(), gasp(2, 1, Body::Heartbeat)]),
+        [
+            &marked[..],
+            &["Returned P4", "AnnotatePods", "NodeReturned"]
+        ]
+        .concat(),
+        "nothing more came before the next boot"
+    );
+    assert_eq!(
+        story(vec![oops(), gasp(1, 102, Body::Survived)]),
+        [&marked[..], &["Revoked P1", "Revoke"]].concat(),
+        "the kernel says that it lives: it knows better"
+    );
+
+    let mut engine = Engine::new(Limits::default());
+    tell(&mut engine, vec![oops(), place(), panic()]);
+    let death = engine.deaths().next().expect("one death");
+    assert_eq!(
+        (death.notice, reason(death).as_str()),
+        (
+            Some(Notice::Panic),
+            "Kernel panic: NULL pointer dereference in boom_timer [boom]"
+        )
+    );
+    assert_eq!(retry(death).advice, RetryAdvice::Safe);
+    for (context, pid, outcome) in [
+        (Context::Process, 0, Notice::Panic),
+        (Context::Process, 7, Notice::Oops),
+        (Context::Unknown, 0, Notice::Oops),
+        (Context::Hardirq, 7, Notice::Panic),
+        (Context::Nmi, 7, Notice::Panic),
+    ] {
+        let mut word = death.word.clone().expect("heard");
+        (word.context, word.pid) = (context, pid);
+        assert_eq!(word.outcome(), outcome, "{context:?} {pid}");
+    }
+}
+
+#[test]
+fn an_annotator_that_restarts_within_a_death_tells_its_pods() {
+    let mut engine = Engine::new(Limits::default());
+    tell(&mut engine, vec![gasp(1, 100, oops_in_interrupt(100))]);
+    let mut next = Engine::new(Limits::default());
+    next.restore([], engine.deaths().cloned());
+    assert_eq!(
+        tell(&mut next, vec![gasp(1, 101, word(Notice::Panic, 101))]),
+        ["Dead P2", "MarkNode", "AnnotatePods"]
+    );
+}
+
+#[test]
 fn the_reason_of_a_survived_oops_is_not_that_of_the_panic_after_it() {
     let mut engine = Engine::new(Limits::default());
     tell(
@@ -437,7 +526,7 @@ fn annotations_explain_and_are_bounded() {
     tell(
         &mut engine,
         vec![
-            gasp(1, 100, word(Notice::Panic, 100)),
+            gasp(1, 100, oops_in_interrupt(100)),
             decoded(1, ReasonCode::NullPointerDereference),
         ],
     );

@@ -75,7 +75,7 @@ impl Heard {
     /// its consequence. The rest only makes the order total.
     fn order(&self) -> impl Ord {
         let w = &self.word;
-        let weakness = match w.notice {
+        let weakness = match w.outcome() {
             Notice::Panic => 0,
             Notice::Restart
             | Notice::Halt
@@ -114,6 +114,8 @@ pub(super) struct Case {
     unheard: Option<Timestamp>,
     /// `ReportOops` was given out for what is reported now.
     reported: bool,
+    /// `MarkNode` was given out and not revoked since.
+    marked: bool,
     /// `AnnotatePods` was given out and not revoked since.
     annotated: bool,
     /// The return was acted on.
@@ -163,6 +165,7 @@ impl Case {
             returned,
             unheard: None,
             reported: false,
+            marked: false,
             annotated: false,
             welcomed: returned,
             recorded: false,
@@ -173,26 +176,29 @@ impl Case {
     pub(super) fn restore(death: Death, clock_ms: u64) -> Self {
         // That it ended without a word was known because another boot spoke.
         let returned = death.proof == Proof::P4 || death.notice.is_none();
-        let over = matches!(death.state, DeathState::Dead | DeathState::Returned)
-            && death.notice.is_none_or(Notice::is_final);
+        let over = matches!(death.state, DeathState::Dead | DeathState::Returned);
+        let told_itself = death.notice.is_some_and(Notice::is_final);
         let words = death.word.iter().map(|word| Heard {
             word: word.clone(),
             happened: death.happened_at,
         });
-        Self {
+        let mut case = Self {
             words: words.collect(),
             best: death.report.clone(),
             quiet_since: clock_ms,
             silent: death.proof >= Proof::P3,
             returned,
-            unheard: death.notice.is_none().then_some(death.happened_at),
+            unheard: (death.notice.is_none() || over && !told_itself).then_some(death.happened_at),
             reported: !over,
-            annotated: over,
+            marked: over,
+            annotated: false,
             welcomed: returned,
             recorded: true,
             stale: false,
             death,
-        }
+        };
+        case.annotated = over && case.has_a_reason();
+        case
     }
 
     /// Whether nothing was given out on it yet.
@@ -234,9 +240,7 @@ impl Case {
             cut.words += 1;
             match oldest {
                 Some(i) => drop(self.words.remove(i)),
-                None if word.notice.is_final()
-                    && self.words.iter().all(|h| !h.word.notice.is_final()) =>
-                {
+                None if word.is_final() && self.words.iter().all(|h| !h.word.is_final()) => {
                     self.words.pop();
                 }
                 None => return false,
@@ -306,7 +310,7 @@ impl Case {
 
     fn judge(&self, facts: &Facts) -> Verdict {
         let stands = |h: &&Heard| !facts.refute(&h.word);
-        let any_final = self.words.iter().any(|h| h.word.notice.is_final());
+        let any_final = self.words.iter().any(|h| h.word.is_final());
         let last_word = if any_final {
             DeathState::Revoked
         } else {
@@ -342,11 +346,13 @@ impl Case {
             };
         };
         // What may be survived was not, if the boot ended then and nobody says why.
-        let over = best.word.notice.is_final() || self.unheard.is_some();
+        let over = best.word.is_final() || self.unheard.is_some();
         let (state, proof) = match (over, self.returned, self.silent) {
-            (_, true, _) => (DeathState::Returned, Proof::P4),
+            (true, true, _) => (DeathState::Returned, Proof::P4),
             (true, false, true) => (DeathState::Dead, Proof::P3),
             (true, false, false) => (DeathState::Dead, Proof::P2),
+            // Until the new boot says how this one ended.
+            (false, true, _) => (DeathState::Suspected, Proof::P4),
             (false, false, _) => (DeathState::Suspected, Proof::P1),
         };
         Verdict {
@@ -383,7 +389,7 @@ impl Case {
             self.stale |= better;
             self.death.report = report;
             self.stale |= self.death.word.as_ref() != Some(&heard.word);
-            self.death.notice = Some(heard.word.notice);
+            self.death.notice = Some(heard.word.outcome());
             self.death.happened_at = heard.happened;
             self.death.word = Some(heard.word);
         } else if let Some(at) = self.unheard {
@@ -419,15 +425,24 @@ impl Case {
     fn actions(&mut self, over: bool, better: bool) -> Vec<Action> {
         let name = || self.death.name.clone();
         let mut actions = Vec::new();
-        // Pods that came after the node's return are none of this death's.
-        if over && (!self.annotated || better && !self.returned) {
-            if !self.returned {
+        if over {
+            let tell = if self.annotated {
+                // Pods that came after the node's return are none of this death's.
+                better && !self.returned
+            } else {
+                self.has_a_reason()
+            };
+            if !self.returned && (tell || !self.marked) {
                 actions.push(Action::MarkNode(name()));
+                self.marked = true;
             }
-            actions.push(Action::AnnotatePods(name()));
-        }
-        if !over && self.annotated {
+            if tell {
+                actions.push(Action::AnnotatePods(name()));
+                self.annotated = true;
+            }
+        } else if self.marked || self.annotated {
             actions.push(Action::Revoke(name()));
+            (self.marked, self.annotated) = (false, false);
         }
         let oops = matches!(
             self.death.state,
@@ -444,7 +459,17 @@ impl Case {
             }
             self.welcomed = true;
         }
-        self.annotated = over;
         actions
+    }
+
+    /// Whether there is something to tell the pods: the place of the fault, or
+    /// all that the kernel will say. A fatal oops names its place some lines
+    /// after its first; pods are written once, and not before.
+    fn has_a_reason(&self) -> bool {
+        let report = self.death.report.as_ref();
+        self.returned
+            || self.silent
+            || self.words.iter().any(|h| h.word.notice.is_final())
+            || report.is_some_and(|report| report.fault_function.is_some())
     }
 }

@@ -185,7 +185,7 @@ pub(super) fn provisional(word: &Word) -> Report {
         .strip_prefix("Kernel panic - not syncing: ")
         .unwrap_or(line);
     Report {
-        code: code_of(word.notice),
+        code: code_of(word.outcome()),
         title: title.to_owned(),
         line: word.line.clone(),
         fault_function: None,

@@ -396,7 +396,15 @@ impl Engine {
         // A marker of yet another boot is out of date: that disk was full, or lost.
         let is_it = |p: &PreviousBoot| p.boot != boot && heard.is_none_or(|h| h == p.boot);
         let (before, channel, text) = match previous.filter(is_it) {
-            Some(previous) if previous.stopped => return,
+            Some(previous) if previous.stopped => {
+                // After whatever it survived.
+                let key = (node.clone(), previous.boot);
+                self.fleet.insert_before(node, previous.boot);
+                let ended = self.fleet.recall(node, previous.boot, self.clock_ms);
+                ended.survived_ns = u64::MAX;
+                self.settle(now, &key, out);
+                return;
+            }
             Some(previous) => (
                 previous.boot,
                 Channel::PreviousBoot,

@@ -68,6 +68,28 @@ pub struct Word {
     pub holds_expired: u8,
 }
 
+impl Word {
+    /// What it comes to. An oops in an interrupt, or of the idle task, is a
+    /// panic that has not been printed yet (`oops_end`, arm64 `die`,
+    /// `make_task_dead`).
+    pub fn outcome(&self) -> Notice {
+        let killed = match self.context {
+            Context::Softirq | Context::Hardirq | Context::Nmi => true,
+            Context::Process => self.pid == 0,
+            Context::Unknown => false,
+        };
+        match self.notice {
+            Notice::Oops if killed => Notice::Panic,
+            notice => notice,
+        }
+    }
+
+    /// Whether the kernel cannot come back from it.
+    pub fn is_final(&self) -> bool {
+        self.outcome().is_final()
+    }
+}
+
 /// Where a dying kernel waits for its words to get out. The number is the wire's.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq, Serialize, Deserialize)]
 #[repr(u8)]

@@ -18,6 +18,7 @@ fn body() -> impl Strategy<Value = Body> {
         1 => Just(Body::Goodbye),
         1 => Just(Body::Survived),
         4 => (notice, 0u64..200).prop_map(|(notice, at)| word(notice, at)),
+        2 => (0u64..200).prop_map(oops_in_interrupt),
     ]
 }
 
@@ -104,6 +105,7 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
     let mut stored: BTreeMap<DeathName, Death> = BTreeMap::new();
     let mut nodes: BTreeMap<NodeName, BootId> = BTreeMap::new();
     let mut last_words = BTreeSet::new();
+    let (mut marked, mut told) = (BTreeSet::new(), BTreeSet::new());
     for (i, input) in story.iter().enumerate() {
         if restart == Some(i) {
             engine = Engine::new(Limits::default());
@@ -120,7 +122,7 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
             body: Body::Word(w),
             ..
         }) = input
-            && w.notice.is_final()
+            && w.is_final()
         {
             last_words.insert(DeathName::of(node, *boot));
         }
@@ -134,6 +136,15 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
                 }
                 Output::Act(action) => {
                     let death = &stored[action.death()];
+                    match &action {
+                        Action::MarkNode(name) => drop(marked.insert(name.clone())),
+                        Action::AnnotatePods(name) => drop(told.insert(name.clone())),
+                        Action::Revoke(name) => {
+                            marked.remove(name);
+                            told.remove(name);
+                        }
+                        Action::ReportOops(_) | Action::NodeReturned(_) => {}
+                    }
                     match action {
                         Action::AnnotatePods(name) => {
                             let ended = death.state == DeathState::Returned;
@@ -153,6 +164,14 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
                 }
                 Output::NodeSeen { node, boot, .. } => drop(nodes.insert(node, boot)),
             }
+        }
+    }
+    for death in engine.deaths() {
+        let (node, pods) = (marked.contains(&death.name), told.contains(&death.name));
+        match (death.state, death.proof) {
+            (DeathState::Dead, proof) => assert!(node && (pods || proof == Proof::P2), "{death:?}"),
+            (DeathState::Returned, _) => assert!(pods, "{death:?}"),
+            _ => assert!(!node && !pods, "{death:?}"),
         }
     }
     let mut boots = BTreeSet::new();

@@ -97,9 +97,23 @@ fn stories_without_a_word() {
         story(vec![
             first(),
             gasp(1, 100, word(Notice::SoftLockup, 100)),
+            gasp(2, 1, hello(Some((1, true)))),
+        ])[2..],
+        ["Suspected P4", "NodeReturned", "Survived P4"],
+        "a CPU was stuck, and later the machine was stopped"
+    );
+    assert_eq!(
+        story(vec![
+            first(),
+            gasp(1, 100, word(Notice::SoftLockup, 100)),
             gasp(2, 1, hello(None)),
         ])[2..],
-        ["Returned P4", "NodeReturned", "Returned P4", "AnnotatePods"],
+        [
+            "Suspected P4",
+            "NodeReturned",
+            "Returned P4",
+            "AnnotatePods"
+        ],
         "a CPU was stuck, and then a watchdog reset the machine"
     );
 }
@@ -129,6 +143,24 @@ fn a_goodbye_that_came_late_counts_in_the_next_process_too() {
     assert!(tell(&mut engine, vec![gasp(2, 61, hello())]).is_empty());
     let again = engine.deaths().next().expect("the same");
     assert_eq!(again.state, DeathState::Revoked);
+}
+
+#[test]
+fn a_late_goodbye_takes_back_what_an_earlier_process_told() {
+    let hello = || Body::Hello(Box::default());
+    let mut engine = Engine::new(Limits::default());
+    let ended = vec![
+        gasp(1, 1, hello()),
+        gasp(1, 100, word(Notice::SoftLockup, 100)),
+        gasp(2, 1, hello()),
+    ];
+    tell(&mut engine, ended);
+    let death = engine.deaths().next().expect("one").clone();
+    assert_eq!(death.state, DeathState::Returned);
+    let mut engine = Engine::new(Limits::default());
+    engine.restore([], [death]);
+    let late = vec![gasp(1, 200, Body::Goodbye)];
+    assert_eq!(tell(&mut engine, late), ["Revoked P1", "Revoke"]);
 }
 
 #[test]

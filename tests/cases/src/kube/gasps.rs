@@ -89,14 +89,25 @@ impl Speaker {
         self.send(Kind::Survived, mono_ms, |_| {})
     }
 
-    /// First words.
+    /// First words of what happens in a process.
     pub fn word(&mut self, notice: Notice, mono_ms: u64, line: &str) -> Result<()> {
+        self.say(CpuContext::Process, 7, notice, mono_ms, line)
+    }
+
+    fn say(
+        &mut self,
+        context: CpuContext,
+        pid: u32,
+        notice: Notice,
+        mono_ms: u64,
+        line: &str,
+    ) -> Result<()> {
         self.send(Kind::Word, mono_ms, |draft| {
             draft.word(&WordParts {
                 notice,
-                context: CpuContext::Softirq,
+                context,
                 cpu: 1,
-                pid: 0,
+                pid,
                 at_ns: mono_ms * 1_000_000,
                 held_ns: 0,
                 held_at: HoldPoint::None,
@@ -118,11 +129,12 @@ impl Speaker {
         })
     }
 
-    /// All that a kernel says that dies of [`NULL_POINTER`].
+    /// All that a kernel says that dies of [`NULL_POINTER`] in an interrupt.
     pub fn die(&mut self, mono_ms: u64) -> Result<()> {
-        self.word(Notice::Oops, mono_ms, NULL_POINTER[0])?;
+        let at = CpuContext::Softirq;
+        self.say(at, 0, Notice::Oops, mono_ms, NULL_POINTER[0])?;
         self.lines(mono_ms, &NULL_POINTER)?;
-        self.word(Notice::Panic, mono_ms + 1, PANIC)?;
+        self.say(at, 0, Notice::Panic, mono_ms + 1, PANIC)?;
         self.lines(mono_ms + 1, &[PANIC])
     }
 
