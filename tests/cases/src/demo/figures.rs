@@ -22,7 +22,7 @@ pub(super) struct Figures {
     pub(super) first: Option<Instant>,
     /// The first word with the true reason.
     pub(super) true_word: Option<Instant>,
-    /// The first word of a panic or restart: what condemns the node.
+    /// The first word that nobody survives: what condemns the node.
     pub(super) final_word: Option<Instant>,
     /// The Node condition, seen by a watch.
     pub(super) condition: Option<Instant>,
@@ -96,7 +96,8 @@ impl Figures {
             let bare = self.bare_loop.map(milliseconds);
             let all = between(self.first, self.last_pod);
             // Until the kernel says that it does not go on, no pod may be told:
-            // an oops may be survived. What the annotator itself takes is this.
+            // an oops in a process may be survived. What the annotator itself
+            // takes is this.
             let ours = between(self.final_word, self.last_pod);
             let ratio = |time: Option<Duration>| {
                 let both = time.map(milliseconds).zip(bare);
@@ -116,7 +117,7 @@ impl Figures {
                     limit(50),
                 ),
                 row(
-                    "panic word to Node condition".into(),
+                    "last word to Node condition".into(),
                     "final_word_to_node_condition",
                     between(self.final_word, self.condition),
                     none(),
@@ -140,7 +141,7 @@ impl Figures {
                     json!({"limit_ms": 1000, "bare_loop_ms": bare, "ratio": ratio(all)}),
                 ),
                 row(
-                    format!("panic word to {last}"),
+                    format!("last word to {last}"),
                     "final_word_to_last_pod",
                     ours,
                     json!({"bare_loop_ms": bare, "ratio": ratio(ours), "ratio_limit": 1.2}),

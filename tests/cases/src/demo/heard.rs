@@ -64,7 +64,7 @@ impl Heard {
                 }
                 self.held = self.held.max(Duration::from_nanos(word.held_ns));
                 let is_true = way.is_why(&word.line);
-                if word.notice.is_final() {
+                if word.is_final() {
                     self.final_word.get_or_insert(datagram.at);
                 }
                 let is_news = is_first || (is_true && self.true_word.is_none());
