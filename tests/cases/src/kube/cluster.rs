@@ -22,6 +22,11 @@ pub fn annotator() -> User {
     User::service_account("lastgasp", "lastgasp-annotator")
 }
 
+/// A ServiceAccount whose rights a case gives it.
+pub fn narrow() -> User {
+    User::service_account("lastgasp", "narrow")
+}
+
 /// A control plane on which `deploy/` is applied.
 #[derive(Debug)]
 pub struct Cluster {
@@ -32,7 +37,7 @@ pub struct Cluster {
 /// Starts a control plane of the caller's own and applies `deploy/`.
 pub fn start(mut options: Options) -> Result<Cluster, Unavailable> {
     let assets = Assets::ensure(|line| eprintln!("{line}"))?;
-    options.users.push(annotator());
+    options.users.extend([annotator(), narrow()]);
     let plane = ControlPlane::start(&assets, options)?;
     let cluster = Cluster { plane };
     std::thread::scope(|scope| {

@@ -8,7 +8,7 @@ mod manifests;
 mod process;
 
 pub use bench::{Figures, bare_loop, bench_pods};
-pub use cluster::{Cluster, annotator, cluster, start, unavailable};
+pub use cluster::{Cluster, annotator, cluster, narrow, start, unavailable};
 pub use fixture::{Kind, Node, death, patch_pod};
 pub use gasps::{NULL_POINTER, PANIC, Speaker};
 pub use manifests::{apply, documents};
