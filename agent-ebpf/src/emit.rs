@@ -41,7 +41,7 @@ fn take(control: *mut Control, kind: u16) -> Option<(*mut Slot, u64)> {
     // the same slot only after a whole turn of the ring; the reader then sees
     // that `published` is not what it looked for.
     unsafe {
-        atomic::exchange(&raw mut (*slot).published, 0);
+        atomic::publish(&raw mut (*slot).published, 0);
         (*slot).mono_ns = bpf_ktime_get_ns();
         (*slot).kind = kind;
         (*slot).cpu = bpf_get_smp_processor_id() as u16;
@@ -62,7 +62,7 @@ fn publish(slot: *mut Slot, seq: u64) {
     // SAFETY: as in `take`; the exchange is a full barrier, so that the text
     // is visible before the number.
     unsafe {
-        atomic::exchange(&raw mut (*slot).published, seq + 1);
+        atomic::publish(&raw mut (*slot).published, seq + 1);
     }
 }
 
@@ -129,6 +129,16 @@ pub fn mark(what: u16) {
 fn ring(bell: &RingBuf) {
     // A full bell means that it rings already.
     let _ = bell.output(&0u64, u64::from(BPF_RB_FORCE_WAKEUP));
+}
+
+/// Whether an end is declared from which there is no way back.
+#[inline(always)]
+pub fn is_final() -> bool {
+    let Some(control) = CONTROL.get_ptr(0) else {
+        return false;
+    };
+    // SAFETY: a map value; user space writes `cleared` at any time, hence volatile.
+    unsafe { (*control).fatal > (&raw const (*control).cleared).read_volatile() }
 }
 
 #[inline(always)]

@@ -1,28 +1,24 @@
 //! The hold: the dying CPU waits here, bounded, until user space on another
 //! CPU says that everything is out.
 
-use core::ffi::c_void;
 use core::ptr::{read_volatile, write_volatile};
 
-use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_loop};
+use aya_ebpf::helpers::bpf_ktime_get_ns;
 
 use crate::maps::CONTROL;
 
-/// Most turns of one hold: the kernel's own limit (`BPF_MAX_LOOPS`). The clock
-/// ends a hold long before; this ends it if the clock stands still.
-const TURNS_MAX: u32 = 1 << 23;
+#[cfg_attr(feature = "basic", path = "hold/basic.rs")]
+#[cfg_attr(not(feature = "basic"), path = "hold/looped.rs")]
+mod spin;
 
-/// Looks at the acknowledgement between two at the clock. Where the clock is a
-/// device (HPET, ACPI PM timer), as on many virtual machines, each look at it
-/// stops what the sending CPU does with devices of its own.
-const LOOKS: u32 = 128;
-
+/// One hold.
 struct Wait {
     /// What must be acknowledged.
     until: u64,
     start_ns: u64,
     budget_ns: u64,
     waited_ns: u64,
+    /// One until it is acknowledged.
     expired: u64,
 }
 
@@ -56,12 +52,14 @@ pub fn until_acked(point: u8) {
         waited_ns: 0,
         expired: 1,
     };
-    // SAFETY: `turn` has the signature that the helper calls, and `wait`
-    // outlives the call.
+    // SAFETY: map values.
     unsafe {
         write_volatile(&raw mut (*control).hold_point, point.into());
         write_volatile(&raw mut (*control).hold_since_ns, wait.start_ns);
-        bpf_loop(TURNS_MAX, turn as *mut c_void, (&raw mut wait).cast(), 0);
+    }
+    spin::spin(control, &mut wait);
+    // SAFETY: as above.
+    unsafe {
         write_volatile(
             &raw mut (*control).hold_used_ns,
             (*control).hold_used_ns + wait.waited_ns,
@@ -69,34 +67,4 @@ pub fn until_acked(point: u8) {
         write_volatile(&raw mut (*control).hold_since_ns, 0);
         (*control).holds_expired += wait.expired;
     }
-}
-
-/// One turn: looks for the acknowledgement many times, then at the clock once. 1
-/// ends the loop, 0 goes on.
-unsafe extern "C" fn turn(_index: u32, context: *mut c_void) -> i64 {
-    let wait: *mut Wait = context.cast();
-    // SAFETY: `context` is the `Wait` of the caller above, and `look` has the
-    // signature that the helper calls.
-    unsafe {
-        bpf_loop(LOOKS, look as *mut c_void, context, 0);
-        (*wait).waited_ns = bpf_ktime_get_ns() - (*wait).start_ns;
-        i64::from((*wait).expired == 0 || (*wait).waited_ns >= (*wait).budget_ns)
-    }
-}
-
-/// One look: 1 if everything is acknowledged.
-unsafe extern "C" fn look(_index: u32, context: *mut c_void) -> i64 {
-    let wait: *mut Wait = context.cast();
-    let Some(control) = CONTROL.get_ptr(0) else {
-        return 1;
-    };
-    // SAFETY: `context` is the `Wait` of the caller above; `control` is a map
-    // value that user space writes.
-    unsafe {
-        if read_volatile(&raw const (*control).acked) < (*wait).until {
-            return 0;
-        }
-        (*wait).expired = 0;
-    }
-    1
 }

@@ -26,6 +26,23 @@ pub static BELL_A: RingBuf = RingBuf::with_byte_size(4096, 0);
 #[map]
 pub static BELL_B: RingBuf = RingBuf::with_byte_size(4096, 0);
 
+/// Half of [`PAD`], in bytes: a power of two.
+#[cfg(feature = "basic")]
+pub const PAD_HALF: u32 = 64 * 1024;
+
+/// What a hold has the kernel copy, to pass time.
+#[cfg(feature = "basic")]
+#[map]
+pub static PAD: Array<[u8; 2 * PAD_HALF as usize]> = Array::with_max_entries(1, 0);
+
+/// Address of `textbuf` in `vprintk_store()`, or zero if there is none.
+#[unsafe(no_mangle)]
+static PRINTK_TEXT: u64 = 0;
+
+/// Offset of `buffer` in `struct printk_safe_seq_buf`, or zero if there is none.
+#[unsafe(no_mangle)]
+static PRINTK_ASIDE: u64 = 0;
+
 /// Address of the kernel's `__per_cpu_offset`, or zero if not known.
 #[unsafe(no_mangle)]
 static PER_CPU_OFFSETS: u64 = 0;
@@ -55,6 +72,8 @@ macro_rules! global {
     };
 }
 
+global!(printk_text, PRINTK_TEXT, u64);
+global!(printk_aside, PRINTK_ASIDE, u64);
 global!(per_cpu_offsets, PER_CPU_OFFSETS, u64);
 global!(preempt_count, PREEMPT_COUNT, u64);
 global!(oom_memcg, OOM_MEMCG, u64);

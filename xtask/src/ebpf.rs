@@ -12,11 +12,12 @@ use crate::elf::Elf;
 use crate::setup::{self, Need, Pin};
 use crate::{btf, build, run};
 
-/// Build the eBPF object that the agent embeds.
+/// Build the eBPF objects that the agent embeds.
 ///
-/// It has a toolchain of its own (agent-ebpf/rust-toolchain.toml) and is linked
-/// by bpf-linker; both are installed first if they are missing. The result is
-/// target/ebpf/ARCH/lastgasp.bpf.o.
+/// They have a toolchain of their own (agent-ebpf/rust-toolchain.toml) and are
+/// linked by bpf-linker; both are installed first if they are missing. The results
+/// are target/ebpf/ARCH/lastgasp.bpf.o, and lastgasp-basic.bpf.o for kernels
+/// before 5.17.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The machine whose kernel will run it: registers differ.
@@ -28,8 +29,10 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn command(args: &Args) -> Result<ExitCode> {
-    let object = build(args.target)?;
-    if args.programs {
+    for object in build(args.target)? {
+        if !args.programs {
+            continue;
+        }
         let bytes = fs::read(&object)?;
         for program in Elf::parse(&bytes)?.programs()? {
             println!(
@@ -41,29 +44,45 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Where the object for a machine is put; `agent/build.rs` looks there.
-pub(crate) fn object(arch: Arch) -> PathBuf {
-    run::root()
-        .join("target/ebpf")
-        .join(arch.name())
-        .join("lastgasp.bpf.o")
+/// What an object may use.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Variant {
+    /// All that kernel 5.17 knows.
+    Full,
+    /// Nothing that kernel 5.10 does not know.
+    Basic,
 }
 
-/// Builds the object and says what it holds.
-pub(crate) fn build(arch: Arch) -> Result<PathBuf> {
+impl Variant {
+    /// All variants.
+    pub(crate) const ALL: [Self; 2] = [Self::Full, Self::Basic];
+
+    /// Its file in target/ebpf/ARCH; `agent/build.rs` looks there.
+    fn file(self) -> &'static str {
+        match self {
+            Self::Full => "lastgasp.bpf.o",
+            Self::Basic => "lastgasp-basic.bpf.o",
+        }
+    }
+}
+
+/// Builds the objects and says what they hold.
+pub(crate) fn build(arch: Arch) -> Result<Vec<PathBuf>> {
     setup::require(&[Need::Ebpf])?;
+    run::say(&format!("eBPF objects for {}", arch.name()));
+    let built = Variant::ALL.map(|variant| build_one(arch, variant));
+    built.into_iter().collect()
+}
+
+fn build_one(arch: Arch, variant: Variant) -> Result<PathBuf> {
     let start = Instant::now();
     let dir = run::root().join("agent-ebpf");
-    run::say(&format!("eBPF object for {}", arch.name()));
-    run::loudly("building the eBPF object", &mut cargo("build", arch)?)?;
+    run::loudly(
+        "building the eBPF object",
+        &mut cargo("build", arch, variant)?,
+    )?;
 
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || dir.join("target"),
-        |custom| run::root().join(custom).join("agent-ebpf"),
-    );
-    let linked = target
-        .join(arch.name())
-        .join("bpfel-unknown-none/release/lastgasp");
+    let linked = target(arch, variant).join("bpfel-unknown-none/release/lastgasp");
     let stripped = linked.with_extension("stripped.o");
     strip(&dir, &linked, &stripped)?;
     let mut bytes =
@@ -75,7 +94,10 @@ pub(crate) fn build(arch: Arch) -> Result<PathBuf> {
         btf::tame_names(section)?;
     }
 
-    let object = object(arch);
+    let object = run::root()
+        .join("target/ebpf")
+        .join(arch.name())
+        .join(variant.file());
     install(&bytes, &object)?;
     eprintln!(
         "    {}: {}, {} programs, {} instructions, {}",
@@ -88,33 +110,47 @@ pub(crate) fn build(arch: Arch) -> Result<PathBuf> {
     Ok(object)
 }
 
+/// cargo's directory for a variant: were it shared, each build would build `core`
+/// anew.
+fn target(arch: Arch, variant: Variant) -> PathBuf {
+    let all = match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(custom) => run::root().join(custom).join("agent-ebpf"),
+        None => run::root().join("agent-ebpf/target"),
+    };
+    match variant {
+        Variant::Full => all.join(arch.name()),
+        Variant::Basic => all.join(arch.name()).join("basic"),
+    }
+}
+
 /// A cargo command for the eBPF crate, with its toolchain, linker and flags.
-pub(crate) fn cargo(subcommand: &str, arch: Arch) -> Result<Command> {
+pub(crate) fn cargo(subcommand: &str, arch: Arch, variant: Variant) -> Result<Command> {
     let dir = run::root().join("agent-ebpf");
     let linker = setup::linker_pin()?.version;
     let flags = [
         // The linker makes BTF out of this.
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
-        // Atomics that return a value and 32 bit jumps; kernel 5.12 and later
-        // know all of it, and each program says which it uses.
-        "-Ctarget-cpu=v3".to_owned(),
+        // Version 3 has atomics that return a value (kernel 5.12) and 32 bit
+        // jumps.
+        match variant {
+            Variant::Full => "-Ctarget-cpu=v3".to_owned(),
+            Variant::Basic => "-Ctarget-cpu=v2".to_owned(),
+        },
         // aya-ebpf reads the registers of this machine.
         format!("--cfg=bpf_target_arch=\"{}\"", arch.name()),
         // Another linker is another object: cargo does not see that by itself.
         format!("--cfg=bpf_linker=\"{linker}\""),
     ];
     let mut command = run::cargo(&dir);
-    let target = match std::env::var_os("CARGO_TARGET_DIR") {
-        Some(custom) => run::root().join(custom).join("agent-ebpf"),
-        None => dir.join("target"),
-    };
     command
         .args([subcommand, "--release", "--target-dir"])
-        // A directory a machine: else each change of machine builds `core` anew.
-        .arg(target.join(arch.name()))
+        .arg(target(arch, variant))
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env("PATH", setup::path_with_tools()?);
+    if variant == Variant::Basic {
+        command.args(["--features", "basic"]);
+    }
     Ok(command)
 }
 

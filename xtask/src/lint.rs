@@ -132,10 +132,12 @@ fn advisories() -> Result<Outcome> {
 
 fn clippy_ebpf() -> Result<Outcome> {
     setup::require(&[Need::Ebpf])?;
-    run::loudly(
-        "clippy on agent-ebpf",
-        ebpf::cargo("clippy", Arch::host())?.args(["--quiet", "--", "-D", "warnings"]),
-    )?;
+    for variant in ebpf::Variant::ALL {
+        run::loudly(
+            "clippy on agent-ebpf",
+            ebpf::cargo("clippy", Arch::host(), variant)?.args(["--quiet", "--", "-D", "warnings"]),
+        )?;
+    }
     Ok(Outcome::Done)
 }
 

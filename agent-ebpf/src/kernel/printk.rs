@@ -39,6 +39,37 @@ pub fn level(format: *const u8, arguments: *const u8) -> u8 {
     prefix(head)
 }
 
+/// A text with prefixes in front of it: where it begins, and what they say.
+pub struct Prefixed {
+    /// Kernel address of the text behind them.
+    pub text: *const u8,
+    /// The first level, or [`LEVEL_UNKNOWN`].
+    pub level: u8,
+    /// `FLAG_*`.
+    pub flags: u8,
+}
+
+/// Takes off what `vprintk_store()` takes off: a level and `KERN_CONT`, in any
+/// order.
+#[inline(always)]
+pub fn strip(address: *const u8) -> Prefixed {
+    let mut stripped = Prefixed {
+        text: address,
+        level: LEVEL_UNKNOWN,
+        flags: 0,
+    };
+    for _ in 0..2 {
+        // SAFETY: the helper fails, rather than faults, on a bad address.
+        match unsafe { bpf_probe_read_kernel(stripped.text.cast::<[u8; 2]>()) } {
+            Ok([SOH, b'c']) => stripped.flags |= FLAG_CONTINUES,
+            Ok([SOH, digit @ b'0'..=b'7']) => stripped.level = digit - b'0',
+            _ => break,
+        }
+        stripped.text = stripped.text.wrapping_add(2);
+    }
+    stripped
+}
+
 #[inline(always)]
 fn prefix(head: [u8; 2]) -> u8 {
     match head {

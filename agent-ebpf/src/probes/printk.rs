@@ -2,7 +2,9 @@
 //!
 //! `printk_sprint` (kernel/printk/printk.c, 5.15 on) formats each line into the
 //! log, in any context, before any console sees it. The tracepoint
-//! `printk:console` is the stand-in where fexit is refused.
+//! `printk:console` is the stand-in where fexit is refused. Before 5.15 it is
+//! `vprintk_store`, whose buffer still holds the line when it returns; in an NMI
+//! those kernels put lines aside instead, by `printk_safe_log_store`.
 
 use agent_common::{FLAG_NEWLINE, LEVEL_UNKNOWN};
 use aya_ebpf::{
@@ -26,21 +28,72 @@ use crate::{
 pub fn fx_printk_sprint(context: FExitContext) -> i32 {
     let address: *const u8 = context.arg(0);
     let len: u32 = context.arg(6);
-    // Old verifiers refuse to load a pointer to an enum, or to an array type
-    // such as va_list, out of the context; a helper may.
-    let pointer = |n: usize| -> u64 {
-        let at = context.as_ptr().cast::<u64>().wrapping_add(n);
-        // SAFETY: an argument of the traced function, below its return value.
-        unsafe { bpf_probe_read_kernel(at) }.unwrap_or(0)
-    };
     if maps::verbose() != 0 && len == 0 {
         warn!(&context, "printk_sprint stored an empty line");
     }
     emit::line(&Text {
         address,
         len: len & 0xffff,
-        level: printk::level(context.arg(4), pointer(5) as *const u8),
-        flags: printk::flags(pointer(3) as *const u32),
+        level: printk::level(context.arg(4), address_in(&context, 5)),
+        flags: printk::flags(address_in(&context, 3).cast()),
+    });
+    0
+}
+
+/// An argument that is an address. Verifiers know what such arguments point at:
+/// old ones refuse a pointer to an enum or to an array type such as va_list, and
+/// reckoning with one. What a helper reads is a number.
+#[inline(always)]
+fn address_in(context: &FExitContext, n: usize) -> *const u8 {
+    let at = context.as_ptr().cast::<u64>().wrapping_add(n);
+    // SAFETY: an argument of the traced function, below its return value.
+    let address = unsafe { bpf_probe_read_kernel(at) }.unwrap_or(0);
+    address as *const u8
+}
+
+/// `int vprintk_store(int facility, int level, const struct dev_printk_info
+/// *dev_info, const char *fmt, va_list args)`: the length of what it stored.
+#[fexit]
+pub fn fx_vprintk_store(context: FExitContext) -> i32 {
+    let buffer = maps::printk_text();
+    let level: i32 = context.arg(1);
+    let len: i32 = context.arg(5);
+    if buffer == 0 || len <= 0 {
+        return 0;
+    }
+    let line = printk::strip(buffer as *const u8);
+    emit::line(&Text {
+        address: line.text,
+        len: len as u32,
+        // LOGLEVEL_DEFAULT is -1: the text says it.
+        level: if level < 0 { line.level } else { level as u8 },
+        flags: line.flags,
+    });
+    0
+}
+
+/// `int printk_safe_log_store(struct printk_safe_seq_buf *s, const char *fmt,
+/// va_list args)`: the length of what it put behind what is in the buffer.
+#[fexit]
+pub fn fx_printk_safe_log_store(context: FExitContext) -> i32 {
+    let aside = address_in(&context, 0);
+    let len: i32 = context.arg(3);
+    let buffer = maps::printk_aside();
+    if buffer == 0 || len <= 0 {
+        return 0;
+    }
+    // SAFETY: the helper fails, rather than faults, on a bad address. The length
+    // is the structure's first field.
+    let filled = unsafe { bpf_probe_read_kernel(aside.cast::<u32>()) }.unwrap_or(0);
+    let end = aside.wrapping_add(buffer as usize + filled as usize);
+    let line = printk::strip(end.wrapping_sub(len as usize));
+    // SAFETY: as above.
+    let newline = unsafe { bpf_probe_read_kernel(end.wrapping_sub(1)) } == Ok(b'\n');
+    emit::line(&Text {
+        address: line.text,
+        len: (end as u64 - line.text as u64 - u64::from(newline)) as u32,
+        level: line.level,
+        flags: line.flags,
     });
     0
 }

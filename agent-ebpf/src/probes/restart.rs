@@ -12,10 +12,20 @@ fn body(what: u16) {
     hold::until_acked(agent_common::hold::ORDER);
 }
 
+/// The compiler may put `kernel_restart` into the system call (5.10 does); all of
+/// the above but `emergency_restart` come here.
+#[inline(always)]
+fn shutdown() {
+    if !emit::is_final() {
+        body(notice::RESTART);
+    }
+}
+
 super::entries! {
     fe_kernel_restart, kp_kernel_restart => body(notice::RESTART);
     fe_kernel_halt, kp_kernel_halt => body(notice::HALT);
     fe_kernel_power_off, kp_kernel_power_off => body(notice::POWER_OFF);
     fe_kernel_kexec, kp_kernel_kexec => body(notice::KEXEC);
+    fe_device_shutdown, kp_device_shutdown => shutdown();
     fe_emergency_restart, kp_emergency_restart => body(notice::EMERGENCY_RESTART);
 }

@@ -4,7 +4,8 @@
 //! A soft lockup has no function of its own: once `watchdog_timer_fn`
 //! (kernel/watchdog.c) has printed one it taints the kernel.
 //! `sched_process_hang` is called by `check_hung_task` (kernel/hung_task.c), and
-//! `rcu_stall_warning` where a stall is printed (kernel/rcu/tree_stall.h).
+//! `rcu_stall_warning` where a stall is printed (kernel/rcu/tree_stall.h, 5.15
+//! on), and `rcu_check_gp_kthread_starvation` a little further down.
 
 use agent_common::notice;
 use aya_ebpf::{
@@ -41,6 +42,11 @@ pub fn kp_add_taint(context: ProbeContext) -> u32 {
 pub fn tp_sched_process_hang(_context: BtfTracePointContext) -> i32 {
     emit::mark(notice::HUNG_TASK);
     0
+}
+
+super::entries! {
+    fe_rcu_check_gp_kthread_starvation, kp_rcu_check_gp_kthread_starvation =>
+        emit::mark(notice::RCU_STALL);
 }
 
 #[btf_tracepoint]

@@ -8,77 +8,20 @@ use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError};
+use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use tokio::io::unix::AsyncFd;
 
-use super::btf::Btf;
+use super::fits::{Kernel, Plan};
 use super::ring::CrashRing;
-use super::{sched, symbols};
+use super::role::{Candidate, How, Role};
+use super::sched;
 
 /// The object built from `agent-ebpf` (`cargo xtask build-ebpf`).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LASTGASP_EBPF_PATH"));
-
-/// How a program is attached.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum How {
-    /// At a function's entry, by trampoline.
-    Fentry,
-    /// At a function's return; the number of parameters that the program was written for.
-    Fexit(usize),
-    /// At a function's entry, by breakpoint or ftrace.
-    Kprobe,
-    /// At a tracepoint, with typed arguments.
-    TpBtf,
-}
-
-impl How {
-    /// The kernel's word for it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fentry => "fentry",
-            Self::Fexit(_) => "fexit",
-            Self::Kprobe => "kprobe",
-            Self::TpBtf => "tp_btf",
-        }
-    }
-}
-
-/// One way to fill a role.
-#[derive(Clone, Copy, Debug)]
-pub struct Candidate {
-    /// The program in the object.
-    pub program: &'static str,
-    /// How it is attached.
-    pub how: How,
-    /// The function or tracepoint.
-    pub target: &'static str,
-    /// A structure that the kernel must have for this way to be safe.
-    pub only_with: Option<(&'static str, &'static str)>,
-}
-
-impl Candidate {
-    /// A way without conditions.
-    pub const fn new(program: &'static str, how: How, target: &'static str) -> Self {
-        Self {
-            program,
-            how,
-            target,
-            only_with: None,
-        }
-    }
-}
-
-/// A thing that must be seen, and the ways to see it.
-#[derive(Clone, Copy, Debug)]
-pub struct Role {
-    /// Name, as `doctor` shows it.
-    pub name: &'static str,
-    /// What is lost without it.
-    pub without: &'static str,
-    /// Ways, best first.
-    pub candidates: &'static [Candidate],
-}
+/// The same for kernels before 5.17.
+static BASIC_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LASTGASP_EBPF_BASIC_PATH"));
 
 /// How one candidate fared.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -186,31 +129,27 @@ pub struct Shared {
 }
 
 /// Loads the object and attaches every role.
-pub fn attach(roles: &[&Role], verbose: bool) -> Result<(Attached, Shared), Error> {
-    if OBJECT.is_empty() {
+pub fn attach(roles: &[&'static Role], verbose: bool) -> Result<(Attached, Shared), Error> {
+    if OBJECT.is_empty() || BASIC_OBJECT.is_empty() {
         return Err(Error::NoObject);
     }
-    let (preempt, oom_memcg, fits) = {
-        // Gone before the loader reads its own copy: both at once would be the
-        // most memory that the agent ever takes.
-        let own = Btf::of_running_kernel().ok();
-        let preempt = own.as_ref().map(symbols::preempt_count).unwrap_or_default();
-        let memcg = own
-            .as_ref()
-            .and_then(|btf| btf.offset("oom_control", "memcg"));
-        let fits = |c: &Candidate| fits(c, own.as_ref());
-        let fits = roles
-            .iter()
-            .map(|role| role.candidates.iter().map(fits).collect());
-        (preempt, memcg.unwrap_or(0), fits.collect::<Vec<Vec<_>>>())
+    // Gone before the loader reads its own copy of the type information: both at
+    // once would be the most memory that the agent ever takes.
+    let (globals, plans) = {
+        let kernel = Kernel::running();
+        let plans: Vec<Plan> = roles.iter().filter_map(|r| kernel.plan(r)).collect();
+        (kernel.globals(), plans)
     };
     let btf = aya::Btf::from_sys_fs().ok();
-    let mut ebpf = EbpfLoader::new()
-        .override_global("PER_CPU_OFFSETS", &preempt.per_cpu_offsets, true)
-        .override_global("PREEMPT_COUNT", &preempt.offset, true)
-        .override_global("OOM_MEMCG", &oom_memcg, true)
-        .override_global("VERBOSE", &u32::from(verbose), true)
-        .load(OBJECT)
+    let object = if loops() { OBJECT } else { BASIC_OBJECT };
+    let verbose = u32::from(verbose);
+    let mut loader = EbpfLoader::new();
+    loader.override_global("VERBOSE", &verbose, true);
+    for (name, value) in &globals {
+        loader.override_global(name, value, true);
+    }
+    let mut ebpf = loader
+        .load(object)
         .map_err(|error| Error::Load(last_words(&error.to_string())))?;
 
     let ring = {
@@ -220,16 +159,16 @@ pub fn attach(roles: &[&Role], verbose: bool) -> Result<(Attached, Shared), Erro
     };
     let bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
 
-    let statuses = roles.iter().zip(fits).map(|(role, fits)| Status {
-        role: role.name,
-        without: role.without,
-        attempts: fill(&mut ebpf, role, fits, btf.as_ref()),
+    let statuses = plans.into_iter().map(|plan| Status {
+        role: plan.role.name,
+        without: plan.role.without,
+        attempts: fill(&mut ebpf, plan.ways, btf.as_ref()),
     });
     let statuses = statuses.collect();
     let attached = Attached {
         ebpf,
         statuses,
-        knows_context: preempt.offset != 0,
+        knows_context: globals.iter().any(|g| g.0 == "PREEMPT_COUNT" && g.1 != 0),
     };
     Ok((attached, Shared { ring, bells }))
 }
@@ -266,15 +205,21 @@ fn bell(ebpf: &mut Ebpf, name: &'static str) -> Result<Bell, Error> {
         .map_err(|source| Error::Bell(name, source))
 }
 
-/// Tries the candidates in turn.
+/// Whether the kernel has `bpf_loop`, and so all else that the full object needs.
+fn loops() -> bool {
+    let asked = is_helper_supported(ProgramType::KProbe, BpfHelper::BPF_FUNC_loop);
+    // If it cannot be asked, loading says why.
+    asked.unwrap_or(true)
+}
+
+/// Tries the ways in turn.
 fn fill(
     ebpf: &mut Ebpf,
-    role: &Role,
-    fits: Vec<Result<(), String>>,
+    ways: Vec<(&'static Candidate, Result<(), String>)>,
     btf: Option<&aya::Btf>,
 ) -> Vec<Attempt> {
     let mut attempts = Vec::new();
-    for (candidate, fits) in role.candidates.iter().zip(fits) {
+    for (candidate, fits) in ways {
         let result = fits.and_then(|()| attach_one(ebpf, candidate, btf));
         let refused = result.err();
         let done = refused.is_none();
@@ -288,30 +233,6 @@ fn fill(
         }
     }
     attempts
-}
-
-/// Whether the kernel's type information allows a candidate. Asked beforehand,
-/// because the loader's own words for it are unclear.
-fn fits(candidate: &Candidate, own: Option<&Btf>) -> Result<(), String> {
-    let Some(own) = own else { return Ok(()) };
-    if let Some((structure, why)) = candidate.only_with
-        && !own.has_struct(structure)
-    {
-        return Err(why.to_owned());
-    }
-    let absent = || "this kernel has no such function".to_owned();
-    match candidate.how {
-        How::Fentry => own
-            .parameters(candidate.target)
-            .map(drop)
-            .ok_or_else(absent),
-        How::Fexit(expected) => match own.parameters(candidate.target) {
-            None => Err(absent()),
-            Some(n) if n != expected => Err(format!("takes {n} parameters here, not {expected}")),
-            Some(_) => Ok(()),
-        },
-        How::Kprobe | How::TpBtf => Ok(()),
-    }
 }
 
 fn attach_one(
@@ -355,9 +276,10 @@ const _: fn(&mut FEntry, &str, &aya::Btf) -> Result<(), ProgramError> = FEntry::
 
 /// The line of a verifier's log that says why: the last but for its statistics.
 fn last_words(log: &str) -> String {
+    let statistics = ["processed", "verification time", "stack depth"];
     let line = log
         .lines()
-        .rfind(|l| !l.trim().is_empty() && !l.starts_with("processed"));
+        .rfind(|l| !l.trim().is_empty() && !statistics.iter().any(|s| l.starts_with(s)));
     line.unwrap_or_default().trim().chars().take(200).collect()
 }
 

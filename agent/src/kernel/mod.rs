@@ -6,7 +6,9 @@
 pub mod attach;
 pub mod btf;
 pub mod caps;
+mod fits;
 pub mod packet;
 pub mod ring;
+pub mod role;
 pub mod sched;
 pub mod symbols;

@@ -9,7 +9,7 @@ mod restart;
 mod stall;
 mod stop;
 
-use crate::kernel::attach::Role;
+use crate::kernel::role::Role;
 
 /// Every role, in the order in which they are attached: words before hooks, so
 /// that the history has begun when the first hook fires.

@@ -1,6 +1,6 @@
 //! `panic()` begins.
 
-use crate::kernel::attach::{Candidate, How, Role};
+use crate::kernel::role::{Candidate, How, Role};
 
 pub(super) const ROLES: &[Role] = &[
     Role {

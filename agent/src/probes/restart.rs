@@ -1,6 +1,6 @@
 //! The machine goes down on purpose, while nobody told the agent to stop.
 
-use crate::kernel::attach::{Candidate, How, Role};
+use crate::kernel::role::{Candidate, How, Role};
 
 macro_rules! role {
     ($name:literal, $function:literal, $fentry:literal, $kprobe:literal) => {
@@ -35,6 +35,15 @@ pub(super) const ROLES: &[Role] = &[
         "fe_kernel_kexec",
         "kp_kernel_kexec"
     ),
+    Role {
+        name: "any shutdown",
+        without: "a restart goes without a word where the compiler put kernel_restart() into \
+                  its caller",
+        candidates: &[
+            Candidate::new("fe_device_shutdown", How::Fentry, "device_shutdown"),
+            Candidate::new("kp_device_shutdown", How::Kprobe, "device_shutdown"),
+        ],
+    },
     role!(
         "emergency restart",
         "emergency_restart",

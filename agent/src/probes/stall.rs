@@ -1,6 +1,6 @@
 //! Something stands still, and the kernel says so.
 
-use crate::kernel::attach::{Candidate, How, Role};
+use crate::kernel::role::{Candidate, How, Role};
 
 pub(super) const ROLES: &[Role] = &[
     Role {
@@ -23,10 +23,18 @@ pub(super) const ROLES: &[Role] = &[
     Role {
         name: "RCU stall",
         without: "an RCU stall that the machine survives is not reported",
-        candidates: &[Candidate::new(
-            "tp_rcu_stall_warning",
-            How::TpBtf,
-            "rcu_stall_warning",
-        )],
+        candidates: &[
+            Candidate::new("tp_rcu_stall_warning", How::TpBtf, "rcu_stall_warning"),
+            Candidate::new(
+                "fe_rcu_check_gp_kthread_starvation",
+                How::Fentry,
+                "rcu_check_gp_kthread_starvation",
+            ),
+            Candidate::new(
+                "kp_rcu_check_gp_kthread_starvation",
+                How::Kprobe,
+                "rcu_check_gp_kthread_starvation",
+            ),
+        ],
     },
 ];

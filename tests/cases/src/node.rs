@@ -51,11 +51,9 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
     let mut files = initramfs::modules(kernel)?;
     files.push(File::copy("/init", 0o755, &binary("LASTGASP_GUEST")?)?);
     files.push(File::copy("/lastgasp", 0o755, &binary("LASTGASP_BINARY")?)?);
-    files.push(File::copy(
-        "/modules/boom.ko",
-        0o644,
-        &module::boom(cache, kernel)?,
-    )?);
+    if let Some(module) = module::boom(cache, kernel)? {
+        files.push(File::copy(::ways::MODULE, 0o644, &module)?);
+    }
     files.push(File {
         path: "/key".into(),
         mode: 0o600,
@@ -77,6 +75,12 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
 pub fn clock(vm: &mut Vm) -> Result<String> {
     vm.ask("clock 200").context("the machine's clock")?;
     vm.ask("read /sys/devices/system/clocksource/clocksource0/current_clocksource")
+}
+
+/// What `lastgasp doctor` says in the machine.
+pub fn doctor(vm: &mut Vm) -> Result<String> {
+    let said = vm.ask("output 30000 /lastgasp doctor")?;
+    Ok(said.replace("\\n", "\n").replace("\\\\", "\\"))
 }
 
 /// Starts the agent in the machine, waits until it is ready, and gives its PID. `flags` are

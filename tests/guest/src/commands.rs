@@ -6,6 +6,7 @@
 //! | `mkdir PATH` | makes a directory and its parents |
 //! | `run PROGRAM ARGUMENTS…` | starts a program in the background; answers with its PID |
 //! | `wait PATH MS` | waits until the file exists |
+//! | `output MS PROGRAM ARGUMENTS…` | runs a program to its end; answers with what it says, newlines as `\n` |
 //! | `stop PROGRAM MS` | SIGTERM to what `run` started, and waits for its end |
 //! | `die WAY US` | dies that way after this many microseconds, or answers that this kernel cannot |
 //! | `busy CPU` | keeps a CPU busy from now on |
@@ -43,6 +44,7 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
         }
         "list" => return list(Path::new(first)),
         "run" => return run(first, second, children),
+        "output" => return output(Duration::from_millis(first.parse()?), second),
         "wait" => wait(Path::new(first), Duration::from_millis(second.parse()?))?,
         "stop" => {
             let child = children.get_mut(first).context("was not started")?;
@@ -111,8 +113,23 @@ fn run(program: &str, arguments: &str, children: &mut Children) -> Result<String
     Ok(pid.to_string())
 }
 
+/// What a program says, whatever its end, in one line.
+fn output(at_most: Duration, command: &str) -> Result<String> {
+    let (program, arguments) = command.split_once(' ').unwrap_or((command, ""));
+    let mut children = Children::new();
+    run(program, arguments, &mut children)?;
+    let child = children.get_mut(program).context("just started")?;
+    ended(child, at_most)?;
+    let said = fs::read_to_string("/run/agent.log")?;
+    Ok(said.replace('\\', "\\\\").replace('\n', "\\n"))
+}
+
 fn stop(child: &mut Child, at_most: Duration) -> Result<()> {
     machine::terminate(child.id())?;
+    ended(child, at_most)
+}
+
+fn ended(child: &mut Child, at_most: Duration) -> Result<()> {
     let deadline = Instant::now() + at_most;
     while child.try_wait()?.is_none() {
         if Instant::now() > deadline {

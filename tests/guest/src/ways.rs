@@ -39,8 +39,5 @@ fn take(step: &Step) -> Result<()> {
 }
 
 fn boom(kind: &str, how: &str) -> Result<()> {
-    machine::insert(
-        Path::new("/modules/boom.ko"),
-        &format!("kind={kind} how={how}"),
-    )
+    machine::insert(Path::new(::ways::MODULE), &format!("kind={kind} how={how}"))
 }

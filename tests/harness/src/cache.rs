@@ -91,12 +91,6 @@ impl Cache {
             .with_context(|| format!("cannot move {} into place", partial.display()))?;
         Ok(target)
     }
-
-    /// Forgets the folder `name`.
-    pub fn forget(&self, name: &str) -> Result<()> {
-        let _lock = self.lock(&name.replace('/', "-"))?;
-        remove_dir(&self.path(name))
-    }
 }
 
 fn remove_dir(path: &Path) -> Result<()> {
@@ -129,8 +123,6 @@ mod tests {
         assert_eq!(fs::read_to_string(filled.join("x"))?, "1");
         assert!(!filled.join("half").exists());
         cache.fill("a/b", |_| anyhow::bail!("asked twice"))?;
-        cache.forget("a/b")?;
-        assert!(!filled.exists());
         Ok(())
     }
 }

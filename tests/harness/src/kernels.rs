@@ -19,6 +19,15 @@ pub struct KernelSpec {
     pub suite: String,
     /// The flavour in the package's name: `cloud-amd64`.
     pub flavour: String,
+    /// A release that is not the newest: `6.18.15+deb13`.
+    pub release: Option<String>,
+    /// Whether the archive has headers, for a crash module.
+    #[serde(default = "yes")]
+    pub headers: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -38,8 +47,9 @@ pub struct Kernel {
     pub image: PathBuf,
     /// The folder with `kernel/` and `modules.builtin`.
     pub modules: PathBuf,
-    /// Root of the unpacked header packages (`usr/src`, `usr/lib`).
-    pub headers: PathBuf,
+    /// Root of the unpacked header packages (`usr/src`, `usr/lib`), if there
+    /// are any.
+    pub headers: Option<PathBuf>,
 }
 
 /// The kernels that `text`, in the form of `tests/kernels.toml`, lists.
@@ -81,12 +91,6 @@ impl KernelSpec {
         self.unpacked(&root)
     }
 
-    /// Fetches the newest build, whatever the cache has.
-    pub fn renew(&self, cache: &Cache) -> Result<Kernel> {
-        cache.forget(&self.folder())?;
-        self.get(cache)
-    }
-
     fn fetch(&self, cache: &Cache, dir: &Path) -> Result<()> {
         let suites: Vec<String> = all()?.into_iter().map(|spec| spec.suite).collect();
         let suites: Vec<&str> = suites.iter().map(String::as_str).collect();
@@ -106,10 +110,16 @@ impl KernelSpec {
             })
         };
         for (part, prefix) in [("image", "linux-image-"), ("headers", "linux-headers-")] {
-            let meta = format!("{prefix}{}/{}", self.flavour, self.suite);
-            let needs = packages.depends(&meta)?;
-            let release = versioned(&needs, prefix)?;
-            let mut names = packages.closure(release, of_kernel)?;
+            if part == "headers" && !self.headers {
+                continue;
+            }
+            let package = if let Some(release) = &self.release {
+                format!("{prefix}{release}-{}", self.flavour)
+            } else {
+                let meta = format!("{prefix}{}/{}", self.flavour, self.suite);
+                versioned(&packages.depends(&meta)?, prefix)?.to_owned()
+            };
+            let mut names = packages.closure(&package, of_kernel)?;
             if part == "headers" {
                 names.retain(|name| !name.starts_with("linux-image-"));
             }
@@ -145,7 +155,7 @@ impl KernelSpec {
             release,
             image,
             modules,
-            headers: root.join("headers"),
+            headers: self.headers.then(|| root.join("headers")),
         })
     }
 }
@@ -161,11 +171,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lab_has_the_three_kernels_and_says_so() -> Result<()> {
+    fn the_lab_has_old_and_new_kernels_and_says_so() -> Result<()> {
         let names: Vec<String> = all()?.into_iter().map(|spec| spec.name).collect();
-        assert_eq!(names, ["6.1", "6.12", "7"]);
+        assert_eq!(names, ["5.10", "6.1", "6.12", "6.18", "7"]);
         let error = named("2.4").expect_err("too old").to_string();
-        assert!(error.contains("6.1, 6.12, 7"), "{error}");
+        assert!(error.contains("5.10, 6.1, 6.12, 6.18, 7"), "{error}");
         Ok(())
     }
 

@@ -38,8 +38,12 @@ const PROGRAMS: &[&str] = &[
 const SOURCE: &str = include_str!("../../guest/module/boom.c");
 const MAKEFILE: &str = include_str!("../../guest/module/Makefile");
 
-/// `boom.ko` for this kernel, built if the cache does not have it yet.
-pub fn boom(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
+/// `boom.ko` for this kernel, built if the cache does not have it yet; `None`
+/// where there are no headers to build it with.
+pub fn boom(cache: &Cache, kernel: &Kernel) -> Result<Option<PathBuf>> {
+    let Some(headers) = &kernel.headers else {
+        return Ok(None);
+    };
     let mut hash = Sha256::new();
     hash.update(SOURCE);
     hash.update(MAKEFILE);
@@ -49,12 +53,12 @@ pub fn boom(cache: &Cache, kernel: &Kernel) -> Result<PathBuf> {
         kernel.release, hash[0], hash[1], hash[2]
     );
     let dir = cache
-        .fill(&key, |dir| build(cache, kernel, dir))
+        .fill(&key, |dir| build(cache, kernel, headers, dir))
         .with_context(|| format!("cannot build the crash module for {}", kernel.release))?;
-    Ok(dir.join("boom.ko"))
+    Ok(Some(dir.join("boom.ko")))
 }
 
-fn build(cache: &Cache, kernel: &Kernel, dir: &Path) -> Result<()> {
+fn build(cache: &Cache, kernel: &Kernel, headers: &Path, dir: &Path) -> Result<()> {
     if !Path::new("/proc/self/ns/mnt").exists() || !is_root()? {
         return Err(
             Skip("kernel modules are built in a mount namespace, which needs root".into()).into(),
@@ -83,7 +87,7 @@ fn build(cache: &Cache, kernel: &Kernel, dir: &Path) -> Result<()> {
              make -C /usr/src/linux-headers-{release} M=/mnt/module CC=gcc HOSTCC=gcc \
              KBUILD_MODPOST_WARN=1 CONFIG_DEBUG_INFO_BTF_MODULES= modules",
         sysroot = quoted(&sysroot)?,
-        headers = quoted(&kernel.headers)?,
+        headers = quoted(headers)?,
         dir = quoted(dir)?,
         release = kernel.release,
     );

@@ -11,20 +11,23 @@ use agent_core::model::{Context, Notice, ReasonCode};
 
 pub use table::ALL;
 
+/// Where the crash module lies in the guest, on a kernel that has one.
+pub const MODULE: &str = "/modules/boom.ko";
+
 /// A way to die, and what must come of it.
 #[derive(Debug)]
 pub struct Way {
     /// What people call it.
     pub name: &'static str,
     /// What to do, in order. A kernel that has not all of the files that are
-    /// written cannot die this way.
+    /// written or loaded cannot die this way.
     pub steps: &'static [Step],
     /// What the kernel does in the end.
     pub notice: Notice,
     /// The annotator's reason code.
     pub code: ReasonCode,
-    /// How the line that says why begins ([`Way::is_why`]); empty: the kernel
-    /// prints none.
+    /// How the line that says why begins ([`Way::is_why`]), or `one|other` where
+    /// kernels differ; empty: the kernel prints none.
     pub line: &'static str,
     /// The function that is to blame.
     pub function: Option<&'static str>,
@@ -89,9 +92,8 @@ impl Way {
     /// Whether a line is the one that says why. From 6.10 on traps are named
     /// behind a word: `Oops: divide error: 0000 [#1]`.
     pub fn is_why(&self, text: &str) -> bool {
-        text.strip_prefix("Oops: ")
-            .unwrap_or(text)
-            .starts_with(self.line)
+        let text = text.strip_prefix("Oops: ").unwrap_or(text);
+        self.line.split('|').any(|line| text.starts_with(line))
     }
 
     /// Whether the machine goes: one that halts stays as it is.
@@ -103,6 +105,7 @@ impl Way {
     pub fn files(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| match step {
             Step::Write(path, _) => Some(*path),
+            Step::Module { .. } | Step::ModuleInChild { .. } => Some(MODULE),
             _ => None,
         })
     }

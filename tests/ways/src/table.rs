@@ -175,7 +175,7 @@ pub static ALL: &[Way] = &[
         steps: &[module("stack", "process")],
         notice: Notice::Panic,
         code: ReasonCode::StackOverflow,
-        line: "BUG: TASK stack guard page was hit at ",
+        line: "BUG: TASK stack guard page was hit at |BUG: stack guard page was hit at ",
         function: Some("boom_stack"),
         // The double fault is served on a stack of its own, as an NMI is.
         context: Context::Nmi,

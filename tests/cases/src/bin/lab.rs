@@ -17,7 +17,9 @@ use cases::node;
 use clap::Parser;
 use clap::builder::PossibleValuesParser;
 use harness::cache::Cache;
+use harness::kernels::Kernel;
 use harness::tool::Skip;
+use harness::vm::{Machine, Vm};
 use harness::{kernels, priority};
 
 /// Kills real kernels, and counts what of each death got out.
@@ -26,6 +28,7 @@ use harness::{kernels, priority};
 /// agent inside; most deaths then start from that snapshot, after a random
 /// delay. Exit code 0: nothing was missed.
 #[derive(Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
 struct Args {
     /// Kernels of tests/kernels.toml [default: all].
     #[arg(long, value_delimiter = ',')]
@@ -52,8 +55,8 @@ struct Args {
     /// Machines side by side; more CPUs in them than the host has cause misses.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
-    /// Two deaths of each kernel and way, one where it is survived (that takes some
-    /// seconds), one cold boot a kernel: for the tests.
+    /// One death of each kernel and way, three more where that one missed something,
+    /// one cold boot a kernel: for the tests.
     #[arg(long, conflicts_with = "runs")]
     quick: bool,
     /// Seed of the delays [default: from the clock].
@@ -65,6 +68,9 @@ struct Args {
     /// Keep console and datagrams of every death that missed something here.
     #[arg(long, value_name = "DIR", default_value = "target/lab")]
     keep: PathBuf,
+    /// Nobody dies: print what `lastgasp doctor` says on each kernel.
+    #[arg(long)]
+    doctor: bool,
     /// Write the console of a death of each kernel and way into the decoder's
     /// test data, with what it reads in it: look at that before you commit it.
     #[arg(long)]
@@ -103,14 +109,15 @@ fn lab(args: &Args) -> Result<bool> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         now.map_or(1, |now| now.as_secs())
     });
+    if args.doctor {
+        return doctor(args, &cache, &names);
+    }
     println!("seed {seed}");
     let dir = tempfile::Builder::new().prefix("lastgasp-lab-").tempdir()?;
     let mut prepared = Vec::new();
     for name in &names {
         let start = Instant::now();
-        let kernel = kernels::named(name)?.get(&cache)?;
-        let mut machine = node::machine(&cache, &kernel, args.cpus)?;
-        machine.append = format!("{} {}", machine.append, args.append);
+        let (kernel, machine) = machine(args, &cache, name)?;
         let one = Prepared::new(name, &kernel.release, machine, args.churn, dir.path())
             .with_context(|| format!("kernel {name}"))?;
         println!(
@@ -165,6 +172,22 @@ fn lab(args: &Args) -> Result<bool> {
     let failed = runs - good + nowhere(args, &cells);
     println!("{good} passed, {failed} failed");
     Ok(failed == 0)
+}
+
+fn machine(args: &Args, cache: &Cache, name: &str) -> Result<(Kernel, Machine)> {
+    let kernel = kernels::named(name)?.get(cache)?;
+    let mut machine = node::machine(cache, &kernel, args.cpus)?;
+    machine.append = format!("{} {}", machine.append, args.append);
+    Ok((kernel, machine))
+}
+
+fn doctor(args: &Args, cache: &Cache, names: &[String]) -> Result<bool> {
+    for name in names {
+        let (kernel, machine) = machine(args, cache, name)?;
+        let mut vm = Vm::boot(&machine).with_context(|| format!("kernel {name}"))?;
+        println!("{}\n{}", kernel.release, node::doctor(&mut vm)?);
+    }
+    Ok(true)
 }
 
 /// Says which ways are possible on no kernel at all, and how many: then it is
@@ -279,16 +302,13 @@ fn tasks<'a>(
     ways: &[&'static Way],
     delays: &mut Delays,
 ) -> VecDeque<Task<'a>> {
-    let runs = if args.quick { 2 } else { args.runs };
+    let runs = if args.quick { 1 } else { args.runs };
     let mut tasks = VecDeque::new();
     for run in 0..runs {
         for (index, way) in ways.iter().enumerate() {
-            if args.quick && run > 0 && way.is_survived() {
-                continue;
-            }
             for on in prepared {
                 let cold = if args.quick {
-                    run == 0 && index == 0
+                    index == 0
                 } else {
                     run < args.cold
                 };

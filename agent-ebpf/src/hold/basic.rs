@@ -1,0 +1,61 @@
+//! Turns of a loop that the verifier walks through, each one.
+//!
+//! Kernels before 5.17 have no helper that loops. They take a loop if its end is
+//! plain, but every turn counts against the million instructions that a program
+//! may have, and every branch in it multiplies them. So there is none: what ends
+//! the wait is arithmetic, the turns that are left run out at once, and a turn is
+//! made long by having the kernel copy memory.
+
+use core::arch::asm;
+use core::ptr::read_volatile;
+
+use agent_common::Control;
+use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_probe_read_kernel};
+
+use super::Wait;
+use crate::maps::{PAD, PAD_HALF};
+
+/// What fits the verifier's limit. A turn takes the time of copying
+/// [`PAD_HALF`], 2 us and more.
+const TURNS: u32 = 24_000;
+
+/// Waits for the acknowledgement, for the end of the budget, or for all turns.
+#[inline(always)]
+pub(super) fn spin(control: *mut Control, wait: &mut Wait) {
+    let Some(pad) = PAD.get_ptr_mut(0) else {
+        return;
+    };
+    let pad: *mut u8 = pad.cast();
+    let end = wait.start_ns + wait.budget_ns;
+    let mut turn = 0;
+    while turn < TURNS {
+        // SAFETY: a map value that user space writes; the helper copies one half
+        // of another one onto the other half.
+        unsafe {
+            let acked = read_volatile(&raw const (*control).acked);
+            let waits = negative(acked.wrapping_sub(wait.until))
+                & negative(bpf_ktime_get_ns().wrapping_sub(end));
+            bpf_probe_read_kernel(
+                pad.add(PAD_HALF as usize).cast(),
+                PAD_HALF & waits as u32,
+                pad.cast_const().cast(),
+            );
+        }
+        turn += 1;
+    }
+    // SAFETY: as above.
+    unsafe {
+        wait.waited_ns = bpf_ktime_get_ns() - wait.start_ns;
+        wait.expired = u64::from(read_volatile(&raw const (*control).acked) < wait.until);
+    }
+}
+
+/// All ones if the number is negative, else zero. In assembly, because the
+/// compiler would make a branch of it.
+#[inline(always)]
+fn negative(number: u64) -> u64 {
+    let mut number = number;
+    // SAFETY: one arithmetic shift.
+    unsafe { asm!("{0} s>>= 63", inout(reg) number, options(pure, nomem, nostack)) };
+    number
+}

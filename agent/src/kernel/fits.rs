@@ -1,0 +1,90 @@
+//! What the running kernel has, and which ways to attach are for it. Asked
+//! before anything is loaded, because the loader's own words for it are unclear.
+
+use super::btf::Btf;
+use super::role::{Candidate, How, Role, Thing};
+use super::symbols::Symbols;
+
+/// The running kernel, as far as it tells.
+pub(super) struct Kernel {
+    btf: Option<Btf>,
+    symbols: Symbols,
+}
+
+/// A role, and the ways to try, each with whether the kernel allows it.
+pub(super) struct Plan {
+    pub(super) role: &'static Role,
+    pub(super) ways: Vec<(&'static Candidate, Result<(), String>)>,
+}
+
+impl Kernel {
+    pub(super) fn running() -> Self {
+        let btf = Btf::of_running_kernel().ok();
+        let symbols = btf.as_ref().map(Symbols::of_running_kernel);
+        Self {
+            symbols: symbols.unwrap_or_default(),
+            btf,
+        }
+    }
+
+    /// The globals of the eBPF object that are about the kernel; zero where it
+    /// does not tell.
+    pub(super) fn globals(&self) -> [(&'static str, u64); 5] {
+        let offset = |structure, member| {
+            let btf = self.btf.as_ref();
+            btf.and_then(|btf| btf.offset(structure, member))
+                .unwrap_or(0)
+        };
+        [
+            ("PER_CPU_OFFSETS", self.symbols.preempt.per_cpu_offsets),
+            ("PREEMPT_COUNT", self.symbols.preempt.offset),
+            ("OOM_MEMCG", offset("oom_control", "memcg")),
+            ("PRINTK_TEXT", self.symbols.printk_text),
+            ("PRINTK_ASIDE", offset("printk_safe_seq_buf", "buffer")),
+        ]
+    }
+
+    /// `None` for a role of other kernels.
+    pub(super) fn plan(&self, role: &'static Role) -> Option<Plan> {
+        let meant = |c: &&Candidate| c.meant_for.is_none_or(|thing| self.has(thing));
+        let ways: Vec<_> = role
+            .candidates
+            .iter()
+            .filter(meant)
+            .map(|c| (c, self.fits(c)))
+            .collect();
+        (!ways.is_empty()).then_some(Plan { role, ways })
+    }
+
+    fn has(&self, thing: Thing) -> bool {
+        match (thing, &self.btf) {
+            (Thing::Struct(name), Some(btf)) => btf.has_struct(name),
+            (Thing::Struct(_), None) => false,
+            (Thing::PrintkText, _) => self.symbols.printk_text != 0,
+        }
+    }
+
+    fn fits(&self, candidate: &Candidate) -> Result<(), String> {
+        let Some(btf) = &self.btf else { return Ok(()) };
+        if let Some((thing, why)) = candidate.only_with
+            && !self.has(thing)
+        {
+            return Err(why.to_owned());
+        }
+        let absent = || "this kernel has no such function".to_owned();
+        match candidate.how {
+            How::Fentry => btf
+                .parameters(candidate.target)
+                .map(drop)
+                .ok_or_else(absent),
+            How::Fexit(expected) => match btf.parameters(candidate.target) {
+                None => Err(absent()),
+                Some(n) if n != expected => {
+                    Err(format!("takes {n} parameters here, not {expected}"))
+                }
+                Some(_) => Ok(()),
+            },
+            How::Kprobe | How::TpBtf => Ok(()),
+        }
+    }
+}
