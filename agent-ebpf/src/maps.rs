@@ -3,7 +3,7 @@
 use agent_common::{Control, RING_SLOTS, Slot};
 use aya_ebpf::{
     macros::map,
-    maps::{Array, RingBuf},
+    maps::{Array, PerCpuArray, RingBuf},
 };
 
 /// `BPF_F_MMAPABLE` (include/uapi/linux/bpf.h).
@@ -35,6 +35,25 @@ pub const PAD_HALF: u32 = 64 * 1024;
 #[map]
 pub static PAD: Array<[u8; 2 * PAD_HALF as usize]> = Array::with_max_entries(1, 0);
 
+/// What `printk_sprint` is about to write, between its entry and its return. An
+/// NMI in between takes the place: that costs the line it interrupted.
+#[map]
+pub static SPRINT: PerCpuArray<Sprint> = PerCpuArray::with_max_entries(1, 0);
+
+/// Addresses of its arguments.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Sprint {
+    /// `text`, or zero.
+    pub text: u64,
+    /// `flags`.
+    pub flags: u64,
+    /// `fmt`.
+    pub format: u64,
+    /// `args`.
+    pub arguments: u64,
+}
+
 /// Address of `textbuf` in `vprintk_store()`, or zero if there is none.
 #[unsafe(no_mangle)]
 static PRINTK_TEXT: u64 = 0;
@@ -50,6 +69,10 @@ static PER_CPU_OFFSETS: u64 = 0;
 /// Offset of the preempt count within a CPU's area, or zero if not known.
 #[unsafe(no_mangle)]
 static PREEMPT_COUNT: u64 = 0;
+
+/// Offset of the preempt count in `struct task_struct`, where it is there.
+#[unsafe(no_mangle)]
+static PREEMPT_IN_TASK: u64 = 0;
 
 /// Offset of `memcg` in `struct oom_control`, or zero if not known.
 #[unsafe(no_mangle)]
@@ -76,5 +99,6 @@ global!(printk_text, PRINTK_TEXT, u64);
 global!(printk_aside, PRINTK_ASIDE, u64);
 global!(per_cpu_offsets, PER_CPU_OFFSETS, u64);
 global!(preempt_count, PREEMPT_COUNT, u64);
+global!(preempt_in_task, PREEMPT_IN_TASK, u64);
 global!(oom_memcg, OOM_MEMCG, u64);
 global!(verbose, VERBOSE, u32);

@@ -73,8 +73,8 @@ pub(crate) fn agent(arch: Arch, debug: bool) -> Result<PathBuf> {
 }
 
 /// Builds PID 1 of the lab's machines.
-pub(crate) fn guest() -> Result<PathBuf> {
-    package("guest", Arch::X86_64, false)
+pub(crate) fn guest(arch: Arch) -> Result<PathBuf> {
+    package("guest", arch, false)
 }
 
 /// Builds the binary of the package of the same name.

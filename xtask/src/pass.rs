@@ -54,18 +54,29 @@ pub(crate) struct Bench {
 
 /// Builds all and becomes the named binary of the cases.
 pub(crate) fn run(bin: &str, args: &[OsString]) -> Result<ExitCode> {
-    let mut command = prepare(bin)?;
+    let mut command = prepare(bin, wants_arm64(bin, args))?;
     command.args(args);
     // The terminal, signals and the exit code are then its own.
     let error = command.exec();
     Err(error).with_context(|| format!("cannot start {}", run::line(&command)))
 }
 
+/// Whether the kernels meant are, among others, for ARM: its binaries take minutes
+/// to build. All are meant where none is named.
+fn wants_arm64(bin: &str, args: &[OsString]) -> bool {
+    let mut words = args.iter().map(|word| word.to_string_lossy());
+    let names_kernels = words.any(|word| word.starts_with("--kernel"));
+    let names_arm64 = args
+        .iter()
+        .any(|word| word.to_string_lossy().contains("arm64"));
+    names_arm64 || bin == "lab" && !names_kernels
+}
+
 /// Builds the agent, the guest and the named binary, and gives the command
 /// that runs it.
-pub(crate) fn prepare(bin: &str) -> Result<Command> {
+pub(crate) fn prepare(bin: &str, arm64: bool) -> Result<Command> {
     setup::require(&[Need::Lab])?;
-    let built = Built::all()?;
+    let built = Built::all(arm64)?;
     run::say(&format!("the {bin}"));
     let mut cargo = run::cargo(run::root());
     cargo.args(["build", "--package", "cases", "--bin", bin]);
@@ -88,17 +99,22 @@ pub(crate) fn prepare(bin: &str) -> Result<Command> {
 
 /// The binaries that the cases put into a machine.
 #[derive(Debug)]
-pub(crate) struct Built {
-    agent: PathBuf,
-    guest: PathBuf,
-}
+pub(crate) struct Built(Vec<(&'static str, PathBuf)>);
 
 impl Built {
-    pub(crate) fn all() -> Result<Self> {
-        Ok(Self {
-            agent: build::agent(Arch::X86_64, false)?,
-            guest: build::guest()?,
-        })
+    /// Those for this machine, and for ARM if `arm64`.
+    pub(crate) fn all(arm64: bool) -> Result<Self> {
+        let mut built = vec![
+            ("LASTGASP_BINARY", build::agent(Arch::X86_64, false)?),
+            ("LASTGASP_GUEST", build::guest(Arch::X86_64)?),
+        ];
+        if arm64 {
+            built.extend([
+                ("LASTGASP_BINARY_ARM64", build::agent(Arch::Aarch64, false)?),
+                ("LASTGASP_GUEST_ARM64", build::guest(Arch::Aarch64)?),
+            ]);
+        }
+        Ok(Self(built))
     }
 
     /// Tells a command where they are.
@@ -109,7 +125,8 @@ impl Built {
                 command.env(name, path);
             }
         };
-        set(command, "LASTGASP_BINARY", &self.agent);
-        set(command, "LASTGASP_GUEST", &self.guest);
+        for (name, path) in &self.0 {
+            set(command, name, path);
+        }
     }
 }

@@ -231,6 +231,7 @@ fn programs(need: Need) -> &'static [(&'static str, &'static str)] {
         ],
         Need::Lab => &[
             ("qemu-system-x86_64", "qemu-system-x86"),
+            ("qemu-system-aarch64", "qemu-system-arm"),
             ("cpio", "cpio"),
             ("xz", "xz-utils"),
             ("zstd", "zstd"),

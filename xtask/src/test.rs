@@ -75,7 +75,7 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
             if let Some(reason) = setup::obstacle(&[Need::Ebpf, Need::Musl, Need::Lab]) {
                 return Ok(skipped(&reason));
             }
-            counted(pass::prepare("lab")?.arg("--quick"))
+            counted(pass::prepare("lab", true)?.arg("--quick"))
         });
         part("Kubernetes", &|| {
             if let Some(reason) = setup::obstacle(&[Need::ControlPlane, Need::Musl]) {
@@ -83,7 +83,7 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
             }
             let mut command = run::cargo(run::root());
             command.args(["test", "--package", "cases", "--no-fail-fast"]);
-            Built::all()?.name_to(&mut command);
+            Built::all(false)?.name_to(&mut command);
             counted(&mut command)
         });
     }

@@ -3,7 +3,7 @@
 use agent_common::{
     CONTEXT_HARDIRQ, CONTEXT_NMI, CONTEXT_PROCESS, CONTEXT_SOFTIRQ, CONTEXT_UNKNOWN,
 };
-use aya_ebpf::helpers::bpf_probe_read_kernel;
+use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task};
 
 use crate::maps;
 
@@ -16,16 +16,7 @@ const NMI_MASK: u32 = 0xf << 20;
 /// The context of `cpu`, if user space could tell where its count lies.
 #[inline(always)]
 pub fn context(cpu: u64) -> u8 {
-    let (offsets, count) = (maps::per_cpu_offsets(), maps::preempt_count());
-    if offsets == 0 || count == 0 {
-        return CONTEXT_UNKNOWN;
-    }
-    // SAFETY: the helper fails, rather than faults, on a bad address.
-    let read = unsafe {
-        bpf_probe_read_kernel((offsets + cpu * 8) as *const u64)
-            .and_then(|base| bpf_probe_read_kernel(base.wrapping_add(count) as *const u32))
-    };
-    let Ok(value) = read else {
+    let Some(value) = count(cpu) else {
         return CONTEXT_UNKNOWN;
     };
     if value & NMI_MASK != 0 {
@@ -36,5 +27,26 @@ pub fn context(cpu: u64) -> u8 {
         CONTEXT_SOFTIRQ
     } else {
         CONTEXT_PROCESS
+    }
+}
+
+/// arm64 keeps it in the task (`struct thread_info`), x86 in the CPU's own area.
+#[inline(always)]
+fn count(cpu: u64) -> Option<u32> {
+    let in_task = maps::preempt_in_task();
+    if in_task != 0 {
+        // SAFETY: a helper without arguments; the other fails, rather than
+        // faults, on a bad address.
+        return unsafe { bpf_probe_read_kernel((bpf_get_current_task() + in_task) as *const u32) }
+            .ok();
+    }
+    let (offsets, count) = (maps::per_cpu_offsets(), maps::preempt_count());
+    if offsets == 0 || count == 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe {
+        let base = bpf_probe_read_kernel((offsets + cpu * 8) as *const u64).ok()?;
+        bpf_probe_read_kernel(base.wrapping_add(count) as *const u32).ok()
     }
 }

@@ -3,16 +3,30 @@
 //! another way.
 
 use agent_common::notice;
-use aya_ebpf::{macros::fentry, programs::FEntryContext};
+use aya_ebpf::{
+    macros::{fentry, kprobe},
+    programs::{FEntryContext, ProbeContext},
+};
 
 use crate::{emit, kernel::oom};
 
 /// `void oom_kill_process(struct oom_control *oc, const char *message)`
-#[fentry]
-pub fn fe_oom_kill_process(context: FEntryContext) -> i32 {
+#[inline(always)]
+fn oom_kill_process(control: u64) {
     // A container at its own limit is Kubernetes' daily bread, not the node's end.
-    if oom::is_of_the_machine(context.arg::<*const u8>(0) as u64) {
+    if oom::is_of_the_machine(control) {
         emit::mark(notice::OUT_OF_MEMORY);
     }
+}
+
+#[fentry]
+pub fn fe_oom_kill_process(context: FEntryContext) -> i32 {
+    oom_kill_process(context.arg::<*const u8>(0) as u64);
+    0
+}
+
+#[kprobe]
+pub fn kp_oom_kill_process(context: ProbeContext) -> u32 {
+    oom_kill_process(context.arg(0).unwrap_or(0));
     0
 }

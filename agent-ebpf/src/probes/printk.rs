@@ -10,15 +10,15 @@ use agent_common::{FLAG_NEWLINE, LEVEL_UNKNOWN};
 use aya_ebpf::{
     EbpfContext,
     helpers::bpf_probe_read_kernel,
-    macros::{btf_tracepoint, fexit},
-    programs::{BtfTracePointContext, FExitContext},
+    macros::{btf_tracepoint, fexit, kprobe, kretprobe},
+    programs::{BtfTracePointContext, FExitContext, ProbeContext, RetProbeContext},
 };
 use aya_log_ebpf::warn;
 
 use crate::{
     emit::{self, Text},
     kernel::printk,
-    maps,
+    maps::{self, SPRINT, Sprint},
 };
 
 /// `u16 printk_sprint(char *text, u16 size, int facility, enum
@@ -36,6 +36,47 @@ pub fn fx_printk_sprint(context: FExitContext) -> i32 {
         len: len & 0xffff,
         level: printk::level(context.arg(4), address_in(&context, 5)),
         flags: printk::flags(address_in(&context, 3).cast()),
+    });
+    0
+}
+
+/// The same where there is no fexit (arm64 before 6.4): what the arguments were is
+/// kept until it returns.
+#[kprobe]
+pub fn kp_printk_sprint(context: ProbeContext) -> u32 {
+    if let Some(sprint) = SPRINT.get_ptr_mut(0) {
+        let argument = |n| context.arg::<u64>(n).unwrap_or(0);
+        // SAFETY: a map value of this CPU.
+        unsafe {
+            *sprint = Sprint {
+                text: argument(0),
+                flags: argument(3),
+                format: argument(4),
+                arguments: argument(5),
+            };
+        }
+    }
+    0
+}
+
+#[kretprobe]
+pub fn kr_printk_sprint(context: RetProbeContext) -> u32 {
+    let Some(sprint) = SPRINT.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: a map value of this CPU.
+    let of = unsafe { *sprint };
+    if of.text == 0 {
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe { (*sprint).text = 0 };
+    let len: u64 = context.ret();
+    emit::line(&Text {
+        address: of.text as *const u8,
+        len: len as u32 & 0xffff,
+        level: printk::level(of.format as *const u8, of.arguments as *const u8),
+        flags: printk::flags(of.flags as *const u32),
     });
     0
 }

@@ -168,7 +168,9 @@ pub fn attach(roles: &[&'static Role], verbose: bool) -> Result<(Attached, Share
     let attached = Attached {
         ebpf,
         statuses,
-        knows_context: globals.iter().any(|g| g.0 == "PREEMPT_COUNT" && g.1 != 0),
+        knows_context: globals
+            .iter()
+            .any(|(name, value)| name.starts_with("PREEMPT_") && *value != 0),
     };
     Ok((attached, Shared { ring, bells }))
 }
@@ -255,12 +257,13 @@ fn attach_one(
             program.load(target, needs_btf()?).map_err(|e| brief(&e))?;
             program.attach().map(|_| ()).map_err(|e| brief(&e))
         }
-        (Program::KProbe(program), How::Kprobe) => {
-            let program: &mut KProbe = program;
-            if program.fd().is_err() {
-                program.load().map_err(|e| brief(&e))?;
+        (Program::KProbe(program), How::Kprobe) => kprobe(program, target),
+        (Program::KProbe(program), How::Kretprobe { entry }) => {
+            kprobe(program, target)?;
+            match ebpf.program_mut(entry) {
+                Some(Program::KProbe(entry)) => kprobe(entry, target),
+                _ => Err("its entry is not in the eBPF object".to_owned()),
             }
-            program.attach(target, 0).map(|_| ()).map_err(|e| brief(&e))
         }
         (Program::BtfTracePoint(program), How::TpBtf) => {
             let program: &mut BtfTracePoint = program;
@@ -269,6 +272,13 @@ fn attach_one(
         }
         _ => Err("is another kind of program in the eBPF object".to_owned()),
     }
+}
+
+fn kprobe(program: &mut KProbe, target: &str) -> Result<(), String> {
+    if program.fd().is_err() {
+        program.load().map_err(|e| brief(&e))?;
+    }
+    program.attach(target, 0).map(|_| ()).map_err(|e| brief(&e))
 }
 
 // The type is named so that a kind that changes its API breaks the build here.
@@ -299,5 +309,10 @@ fn brief(error: &ProgramError) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    cause.to_string()
+    // The kernel's own ENOTSUPP, which the C library does not know.
+    let text = cause.to_string();
+    if text.contains("os error 524") {
+        return "not supported by this kernel (os error 524)".to_owned();
+    }
+    text
 }

@@ -29,7 +29,7 @@ impl Kernel {
 
     /// The globals of the eBPF object that are about the kernel; zero where it
     /// does not tell.
-    pub(super) fn globals(&self) -> [(&'static str, u64); 5] {
+    pub(super) fn globals(&self) -> [(&'static str, u64); 6] {
         let offset = |structure, member| {
             let btf = self.btf.as_ref();
             btf.and_then(|btf| btf.offset(structure, member))
@@ -38,10 +38,18 @@ impl Kernel {
         [
             ("PER_CPU_OFFSETS", self.symbols.preempt.per_cpu_offsets),
             ("PREEMPT_COUNT", self.symbols.preempt.offset),
+            ("PREEMPT_IN_TASK", self.preempt_in_task().unwrap_or(0)),
             ("OOM_MEMCG", offset("oom_control", "memcg")),
             ("PRINTK_TEXT", self.symbols.printk_text),
             ("PRINTK_ASIDE", offset("printk_safe_seq_buf", "buffer")),
         ]
+    }
+
+    /// Where the count is in the task (`arch/arm64/include/asm/thread_info.h`).
+    fn preempt_in_task(&self) -> Option<u64> {
+        let btf = self.btf.as_ref()?;
+        let count = btf.offset("thread_info", "preempt_count")?;
+        Some(btf.offset("task_struct", "thread_info")? + count)
     }
 
     /// `None` for a role of other kernels.
@@ -84,7 +92,7 @@ impl Kernel {
                 }
                 Some(_) => Ok(()),
             },
-            How::Kprobe | How::TpBtf => Ok(()),
+            How::Kprobe | How::Kretprobe { .. } | How::TpBtf => Ok(()),
         }
     }
 }

@@ -9,6 +9,11 @@ pub enum How {
     Fexit(usize),
     /// At a function's entry, by breakpoint or ftrace.
     Kprobe,
+    /// The same at its return, and another program at its entry.
+    Kretprobe {
+        /// The program at the entry.
+        entry: &'static str,
+    },
     /// At a tracepoint, with typed arguments.
     TpBtf,
 }
@@ -20,6 +25,7 @@ impl How {
             Self::Fentry => "fentry",
             Self::Fexit(_) => "fexit",
             Self::Kprobe => "kprobe",
+            Self::Kretprobe { .. } => "kretprobe",
             Self::TpBtf => "tp_btf",
         }
     }

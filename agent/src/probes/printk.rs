@@ -8,6 +8,13 @@ pub(super) const ROLES: &[Role] = &[
         without: "a death has no words: only its kind, CPU and task are sent",
         candidates: &[
             Candidate::new("fx_printk_sprint", How::Fexit(6), "printk_sprint"),
+            Candidate::new(
+                "kr_printk_sprint",
+                How::Kretprobe {
+                    entry: "kp_printk_sprint",
+                },
+                "printk_sprint",
+            ),
             Candidate {
                 meant_for: Some(Thing::PrintkText),
                 ..Candidate::new("fx_vprintk_store", How::Fexit(5), "vprintk_store")

@@ -45,6 +45,12 @@ pub(super) const ROLES: &[Role] = &[
                 How::Kprobe,
                 "machine_emergency_restart",
             ),
+            // Where there is no other way to reset (arm64).
+            Candidate::new(
+                "kp_machine_emergency_restart",
+                How::Kprobe,
+                "machine_restart",
+            ),
         ],
     },
 ];

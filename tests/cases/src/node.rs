@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use harness::arch::Arch;
 use harness::cache::Cache;
 use harness::initramfs::{self, File};
 use harness::kernels::Kernel;
@@ -49,8 +50,12 @@ pub fn binary(variable: &str) -> Result<PathBuf> {
 /// any of the guest's ways.
 pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
     let mut files = initramfs::modules(kernel)?;
-    files.push(File::copy("/init", 0o755, &binary("LASTGASP_GUEST")?)?);
-    files.push(File::copy("/lastgasp", 0o755, &binary("LASTGASP_BINARY")?)?);
+    let (guest, agent) = match kernel.arch {
+        Arch::Amd64 => ("LASTGASP_GUEST", "LASTGASP_BINARY"),
+        Arch::Arm64 => ("LASTGASP_GUEST_ARM64", "LASTGASP_BINARY_ARM64"),
+    };
+    files.push(File::copy("/init", 0o755, &binary(guest)?)?);
+    files.push(File::copy("/lastgasp", 0o755, &binary(agent)?)?);
     if let Some(module) = module::boom(cache, kernel)? {
         files.push(File::copy(::ways::MODULE, 0o644, &module)?);
     }
@@ -59,12 +64,17 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
         mode: 0o600,
         bytes: KEY.to_vec(),
     });
+    let clock = match kernel.arch {
+        Arch::Amd64 => STEADY_CLOCK,
+        Arch::Arm64 => "",
+    };
     Ok(Machine {
+        arch: kernel.arch,
         image: kernel.image.clone(),
         initramfs: initramfs::archive(&files).into(),
         cpus,
         memory: 512,
-        append: format!("quiet {STEADY_CLOCK}"),
+        append: format!("quiet {clock}"),
         forward: None,
         limit: LIMIT,
     })

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, anyhow, bail};
 use serde::Deserialize;
 
+use crate::arch::Arch;
 use crate::cache::Cache;
-use crate::packages::{self, Packages, versioned};
+use crate::packages::{self, Packages, Suite, versioned};
 
 /// A line of `tests/kernels.toml`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -19,6 +20,9 @@ pub struct KernelSpec {
     pub suite: String,
     /// The flavour in the package's name: `cloud-amd64`.
     pub flavour: String,
+    /// Its machine.
+    #[serde(default)]
+    pub arch: Arch,
     /// A release that is not the newest: `6.18.15+deb13`.
     pub release: Option<String>,
     /// Whether the archive has headers, for a crash module.
@@ -41,6 +45,8 @@ struct KernelList {
 pub struct Kernel {
     /// Its name in `tests/kernels.toml`.
     pub name: String,
+    /// Its machine.
+    pub arch: Arch,
     /// `uname -r`.
     pub release: String,
     /// The bootable image.
@@ -61,6 +67,26 @@ pub fn parse_list(text: &str) -> Result<Vec<KernelSpec>> {
 /// The lab's kernels, in the order of `tests/kernels.toml`.
 pub fn all() -> Result<Vec<KernelSpec>> {
     parse_list(include_str!("../../kernels.toml"))
+}
+
+/// The releases that they come from, and for which machines.
+pub(crate) fn suites() -> Result<Vec<Suite>> {
+    let mut suites: Vec<Suite> = Vec::new();
+    for spec in all()? {
+        let known = suites.iter().position(|suite| suite.name == spec.suite);
+        let at = known.unwrap_or_else(|| {
+            suites.push(Suite {
+                name: spec.suite.clone(),
+                // The compiler is always one for this machine.
+                arches: vec![Arch::Amd64],
+            });
+            suites.len() - 1
+        });
+        if !suites[at].arches.contains(&spec.arch) {
+            suites[at].arches.push(spec.arch);
+        }
+    }
+    Ok(suites)
 }
 
 /// The kernel called `name` in `tests/kernels.toml`.
@@ -92,9 +118,7 @@ impl KernelSpec {
     }
 
     fn fetch(&self, cache: &Cache, dir: &Path) -> Result<()> {
-        let suites: Vec<String> = all()?.into_iter().map(|spec| spec.suite).collect();
-        let suites: Vec<&str> = suites.iter().map(String::as_str).collect();
-        let packages = Packages::open(cache, &suites)?;
+        let packages = Packages::open(cache, &suites()?)?;
         let of_kernel = |name: &str| {
             [
                 "linux-image-",
@@ -116,10 +140,11 @@ impl KernelSpec {
             let package = if let Some(release) = &self.release {
                 format!("{prefix}{release}-{}", self.flavour)
             } else {
-                let meta = format!("{prefix}{}/{}", self.flavour, self.suite);
+                let arch = self.arch.debian();
+                let meta = format!("{prefix}{}:{arch}/{}", self.flavour, self.suite);
                 versioned(&packages.depends(&meta)?, prefix)?.to_owned()
             };
-            let mut names = packages.closure(&package, of_kernel)?;
+            let mut names = packages.closure(&package, self.arch, of_kernel)?;
             if part == "headers" {
                 names.retain(|name| !name.starts_with("linux-image-"));
             }
@@ -152,6 +177,7 @@ impl KernelSpec {
         };
         Ok(Kernel {
             name: self.name.clone(),
+            arch: self.arch,
             release,
             image,
             modules,
@@ -173,7 +199,18 @@ mod tests {
     #[test]
     fn the_lab_has_old_and_new_kernels_and_says_so() -> Result<()> {
         let names: Vec<String> = all()?.into_iter().map(|spec| spec.name).collect();
-        assert_eq!(names, ["5.10", "6.1", "6.12", "6.18", "7"]);
+        assert_eq!(
+            names,
+            [
+                "5.10",
+                "6.1",
+                "6.12",
+                "6.18",
+                "7",
+                "6.1-arm64",
+                "6.12-arm64"
+            ]
+        );
         let error = named("2.4").expect_err("too old").to_string();
         assert!(error.contains("5.10, 6.1, 6.12, 6.18, 7"), "{error}");
         Ok(())

@@ -1,5 +1,6 @@
 //! Boots real kernels under QEMU, builds and starts a real control plane.
 
+pub mod arch;
 pub mod cache;
 pub mod controlplane;
 pub mod host;

@@ -101,9 +101,7 @@ fn build(cache: &Cache, kernel: &Kernel, headers: &Path, dir: &Path) -> Result<(
 /// A compiler in a folder of its own.
 fn compiler(cache: &Cache) -> Result<PathBuf> {
     cache.fill(&format!("compiler-{SUITE}"), |dir| {
-        let suites: Vec<String> = kernels::all()?.into_iter().map(|k| k.suite).collect();
-        let suites: Vec<&str> = suites.iter().map(String::as_str).collect();
-        let packages = Packages::open(cache, &suites)?;
+        let packages = Packages::open(cache, &kernels::suites()?)?;
         let debs = packages.download_with_dependencies(SUITE, PROGRAMS)?;
         packages::unpack(&debs, dir)?;
         // Links that packages leave to their installation scripts.

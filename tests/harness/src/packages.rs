@@ -12,6 +12,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+use crate::arch::Arch;
 use crate::cache::{Cache, CacheLock};
 use crate::progress;
 use crate::sources::{self, MIRROR_VARIABLE};
@@ -21,6 +22,15 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const KEYRING_PACKAGE: &str = "debian-archive-keyring";
 /// The suite whose keyring package knows the keys of younger suites.
 const KEYRING_SUITE: &str = "trixie";
+
+/// A release of Debian, and for which machines.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Suite {
+    /// `trixie`.
+    pub name: String,
+    /// Whose packages are wanted.
+    pub arches: Vec<Arch>,
+}
 
 /// Debian's archive, with package lists of its own.
 #[derive(Debug)]
@@ -32,7 +42,7 @@ pub struct Packages {
 impl Packages {
     /// Opens the private apt state and renews the lists of `suites`. Another
     /// process that does the same waits.
-    pub fn open(cache: &Cache, suites: &[&str]) -> Result<Self> {
+    pub fn open(cache: &Cache, suites: &[Suite]) -> Result<Self> {
         APT_GET.find()?;
         let lock = cache.lock("apt")?;
         let root = cache.path("apt");
@@ -48,8 +58,9 @@ impl Packages {
         Ok(packages)
     }
 
-    fn update(&self, mirror: &str, suites: &[&str]) -> Result<()> {
-        progress::say(&format!("renewing package lists of {}", suites.join(", ")));
+    fn update(&self, mirror: &str, suites: &[Suite]) -> Result<()> {
+        let names: Vec<&str> = suites.iter().map(|suite| suite.name.as_str()).collect();
+        progress::say(&format!("renewing package lists of {}", names.join(", ")));
         let fetched = self.root.join("debian-archive-keyring.gpg");
         let host = Path::new(KEYRING);
         let first = if fetched.exists() { &fetched } else { host };
@@ -68,7 +79,11 @@ impl Packages {
         // The machine is older than the keys of a young suite. The keyring
         // package of a release that the machine does trust has them.
         progress::say("fetching newer archive keys, verified by the older ones");
-        self.update_with(mirror, &[KEYRING_SUITE], first)?;
+        let suite = Suite {
+            name: KEYRING_SUITE.to_owned(),
+            arches: vec![Arch::Amd64],
+        };
+        self.update_with(mirror, &[suite], first)?;
         let scratch = tempfile::tempdir_in(&self.root).context("no folder for the keyring")?;
         let debs = self.download(
             &[format!("{KEYRING_PACKAGE}/{KEYRING_SUITE}")],
@@ -82,14 +97,17 @@ impl Packages {
             .context("apt cannot read Debian's package lists, not even with the newest keys")
     }
 
-    fn update_with(&self, mirror: &str, suites: &[&str], keyring: &Path) -> Result<()> {
+    fn update_with(&self, mirror: &str, suites: &[Suite], keyring: &Path) -> Result<()> {
         let mut list = String::new();
         for suite in suites {
             // A mirror may be frozen on purpose: signatures count, age does not.
+            let arches: Vec<&str> = suite.arches.iter().map(|a| a.debian()).collect();
             let _ = writeln!(
                 list,
-                "deb [arch=amd64 check-valid-until=no signed-by={}] {mirror} {suite} main",
-                keyring.display()
+                "deb [arch={} check-valid-until=no signed-by={}] {mirror} {} main",
+                arches.join(","),
+                keyring.display(),
+                suite.name
             );
         }
         write(&self.root.join("sources.list"), &list)?;
@@ -97,7 +115,7 @@ impl Packages {
         Ok(())
     }
 
-    /// The dependencies of `package` (`name` or `name/suite`), first
+    /// The dependencies of `package` (`name:arch` or `name:arch/suite`), first
     /// alternatives only, without versions.
     pub fn depends(&self, package: &str) -> Result<Vec<String>> {
         let shown = tool::text(
@@ -112,21 +130,28 @@ impl Packages {
             .unwrap_or_default())
     }
 
-    /// `package`, and what it depends on as far as `wanted` says so.
-    pub fn closure(&self, package: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    /// `package`, and what it depends on as far as `wanted` says so; each with
+    /// `:arch`.
+    pub fn closure(
+        &self,
+        package: &str,
+        arch: Arch,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Vec<String>> {
         let mut found = BTreeSet::from([package.to_owned()]);
         let mut open = vec![package.to_owned()];
         while let Some(next) = open.pop() {
-            for name in self.depends(&next)? {
+            for name in self.depends(&format!("{next}:{}", arch.debian()))? {
                 if wanted(&name) && found.insert(name.clone()) {
                     open.push(name);
                 }
             }
         }
-        Ok(found.into_iter().collect())
+        let with_arch = |name| format!("{name}:{}", arch.debian());
+        Ok(found.into_iter().map(with_arch).collect())
     }
 
-    /// Downloads exactly these packages (`name` or `name/suite`) into `dir`
+    /// Downloads exactly these packages (`name:arch` or `name/suite`) into `dir`
     /// and returns the files.
     pub fn download(&self, names: &[String], dir: &Path) -> Result<Vec<PathBuf>> {
         progress::say(&format!("downloading {}", names.join(" ")));
@@ -229,7 +254,7 @@ Dir::Etc::parts "/dev/null";
 Dir::Etc::main "/dev/null";
 Dir::Log "{root}";
 APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
+APT::Architectures {{ "amd64"; "arm64"; }};
 APT::Get::Assume-Yes "true";
 // The cache may be in a folder that apt's own user cannot read.
 APT::Sandbox::User "root";

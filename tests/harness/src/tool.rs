@@ -27,7 +27,9 @@ pub struct Tool {
 }
 
 /// Runs the machines.
-pub const QEMU: Tool = Tool::new("qemu-system-x86_64", "qemu-system-x86");
+pub const QEMU_X86_64: Tool = Tool::new("qemu-system-x86_64", "qemu-system-x86");
+/// Runs those with ARM processors.
+pub const QEMU_AARCH64: Tool = Tool::new("qemu-system-aarch64", "qemu-system-arm");
 /// Fetches packages.
 pub const APT_GET: Tool = Tool::new("apt-get", "apt");
 /// Answers what a package needs.

@@ -16,14 +16,16 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::arch::Arch;
 use crate::progress;
 use crate::qmp::{self, Qmp};
-use crate::tool::QEMU;
 use crate::wire::{Datagram, Wire};
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
 pub struct Machine {
+    /// Its processor.
+    pub arch: Arch,
     /// Bootable image.
     pub image: PathBuf,
     /// What it boots into (`initramfs::archive`); `/init` is PID 1.
@@ -118,13 +120,11 @@ impl Vm {
                 path(name).display()
             )
         };
-        let mut command = QEMU.command()?;
+        let mut command = machine.arch.qemu().command()?;
         command
             .args(["-nodefaults", "-no-reboot", "-display", "none"])
             .args(["-accel", "tcg,thread=multi"])
-            // Without cmpxchg16b: QEMU 7.2 emulates the one that is not locked
-            // wrongly, it seems: 6.12 oopsed behind it in its allocator, at boot.
-            .args(["-cpu", "max,cx16=off"])
+            .args(machine.arch.machine())
             .args([
                 "-m",
                 &machine.memory.to_string(),
@@ -137,7 +137,11 @@ impl Vm {
             .arg(path("initramfs"))
             .args([
                 "-append",
-                &format!("console=ttyS0 panic=-1 {}", machine.append),
+                &format!(
+                    "console={} panic=-1 {}",
+                    machine.arch.console(),
+                    machine.append
+                ),
             ])
             .args([
                 "-chardev",

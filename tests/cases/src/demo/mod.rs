@@ -16,7 +16,7 @@ use agent_core::model::PodRef;
 use anyhow::{Context as _, Result, bail};
 use harness::cache::Cache;
 use harness::kernels::{self, Kernel};
-use harness::tool::QEMU;
+use harness::tool::QEMU_X86_64;
 use harness::vm::Vm;
 use lastgasp::gasp::protocol::{Frame, Kind};
 use serde_json::json;
@@ -73,7 +73,7 @@ pub fn run(show: &Show) -> Result<Vec<String>> {
     let spec = kernels::named(&show.kernel)?;
     let screen = Screen::new();
     // What is missing on this machine is said before anything is started.
-    QEMU.find()?;
+    QEMU_X86_64.find()?;
     let dir = tempfile::Builder::new()
         .prefix("lastgasp-demo-")
         .tempdir()?;

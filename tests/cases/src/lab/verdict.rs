@@ -249,8 +249,10 @@ impl Heard {
     }
 }
 
-/// What the kernel prints once the other CPUs are stopped.
+/// What the kernel prints once the other CPUs are stopped, or while it stops them
+/// (arm64's `smp_send_stop`).
 const AFTER_THE_STOP: &[&str] = &[
+    "SMP: stopping secondary CPUs",
     "Shutting down cpus with NMI",
     "Kernel Offset: ",
     "Rebooting in ",
