@@ -16,6 +16,7 @@ const NAMES: &[&[u8]] = &[
     b"watchdog: BUG: ",
     b"watchdog: Watchdog detected hard LOCKUP",
     b"Internal error: ",
+    b"Insufficient stack space to handle exception",
     b"traps: PANIC: ",
     b"PANIC: double fault",
     b"INFO: task ",
@@ -70,7 +71,13 @@ mod tests {
 
     #[test]
     fn the_cause_outweighs_the_panic_that_follows_it() {
-        let lines: [(&str, u8); 7] = [
+        let lines: [(&str, u8); 10] = [
+            (
+                "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000000",
+                3,
+            ),
+            ("Internal error: Oops - BUG: 00000000f2000800 [#1] SMP", 3),
+            ("Insufficient stack space to handle exception!", 3),
             (
                 "BUG: kernel NULL pointer dereference, address: 0000000000000000",
                 3,

@@ -17,8 +17,10 @@
 #include <linux/smp.h>
 #include <linux/string.h>
 #include <linux/timer.h>
+#ifdef CONFIG_X86
 #include <asm/apic.h>
 #include <asm/nmi.h>
+#endif
 
 /* More than the agent's crash ring holds. */
 #define FLOOD_LINES 3000
@@ -49,6 +51,7 @@ static noinline void boom_bug(void)
 	BUG();
 }
 
+#ifdef CONFIG_X86
 /* No address: the upper bits are no copy of the one below them. */
 static noinline void boom_gpf(void)
 {
@@ -64,6 +67,13 @@ static noinline int boom_div(int by)
 	return low;
 }
 
+/* A fault with nowhere to put its frame is a double fault. */
+static noinline void boom_df(void)
+{
+	asm volatile("xor %%esp, %%esp\n\tpush %%rax" : : : "memory");
+}
+#endif
+
 static noinline void boom_exec(void)
 {
 	static char data[16];
@@ -77,16 +87,11 @@ static noinline void boom_exec(void)
 /* Until the guard page below the stack. */
 static noinline int boom_stack(int depth)
 {
-	volatile char room[256];
+	/* Hardened kernels would have memset() overflow, in its own name. */
+	volatile char room[256] __attribute__((uninitialized));
 
 	room[0] = depth;
 	return depth < 0 ? 0 : boom_stack(depth + 1) + room[0];
-}
-
-/* A fault with nowhere to put its frame is a double fault. */
-static noinline void boom_df(void)
-{
-	asm volatile("xor %%esp, %%esp\n\tpush %%rax" : : : "memory");
 }
 
 static noinline void boom_warn(void)
@@ -159,16 +164,18 @@ static void boom_now(void)
 		boom_null();
 	else if (!strcmp(kind, "bug"))
 		boom_bug();
+#ifdef CONFIG_X86
 	else if (!strcmp(kind, "gpf"))
 		boom_gpf();
 	else if (!strcmp(kind, "div"))
 		boom_div(0);
+	else if (!strcmp(kind, "df"))
+		boom_df();
+#endif
 	else if (!strcmp(kind, "exec"))
 		boom_exec();
 	else if (!strcmp(kind, "stack"))
 		boom_stack(0);
-	else if (!strcmp(kind, "df"))
-		boom_df();
 	else if (!strcmp(kind, "warn"))
 		boom_warn();
 	else if (!strcmp(kind, "panic"))
@@ -202,6 +209,7 @@ static void boom_ipi(void *unused)
 	boom_now();
 }
 
+#ifdef CONFIG_X86
 static int boom_nmi_fn(unsigned int type, struct pt_regs *regs)
 {
 	boom_now();
@@ -226,6 +234,12 @@ static int boom_nmi(void)
 	unregister_nmi_handler(NMI_LOCAL, "boom");
 	return 0;
 }
+#else
+static int boom_nmi(void)
+{
+	return -EOPNOTSUPP;
+}
+#endif
 
 /* Panics when a drain thread of the agent sends. */
 static int boom_send(struct kprobe *p, struct pt_regs *regs)

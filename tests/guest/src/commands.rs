@@ -66,8 +66,8 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
         }
         "die" => {
             let way = ::ways::named(first).with_context(|| format!("no way {first}"))?;
-            if let Some(file) = ways::missing(way) {
-                return Ok(format!("not possible: this kernel has no {file}"));
+            if let Some(why) = ways::missing(way) {
+                return Ok(format!("not possible: {why}"));
             }
             let delay = Duration::from_micros(second.parse()?);
             // The answer leaves before the machine does.

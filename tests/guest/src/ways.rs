@@ -8,9 +8,13 @@ use ways::{Step, Way};
 
 use crate::machine;
 
-/// The first file that this kernel would need for it and has not.
-pub(crate) fn missing(way: &Way) -> Option<&'static str> {
-    way.files().find(|file| !Path::new(file).exists())
+/// Why this machine cannot die so.
+pub(crate) fn missing(way: &Way) -> Option<String> {
+    if way.is_of_x86() && !cfg!(target_arch = "x86_64") {
+        return Some("this is no x86 processor".to_owned());
+    }
+    let file = way.files().find(|file| !Path::new(file).exists())?;
+    Some(format!("this kernel has no {file}"))
 }
 
 /// Dies; returns only if that did not work, or if it is survived.

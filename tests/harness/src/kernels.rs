@@ -147,6 +147,12 @@ impl KernelSpec {
             let mut names = packages.closure(&package, self.arch, of_kernel)?;
             if part == "headers" {
                 names.retain(|name| !name.starts_with("linux-image-"));
+                // Programs that run here, whatever kernel they build for.
+                for name in &mut names {
+                    if name.starts_with("linux-kbuild-") {
+                        *name = name.replace(":arm64", ":amd64");
+                    }
+                }
             }
             let debs = tempfile::tempdir_in(dir).context("no folder for packages")?;
             let files = packages.download(&names, debs.path())?;

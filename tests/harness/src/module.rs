@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use sha2::{Digest as _, Sha256};
 
+use crate::arch::Arch;
 use crate::cache::Cache;
 use crate::kernels::{self, Kernel};
 use crate::packages::{self, Packages};
@@ -34,6 +35,9 @@ const PROGRAMS: &[&str] = &[
     "mawk",
     "sed",
 ];
+
+/// For kernels of ARM machines, as well.
+const CROSS: &str = "gcc-aarch64-linux-gnu";
 
 const SOURCE: &str = include_str!("../../guest/module/boom.c");
 const MAKEFILE: &str = include_str!("../../guest/module/Makefile");
@@ -64,7 +68,11 @@ fn build(cache: &Cache, kernel: &Kernel, headers: &Path, dir: &Path) -> Result<(
             Skip("kernel modules are built in a mount namespace, which needs root".into()).into(),
         );
     }
-    let sysroot = compiler(cache)?;
+    let sysroot = compiler(cache, kernel.arch)?;
+    let machine = match kernel.arch {
+        Arch::Amd64 => "CC=gcc",
+        Arch::Arm64 => "ARCH=arm64 CROSS_COMPILE=aarch64-linux-gnu- CC=aarch64-linux-gnu-gcc",
+    };
     progress::say(&format!("building the crash module for {}", kernel.release));
     fs::write(dir.join("boom.c"), SOURCE)?;
     fs::write(dir.join("Makefile"), MAKEFILE)?;
@@ -84,7 +92,7 @@ fn build(cache: &Cache, kernel: &Kernel, headers: &Path, dir: &Path) -> Result<(
          mount -t proc proc proc
          mount --bind /dev dev
          exec chroot . /usr/bin/env -i PATH=/usr/bin:/usr/sbin LC_ALL=C \
-             make -C /usr/src/linux-headers-{release} M=/mnt/module CC=gcc HOSTCC=gcc \
+             make -C /usr/src/linux-headers-{release} M=/mnt/module {machine} HOSTCC=gcc \
              KBUILD_MODPOST_WARN=1 CONFIG_DEBUG_INFO_BTF_MODULES= modules",
         sysroot = quoted(&sysroot)?,
         headers = quoted(headers)?,
@@ -99,10 +107,18 @@ fn build(cache: &Cache, kernel: &Kernel, headers: &Path, dir: &Path) -> Result<(
 }
 
 /// A compiler in a folder of its own.
-fn compiler(cache: &Cache) -> Result<PathBuf> {
-    cache.fill(&format!("compiler-{SUITE}"), |dir| {
+fn compiler(cache: &Cache, arch: Arch) -> Result<PathBuf> {
+    let mut programs = PROGRAMS.to_vec();
+    let name = match arch {
+        Arch::Amd64 => format!("compiler-{SUITE}"),
+        Arch::Arm64 => {
+            programs.push(CROSS);
+            format!("compiler-{SUITE}-arm64")
+        }
+    };
+    cache.fill(&name, |dir| {
         let packages = Packages::open(cache, &kernels::suites()?)?;
-        let debs = packages.download_with_dependencies(SUITE, PROGRAMS)?;
+        let debs = packages.download_with_dependencies(SUITE, &programs)?;
         packages::unpack(&debs, dir)?;
         // Links that packages leave to their installation scripts.
         for (link, target) in [("usr/bin/awk", "mawk"), ("usr/bin/sh", "dash")] {

@@ -118,11 +118,9 @@ impl Packages {
     /// The dependencies of `package` (`name:arch` or `name:arch/suite`), first
     /// alternatives only, without versions.
     pub fn depends(&self, package: &str) -> Result<Vec<String>> {
-        let shown = tool::text(
-            self.apt(APT_CACHE)?
-                .args(["show", "--no-all-versions", package]),
-        )
-        .with_context(|| format!("Debian's package {package} is not known"))?;
+        let shown = self
+            .show(package)
+            .with_context(|| format!("Debian's package {package} is not known"))?;
         Ok(shown
             .lines()
             .find_map(|line| line.strip_prefix("Depends: "))
@@ -130,25 +128,40 @@ impl Packages {
             .unwrap_or_default())
     }
 
+    fn show(&self, package: &str) -> Result<String> {
+        let mut command = self.apt(APT_CACHE)?;
+        tool::text(command.args(["show", "--no-all-versions", package]))
+    }
+
+    /// The name with `:arch`, unless the package is one for all machines.
+    fn qualified(&self, name: &str, arch: Arch) -> String {
+        let own = format!("{name}:{}", arch.debian());
+        match self.show(&own) {
+            Ok(shown) if !shown.trim().is_empty() => own,
+            _ => name.to_owned(),
+        }
+    }
+
     /// `package`, and what it depends on as far as `wanted` says so; each with
-    /// `:arch`.
+    /// `:arch` where it has one.
     pub fn closure(
         &self,
         package: &str,
         arch: Arch,
         wanted: impl Fn(&str) -> bool,
     ) -> Result<Vec<String>> {
-        let mut found = BTreeSet::from([package.to_owned()]);
-        let mut open = vec![package.to_owned()];
+        let package = self.qualified(package, arch);
+        let mut found = BTreeSet::from([package.clone()]);
+        let mut open = vec![package];
         while let Some(next) = open.pop() {
-            for name in self.depends(&format!("{next}:{}", arch.debian()))? {
-                if wanted(&name) && found.insert(name.clone()) {
+            for name in self.depends(&next)?.into_iter().filter(|name| wanted(name)) {
+                let name = self.qualified(&name, arch);
+                if found.insert(name.clone()) {
                     open.push(name);
                 }
             }
         }
-        let with_arch = |name| format!("{name}:{}", arch.debian());
-        Ok(found.into_iter().map(with_arch).collect())
+        Ok(found.into_iter().collect())
     }
 
     /// Downloads exactly these packages (`name:arch` or `name/suite`) into `dir`

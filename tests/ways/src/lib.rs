@@ -101,6 +101,17 @@ impl Way {
         !self.is_survived() && self.notice != Notice::Halt
     }
 
+    /// Whether only an x86 processor can: the module has the code for no other, and
+    /// arm64's `die()` waits for its own lock if it is called again, for ever.
+    pub fn is_of_x86(&self) -> bool {
+        self.steps.iter().any(|step| match step {
+            Step::Module { kind, how } | Step::ModuleInChild { kind, how } => {
+                matches!(*kind, "gpf" | "div" | "df" | "nested") || *how == "nmi"
+            }
+            _ => false,
+        })
+    }
+
     /// The files that a kernel must have for it.
     pub fn files(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| match step {

@@ -45,7 +45,7 @@ struct Fault {
 const NULL: Fault = Fault {
     kind: "null",
     code: ReasonCode::NullPointerDereference,
-    line: "BUG: kernel NULL pointer dereference",
+    line: "BUG: kernel NULL pointer dereference|Unable to handle kernel NULL pointer dereference",
     function: Some("boom_null"),
 };
 
@@ -74,7 +74,7 @@ const DIV: Fault = Fault {
 const EXEC: Fault = Fault {
     kind: "exec",
     code: ReasonCode::PageFault,
-    line: "BUG: unable to handle page fault for address",
+    line: "BUG: unable to handle page fault for address|Unable to handle kernel execute from non-executable memory",
     function: None,
 };
 
@@ -175,7 +175,7 @@ pub static ALL: &[Way] = &[
         steps: &[module("stack", "process")],
         notice: Notice::Panic,
         code: ReasonCode::StackOverflow,
-        line: "BUG: TASK stack guard page was hit at |BUG: stack guard page was hit at ",
+        line: "BUG: TASK stack guard page was hit at |BUG: stack guard page was hit at |Insufficient stack space to handle exception!",
         function: Some("boom_stack"),
         // The double fault is served on a stack of its own, as an NMI is.
         context: Context::Nmi,
@@ -409,7 +409,7 @@ pub static ALL: &[Way] = &[
         steps: &[PANIC_ON_OOPS, module("nested", "process")],
         notice: Notice::Panic,
         code: ReasonCode::NullPointerDereference,
-        line: "BUG: kernel NULL pointer dereference",
+        line: "BUG: kernel NULL pointer dereference|Unable to handle kernel NULL pointer dereference",
         function: None,
         context: Context::Process,
         demand: Demand::Word,

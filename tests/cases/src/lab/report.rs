@@ -74,19 +74,19 @@ pub fn table(cells: &[((String, &'static str), Cell)]) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<6} {:<17} {:>5} {:>5} {:>6} {:>5}  {:>14}  {:>14}",
+        "{:<10} {:<17} {:>5} {:>5} {:>6} {:>5}  {:>14}  {:>14}",
         "kernel", "way", "runs", "word", "whole", "good", "word ms", "hold ms"
     );
     for ((kernel, way), cell) in cells {
         if let Some(why) = &cell.not_possible {
-            let _ = writeln!(text, "{kernel:<6} {way:<17} not possible: {why}");
+            let _ = writeln!(text, "{kernel:<10} {way:<17} not possible: {why}");
             continue;
         }
         let (word, word_max) = spread(&cell.first_ms);
         let (hold, hold_max) = spread(&cell.hold_ms);
         let _ = writeln!(
             text,
-            "{kernel:<6} {way:<17} {:>5} {:>5} {:>6} {:>5}  {:>6.1} {:>7.1}  {:>6.1} {:>7.1}",
+            "{kernel:<10} {way:<17} {:>5} {:>5} {:>6} {:>5}  {:>6.1} {:>7.1}  {:>6.1} {:>7.1}",
             cell.runs, cell.words, cell.complete, cell.good, word, word_max, hold, hold_max
         );
     }
