@@ -12,6 +12,7 @@ use harness::kernels::Kernel;
 use harness::module;
 use harness::tool::Skip;
 use harness::vm::{Machine, Vm};
+use ways::Way;
 
 /// The node's name.
 pub const NAME: &str = "w01";
@@ -78,6 +79,23 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
         forward: None,
         limit: LIMIT,
     })
+}
+
+/// How long a machine needs for steps that are only preparations.
+const STEPS: Duration = Duration::from_millis(100);
+
+/// Kills the machine this way after a delay; gives its answer, which is that it
+/// cannot, or nothing.
+pub fn die(vm: &mut Vm, way: &Way, delay: Duration) -> Result<String> {
+    let answer = vm.ask(&format!("die {} {}", way.name, delay.as_micros()))?;
+    if answer.is_empty() {
+        for command in way.monitor() {
+            // Behind the steps that the machine itself takes.
+            std::thread::sleep(delay + STEPS);
+            vm.monitor(command)?;
+        }
+    }
+    Ok(answer)
 }
 
 /// What the machine reads the time from; fails if that is not the same on both

@@ -235,6 +235,16 @@ impl Vm {
         }
     }
 
+    /// Has QEMU's monitor do something to the machine.
+    pub fn monitor(&mut self, command: &str) -> Result<()> {
+        let arguments = json!({ "command-line": command });
+        let said = self.qmp.execute("human-monitor-command", &arguments)?;
+        match said.as_str().unwrap_or_default().trim() {
+            "" => Ok(()),
+            complaint => bail!("`{command}`: {complaint}"),
+        }
+    }
+
     /// Saves the machine as it is now, and ends it.
     pub fn save(mut self, to: &Path) -> Result<()> {
         self.qmp.execute("stop", &json!({}))?;

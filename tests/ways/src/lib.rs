@@ -37,7 +37,7 @@ pub struct Way {
     pub demand: Demand,
 }
 
-/// One thing that PID 1 does.
+/// One thing that PID 1 does, or the machine's surroundings do to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
     /// Writes a text into a file: a sysctl, a parameter, sysrq.
@@ -70,6 +70,8 @@ pub enum Step {
     Down(&'static str),
     /// A process takes memory until the kernel kills it.
     EatMemory,
+    /// A command to QEMU's monitor, when all else is done.
+    Monitor(&'static str),
 }
 
 /// How much of a death must get out.
@@ -109,6 +111,14 @@ impl Way {
                 matches!(*kind, "gpf" | "div" | "df" | "nested") || *how == "nmi"
             }
             _ => false,
+        })
+    }
+
+    /// What is done to the machine from outside.
+    pub fn monitor(&self) -> impl Iterator<Item = &'static str> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Monitor(command) => Some(*command),
+            _ => None,
         })
     }
 

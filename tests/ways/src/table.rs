@@ -236,6 +236,36 @@ pub static ALL: &[Way] = &[
         demand: Demand::Everything,
     },
     Way {
+        name: "nmi-unknown",
+        steps: &[
+            Step::Write("/proc/sys/kernel/unknown_nmi_panic", "1"),
+            Step::Monitor("nmi"),
+        ],
+        notice: Notice::Panic,
+        code: ReasonCode::KernelPanic,
+        line: "Kernel panic - not syncing: NMI: Not continuing",
+        function: None,
+        context: Context::Nmi,
+        demand: Demand::Everything,
+    },
+    Way {
+        // An error that no CPU may go on after, reported to one of them.
+        name: "machine-check",
+        steps: &[
+            Step::Write(
+                "/sys/devices/system/machinecheck/machinecheck0/ignore_ce",
+                "0",
+            ),
+            Step::Monitor("mce 0 1 0xbe00000000000000 0x5 0x1234 0x8c"),
+        ],
+        notice: Notice::Panic,
+        code: ReasonCode::MachineCheck,
+        line: "Kernel panic - not syncing: Fatal local machine check",
+        function: None,
+        context: Context::Nmi,
+        demand: Demand::Everything,
+    },
+    Way {
         name: "reboot-f",
         steps: &[Step::Reboot],
         notice: Notice::Restart,

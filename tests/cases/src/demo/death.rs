@@ -18,7 +18,7 @@ use super::go_on;
 use super::heard::{Heard, News, telling};
 use super::screen::{Screen, Style};
 use crate::lab::ways::Way;
-use crate::node::NAME;
+use crate::node::{self, NAME};
 
 /// A death and all that follows may take this long.
 const END: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ impl Death<'_> {
         let mut heard = Heard::default();
         let mut story = Story::default();
         let mut reason = None;
-        vm.ask(&format!("die {} 0", self.way.name))?;
+        node::die(&mut vm, self.way, Duration::ZERO)?;
         let until = since + if self.way.is_survived() { WATCH } else { END };
         while Instant::now() < until && !self.is_done(&figures) {
             go_on()?;

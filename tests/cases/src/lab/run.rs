@@ -166,7 +166,7 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
         Vm::restore(&task.on.machine, &task.on.snapshot)?
     };
     let since = Instant::now();
-    let answer = vm.ask(&format!("die {} {}", task.way.name, task.delay_us))?;
+    let answer = node::die(&mut vm, task.way, Duration::from_micros(task.delay_us))?;
     if let Some(why) = answer.strip_prefix("not possible: ") {
         return Ok(End::NotPossible(why.to_owned()));
     }
