@@ -7,9 +7,15 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 
 use crate::maps::CONTROL;
 
-#[cfg_attr(feature = "basic", path = "hold/basic.rs")]
-#[cfg_attr(not(feature = "basic"), path = "hold/looped.rs")]
-mod spin;
+#[cfg(feature = "basic")]
+mod basic;
+#[cfg(not(feature = "basic"))]
+mod looped;
+
+#[cfg(feature = "basic")]
+use basic::spin;
+#[cfg(not(feature = "basic"))]
+use looped::spin;
 
 /// One hold.
 struct Wait {
@@ -57,7 +63,7 @@ pub fn until_acked(point: u8) {
         write_volatile(&raw mut (*control).hold_point, point.into());
         write_volatile(&raw mut (*control).hold_since_ns, wait.start_ns);
     }
-    spin::spin(control, &mut wait);
+    spin(&mut wait);
     // SAFETY: as above.
     unsafe {
         write_volatile(

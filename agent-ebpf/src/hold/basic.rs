@@ -9,11 +9,10 @@
 use core::arch::asm;
 use core::ptr::read_volatile;
 
-use agent_common::Control;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_probe_read_kernel};
 
 use super::Wait;
-use crate::maps::{PAD, PAD_HALF};
+use crate::maps::{CONTROL, PAD, PAD_HALF};
 
 /// What fits the verifier's limit. A turn takes the time of copying
 /// [`PAD_HALF`], 2 us and more.
@@ -21,8 +20,8 @@ const TURNS: u32 = 24_000;
 
 /// Waits for the acknowledgement, for the end of the budget, or for all turns.
 #[inline(always)]
-pub(super) fn spin(control: *mut Control, wait: &mut Wait) {
-    let Some(pad) = PAD.get_ptr_mut(0) else {
+pub(super) fn spin(wait: &mut Wait) {
+    let (Some(control), Some(pad)) = (CONTROL.get_ptr(0), PAD.get_ptr_mut(0)) else {
         return;
     };
     let pad: *mut u8 = pad.cast();

@@ -3,7 +3,6 @@
 use core::ffi::c_void;
 use core::ptr::read_volatile;
 
-use agent_common::Control;
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_loop};
 
 use super::Wait;
@@ -20,7 +19,7 @@ const LOOKS: u32 = 128;
 
 /// Waits for the acknowledgement, or for the end of the budget.
 #[inline(always)]
-pub(super) fn spin(_control: *mut Control, wait: &mut Wait) {
+pub(super) fn spin(wait: &mut Wait) {
     // SAFETY: `turn` has the signature that the helper calls, and `wait`
     // outlives the call.
     unsafe {

@@ -62,7 +62,11 @@ pub fn strip(address: *const u8) -> Prefixed {
         // SAFETY: the helper fails, rather than faults, on a bad address.
         match unsafe { bpf_probe_read_kernel(stripped.text.cast::<[u8; 2]>()) } {
             Ok([SOH, b'c']) => stripped.flags |= FLAG_CONTINUES,
-            Ok([SOH, digit @ b'0'..=b'7']) => stripped.level = digit - b'0',
+            Ok([SOH, digit @ b'0'..=b'7']) => {
+                if stripped.level == LEVEL_UNKNOWN {
+                    stripped.level = digit - b'0';
+                }
+            }
             _ => break,
         }
         stripped.text = stripped.text.wrapping_add(2);

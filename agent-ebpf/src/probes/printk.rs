@@ -40,8 +40,8 @@ pub fn fx_printk_sprint(context: FExitContext) -> i32 {
     0
 }
 
-/// The same where there is no fexit (arm64 before 6.4): what the arguments were is
-/// kept until it returns.
+/// The same where it takes no fexit (on arm64 `va_list` is a structure): what the
+/// arguments were is kept until it returns.
 #[kprobe]
 pub fn kp_printk_sprint(context: ProbeContext) -> u32 {
     if let Some(sprint) = SPRINT.get_ptr_mut(0) {

@@ -13,7 +13,8 @@ fn body(what: u16) {
 }
 
 /// The compiler may put `kernel_restart` into the system call (5.10 does); all of
-/// the above but `emergency_restart` come here.
+/// the others but `emergency_restart` come here too. One that was put there as well
+/// would be called a restart.
 #[inline(always)]
 fn shutdown() {
     if !emit::is_final() {

@@ -1,6 +1,6 @@
 //! Which action runs when: in order for one death, side by side for many.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,6 +22,9 @@ const ASKED_MAX: Duration = Duration::from_secs(30);
 /// right on nodes must not keep the reason from the pods.
 const PATIENCE: u32 = 3;
 
+/// Deaths of which it is remembered that their node is marked.
+const MARKED_MAX: usize = 1_024;
+
 #[derive(Debug)]
 struct Lane {
     death: Arc<Death>,
@@ -30,11 +33,24 @@ struct Lane {
     due: Instant,
 }
 
+impl Lane {
+    fn is_mark_before_pods(&self) -> bool {
+        let mut actions = self.tasks.iter().map(|task| &task.action);
+        matches!(
+            (actions.next(), actions.next()),
+            (Some(Action::MarkNode(_)), Some(Action::AnnotatePods(_)))
+        )
+    }
+}
+
 /// The queues of all deaths. As many as the engine holds deaths.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
-    lanes: BTreeMap<DeathName, Lane>,
+    by_death: BTreeMap<DeathName, Lane>,
     running: usize,
+    /// Whose node is marked: another mark only says more, and pods need not wait
+    /// for it.
+    marked: BTreeSet<DeathName>,
 }
 
 impl Lanes {
@@ -42,7 +58,7 @@ impl Lanes {
     /// pointless.
     pub(super) fn push(&mut self, death: &Arc<Death>, task: Task, now: Instant) {
         let lane = self
-            .lanes
+            .by_death
             .entry(death.name.clone())
             .or_insert_with(|| Lane {
                 death: Arc::clone(death),
@@ -67,7 +83,7 @@ impl Lanes {
 
     /// More is known of a death: what still waits is to say it.
     pub(super) fn refresh(&mut self, death: &Arc<Death>) {
-        if let Some(lane) = self.lanes.get_mut(&death.name) {
+        if let Some(lane) = self.by_death.get_mut(&death.name) {
             lane.death = Arc::clone(death);
         }
     }
@@ -75,12 +91,15 @@ impl Lanes {
     /// Takes what is to be carried out now.
     pub(super) fn start(&mut self, now: Instant) -> Vec<(Task, Arc<Death>)> {
         let mut started = Vec::new();
-        for lane in self.lanes.values_mut() {
+        for (name, lane) in &mut self.by_death {
             if self.running >= SIDE_BY_SIDE {
                 break;
             }
             if lane.running || lane.due > now {
                 continue;
+            }
+            if self.marked.contains(name) && lane.is_mark_before_pods() {
+                lane.tasks.swap(0, 1);
             }
             if let Some(task) = lane.tasks.front() {
                 lane.running = true;
@@ -96,21 +115,33 @@ impl Lanes {
         if self.running >= SIDE_BY_SIDE {
             return None;
         }
-        let idle = self.lanes.values().filter(|lane| !lane.running);
+        let idle = self.by_death.values().filter(|lane| !lane.running);
         idle.map(|lane| lane.due).min()
     }
 
     /// The first task of this death is done.
     pub(super) fn done(&mut self, death: &DeathName, now: Instant) {
-        let Some(lane) = self.lanes.get_mut(death) else {
+        let Some(lane) = self.by_death.get_mut(death) else {
             return;
         };
-        lane.tasks.pop_front();
+        let task = lane.tasks.pop_front();
         lane.running = false;
         lane.due = now;
         self.running -= 1;
         if lane.tasks.is_empty() {
-            self.lanes.remove(death);
+            self.by_death.remove(death);
+        }
+        match task.map(|task| task.action) {
+            Some(Action::MarkNode(name)) => {
+                if self.marked.len() >= MARKED_MAX {
+                    self.marked.pop_first();
+                }
+                self.marked.insert(name);
+            }
+            Some(Action::Revoke(_) | Action::NodeReturned(_)) => {
+                self.marked.remove(death);
+            }
+            Some(Action::AnnotatePods(_) | Action::ReportOops(_)) | None => {}
         }
     }
 
@@ -121,7 +152,7 @@ impl Lanes {
         retry_after: Option<Duration>,
         now: Instant,
     ) -> Option<(u32, Duration)> {
-        let lane = self.lanes.get_mut(death)?;
+        let lane = self.by_death.get_mut(death)?;
         lane.running = false;
         self.running -= 1;
         let task = lane.tasks.front_mut()?;
@@ -143,7 +174,7 @@ impl Lanes {
 
     /// Tasks that are not done.
     pub(super) fn waiting(&self) -> usize {
-        self.lanes.values().map(|lane| lane.tasks.len()).sum()
+        self.by_death.values().map(|lane| lane.tasks.len()).sum()
     }
 }
 
@@ -224,6 +255,30 @@ mod tests {
             push(&mut lanes, &a, Action::MarkNode, now);
         }
         assert_eq!(lanes.waiting(), 2, "the running one and one more");
+    }
+
+    #[test]
+    fn pods_wait_for_the_first_mark_and_not_for_one_that_says_more() {
+        let (mut lanes, now) = (Lanes::default(), Instant::now());
+        let a = death("a");
+        push(&mut lanes, &a, Action::MarkNode, now);
+        assert_eq!(words(&lanes.start(now)), ["MarkNode"]);
+        lanes.done(&a.name, now);
+        let more = |lanes: &mut Lanes| {
+            push(lanes, &a, Action::MarkNode, now);
+            push(lanes, &a, Action::AnnotatePods, now);
+        };
+        more(&mut lanes);
+        for expected in ["AnnotatePods", "MarkNode"] {
+            assert_eq!(words(&lanes.start(now)), [expected]);
+            lanes.done(&a.name, now);
+        }
+        // The mark is taken off: the next one is a first one.
+        push(&mut lanes, &a, Action::Revoke, now);
+        assert_eq!(words(&lanes.start(now)), ["Revoke"]);
+        lanes.done(&a.name, now);
+        more(&mut lanes);
+        assert_eq!(words(&lanes.start(now)), ["MarkNode"]);
     }
 
     #[test]

@@ -23,6 +23,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LASTGASP_EBPF_PATH"));
 /// The same for kernels before 5.17.
 static BASIC_OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LASTGASP_EBPF_BASIC_PATH"));
 
+/// The kernel's own "operation is not supported" (include/linux/errno.h).
+const ENOTSUPP: i32 = 524;
+
 /// How one candidate fared.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct Attempt {
@@ -135,10 +138,10 @@ pub fn attach(roles: &[&'static Role], verbose: bool) -> Result<(Attached, Share
     }
     // Gone before the loader reads its own copy of the type information: both at
     // once would be the most memory that the agent ever takes.
-    let (globals, plans) = {
+    let (globals, knows_context, plans) = {
         let kernel = Kernel::running();
         let plans: Vec<Plan> = roles.iter().filter_map(|r| kernel.plan(r)).collect();
-        (kernel.globals(), plans)
+        (kernel.globals(), kernel.knows_context(), plans)
     };
     let btf = aya::Btf::from_sys_fs().ok();
     let object = if loops() { OBJECT } else { BASIC_OBJECT };
@@ -168,9 +171,7 @@ pub fn attach(roles: &[&'static Role], verbose: bool) -> Result<(Attached, Share
     let attached = Attached {
         ebpf,
         statuses,
-        knows_context: globals
-            .iter()
-            .any(|(name, value)| name.starts_with("PREEMPT_") && *value != 0),
+        knows_context,
     };
     Ok((attached, Shared { ring, bells }))
 }
@@ -258,7 +259,7 @@ fn attach_one(
             program.attach().map(|_| ()).map_err(|e| brief(&e))
         }
         (Program::KProbe(program), How::Kprobe) => kprobe(program, target),
-        (Program::KProbe(program), How::Kretprobe { entry }) => {
+        (Program::KProbe(program), How::Kretprobe { entry, .. }) => {
             kprobe(program, target)?;
             match ebpf.program_mut(entry) {
                 Some(Program::KProbe(entry)) => kprobe(entry, target),
@@ -309,10 +310,12 @@ fn brief(error: &ProgramError) -> String {
     while let Some(next) = cause.source() {
         cause = next;
     }
-    // The kernel's own ENOTSUPP, which the C library does not know.
-    let text = cause.to_string();
-    if text.contains("os error 524") {
-        return "not supported by this kernel (os error 524)".to_owned();
+    // Not ENOTSUP: the C library has no words for it.
+    let number = cause
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::raw_os_error);
+    if number == Some(ENOTSUPP) {
+        return format!("this kernel cannot attach so (os error {ENOTSUPP})");
     }
-    text
+    cause.to_string()
 }

@@ -45,6 +45,11 @@ impl Kernel {
         ]
     }
 
+    /// Whether marks can tell their context.
+    pub(super) fn knows_context(&self) -> bool {
+        self.symbols.preempt.offset != 0 || self.preempt_in_task().is_some()
+    }
+
     /// Where the count is in the task (`arch/arm64/include/asm/thread_info.h`).
     fn preempt_in_task(&self) -> Option<u64> {
         let btf = self.btf.as_ref()?;
@@ -79,20 +84,17 @@ impl Kernel {
         {
             return Err(why.to_owned());
         }
-        let absent = || "this kernel has no such function".to_owned();
-        match candidate.how {
-            How::Fentry => btf
-                .parameters(candidate.target)
-                .map(drop)
-                .ok_or_else(absent),
-            How::Fexit(expected) => match btf.parameters(candidate.target) {
-                None => Err(absent()),
-                Some(n) if n != expected => {
-                    Err(format!("takes {n} parameters here, not {expected}"))
-                }
-                Some(_) => Ok(()),
-            },
-            How::Kprobe | How::Kretprobe { .. } | How::TpBtf => Ok(()),
+        let expected = match candidate.how {
+            How::Fentry => None,
+            How::Fexit(parameters) | How::Kretprobe { parameters, .. } => Some(parameters),
+            How::Kprobe | How::TpBtf => return Ok(()),
+        };
+        match (btf.parameters(candidate.target), expected) {
+            (None, _) => Err("this kernel has no such function".to_owned()),
+            (Some(n), Some(expected)) if n != expected => {
+                Err(format!("takes {n} parameters here, not {expected}"))
+            }
+            (Some(_), _) => Ok(()),
         }
     }
 }

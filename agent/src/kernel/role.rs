@@ -13,6 +13,8 @@ pub enum How {
     Kretprobe {
         /// The program at the entry.
         entry: &'static str,
+        /// The number of parameters that both were written for.
+        parameters: usize,
     },
     /// At a tracepoint, with typed arguments.
     TpBtf,

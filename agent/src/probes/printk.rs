@@ -12,6 +12,7 @@ pub(super) const ROLES: &[Role] = &[
                 "kr_printk_sprint",
                 How::Kretprobe {
                     entry: "kp_printk_sprint",
+                    parameters: 6,
                 },
                 "printk_sprint",
             ),

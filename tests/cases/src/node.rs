@@ -108,7 +108,7 @@ pub fn clock(vm: &mut Vm) -> Result<String> {
 /// What `lastgasp doctor` says in the machine.
 pub fn doctor(vm: &mut Vm) -> Result<String> {
     let said = vm.ask("output 30000 /lastgasp doctor")?;
-    Ok(said.replace("\\n", "\n").replace("\\\\", "\\"))
+    Ok(said.replace('\x1e', "\n"))
 }
 
 /// Starts the agent in the machine, waits until it is ready, and gives its PID. `flags` are

@@ -6,7 +6,7 @@
 //! | `mkdir PATH` | makes a directory and its parents |
 //! | `run PROGRAM ARGUMENTS…` | starts a program in the background; answers with its PID |
 //! | `wait PATH MS` | waits until the file exists |
-//! | `output MS PROGRAM ARGUMENTS…` | runs a program to its end; answers with what it says, newlines as `\n` |
+//! | `output MS PROGRAM ARGUMENTS…` | runs a program to its end; answers with what it says, newlines as U+001E |
 //! | `stop PROGRAM MS` | SIGTERM to what `run` started, and waits for its end |
 //! | `die WAY US` | dies that way after this many microseconds, or answers that this kernel cannot |
 //! | `busy CPU` | keeps a CPU busy from now on |
@@ -121,7 +121,7 @@ fn output(at_most: Duration, command: &str) -> Result<String> {
     let child = children.get_mut(program).context("just started")?;
     ended(child, at_most)?;
     let said = fs::read_to_string("/run/agent.log")?;
-    Ok(said.replace('\\', "\\\\").replace('\n', "\\n"))
+    Ok(said.replace('\n', "\x1e"))
 }
 
 fn stop(child: &mut Child, at_most: Duration) -> Result<()> {

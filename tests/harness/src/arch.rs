@@ -16,14 +16,19 @@ pub enum Arch {
 }
 
 impl Arch {
-    /// All of them.
-    pub const ALL: [Self; 2] = [Self::Amd64, Self::Arm64];
-
     /// Debian's name.
     pub fn debian(self) -> &'static str {
         match self {
             Self::Amd64 => "amd64",
             Self::Arm64 => "arm64",
+        }
+    }
+
+    /// The kernel's name, as `uname -m` says it.
+    pub fn linux(self) -> &'static str {
+        match self {
+            Self::Amd64 => "x86_64",
+            Self::Arm64 => "aarch64",
         }
     }
 

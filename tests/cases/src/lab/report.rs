@@ -122,7 +122,7 @@ pub fn json_line(out: &mut impl Write, done: &Done<'_>, cpus: u32) -> Result<()>
         "case": {"kernel": task.on.kernel, "way": task.way.name, "cold": task.cold,
                  "delay_us": task.delay_us},
         "kernel": task.on.release,
-        "arch": "x86_64",
+        "arch": task.on.machine.arch.linux(),
         "cpus": cpus,
         "way": task.way.name,
         "channel": "gasp",
