@@ -1,0 +1,167 @@
+//! What goes into the engine and what comes out of it.
+
+use crate::model::{BootId, Death, DeathName, Gasp, Inventory, NodeName, Report, Timestamp};
+
+/// What the engine may hold and how long it waits.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Time without a sign of life after which a node counts as silent, in
+    /// milliseconds. Agents send a heartbeat a second.
+    pub silence_ms: u64,
+    /// How much later than a panic a sign of life must have been sent to
+    /// revoke it, in milliseconds of the node's own clock. Other CPUs run on
+    /// while the dying one prints, and datagrams change places.
+    pub revoke_ms: u64,
+    /// Most nodes remembered.
+    pub nodes: usize,
+    /// Most deaths held in memory.
+    pub deaths: usize,
+    /// Most entries in one death's timeline.
+    pub evidence: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            silence_ms: 10_000,
+            revoke_ms: 10_000,
+            nodes: 20_000,
+            deaths: 10_000,
+            evidence: 64,
+        }
+    }
+}
+
+/// One fact for the engine.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A verified, replay-checked message.
+    Said(Gasp),
+    /// The decoder read a report in the lines of this boot.
+    Decoded {
+        /// The node.
+        node: NodeName,
+        /// The boot.
+        boot: BootId,
+        /// What the lines say.
+        report: Report,
+    },
+    /// Time passes; to be given about once a second.
+    Tick,
+}
+
+/// What to do about one death.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Record an oops that the node may survive: Node condition and event.
+    /// Never anything on a pod.
+    ReportOops(DeathName),
+    /// The first write of a death: Node condition and taint.
+    MarkNode(DeathName),
+    /// Write the reason on every pod that was on the node, with `NodeDeath` and
+    /// events.
+    AnnotatePods(DeathName),
+    /// Take back what was written: the same boot spoke again.
+    Revoke(DeathName),
+    /// Another boot runs on the node: lift the mark.
+    NodeReturned(DeathName),
+}
+
+impl Action {
+    /// The death it belongs to.
+    pub fn death(&self) -> &DeathName {
+        match self {
+            Self::ReportOops(d)
+            | Self::MarkNode(d)
+            | Self::AnnotatePods(d)
+            | Self::Revoke(d)
+            | Self::NodeReturned(d) => d,
+        }
+    }
+
+    /// Whether this one makes `other`, which still waits, pointless: the same
+    /// again, an oops of a node that is dead by now, anything that is revoked.
+    pub fn supersedes(&self, other: &Self) -> bool {
+        self.death() == other.death()
+            && match self {
+                Self::Revoke(_) => true,
+                Self::MarkNode(_) => matches!(other, Self::MarkNode(_) | Self::ReportOops(_)),
+                Self::ReportOops(_) | Self::AnnotatePods(_) | Self::NodeReturned(_) => {
+                    self == other
+                }
+            }
+    }
+
+    /// The action's word, as it is stored and counted.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::ReportOops(_) => "ReportOops",
+            Self::MarkNode(_) => "MarkNode",
+            Self::AnnotatePods(_) => "AnnotatePods",
+            Self::Revoke(_) => "Revoke",
+            Self::NodeReturned(_) => "NodeReturned",
+        }
+    }
+
+    /// The action with this word.
+    pub fn from_word(word: &str, death: DeathName) -> Option<Self> {
+        Some(match word {
+            "ReportOops" => Self::ReportOops(death),
+            "MarkNode" => Self::MarkNode(death),
+            "AnnotatePods" => Self::AnnotatePods(death),
+            "Revoke" => Self::Revoke(death),
+            "NodeReturned" => Self::NodeReturned(death),
+            _ => return None,
+        })
+    }
+}
+
+/// What the caller has to do, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Output {
+    /// Persist the death as it stands now; actions on it follow.
+    Record(Box<Death>),
+    /// Carry out an action, and try until it is done.
+    Act(Action),
+    /// A boot of a node was seen for the first time, or introduced itself.
+    NodeSeen {
+        /// The node.
+        node: NodeName,
+        /// The Node object's uid, if the agent knew it.
+        uid: Option<String>,
+        /// The boot that runs there now.
+        boot: BootId,
+        /// What it is made of, if it said so.
+        inventory: Option<Box<Inventory>>,
+    },
+}
+
+/// What the engine holds and what it had to drop.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Nodes known.
+    pub nodes: usize,
+    /// Nodes whose heartbeats stopped without a goodbye.
+    pub silent: usize,
+    /// Deaths in memory.
+    pub deaths: usize,
+    /// Nodes forgotten because there were too many.
+    pub evicted_nodes: u64,
+    /// Deaths dropped from memory because there were too many.
+    pub evicted_deaths: u64,
+    /// Entries cut from timelines that were full.
+    pub evidence_cut: u64,
+    /// Words not kept because one death had too many.
+    pub words_cut: u64,
+}
+
+/// A node as the store remembers it, for [`Engine::restore`].
+#[derive(Clone, Debug)]
+pub struct KnownNode {
+    /// The node.
+    pub node: NodeName,
+    /// The boot that ran there last.
+    pub boot: BootId,
+    /// That boot's kernel release.
+    pub kernel_release: Option<String>,
+}
