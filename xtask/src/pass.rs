@@ -29,8 +29,10 @@ pub(crate) struct Demo {
 
 /// Kill every kernel in every way and check what arrived.
 ///
-///   cargo xtask lab                  the whole matrix, once
-///   cargo xtask lab --quick          a few cases of each kind
+///   cargo xtask lab                  every kernel and way, once, with two CPUs
+///   cargo xtask lab --all            the whole matrix, into docs/coverage.*; goes on
+///                                    where it was stopped
+///   cargo xtask lab --random 10000   deaths drawn at random
 ///   cargo xtask lab --runs 50 --json FILE
 ///   cargo xtask lab -- --help        all there is
 #[derive(Debug, clap::Args)]

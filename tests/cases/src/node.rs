@@ -1,6 +1,8 @@
 //! A lab machine that is a node: the shipped agent runs in it, as it would on a
 //! real one.
 
+use std::collections::BTreeMap;
+use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use harness::kernels::Kernel;
 use harness::module;
 use harness::tool::Skip;
 use harness::vm::{Machine, Vm};
+use sha2::{Digest as _, Sha256};
 use ways::Way;
 
 /// The node's name.
@@ -45,6 +48,18 @@ pub fn binary(variable: &str) -> Result<PathBuf> {
         ))
         .into()
     })
+}
+
+/// Which build of agent and guest dies here: a hash of both, so that deaths of others
+/// are not taken for deaths of it.
+pub fn build() -> Result<String> {
+    let mut hash = Sha256::new();
+    for variable in ["LASTGASP_BINARY", "LASTGASP_GUEST"] {
+        let path = binary(variable)?;
+        hash.update(fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
+    }
+    let digest = hash.finalize();
+    Ok(digest.iter().take(6).map(|b| format!("{b:02x}")).collect())
 }
 
 /// The machine, with everything that it needs to live as a node and to die in
@@ -84,18 +99,27 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
 /// How long a machine needs for steps that are only preparations.
 const STEPS: Duration = Duration::from_millis(100);
 
-/// Kills the machine this way after a delay; gives its answer, which is that it
-/// cannot, or nothing.
-pub fn die(vm: &mut Vm, way: &Way, delay: Duration) -> Result<String> {
-    let answer = vm.ask(&format!("die {} {}", way.name, delay.as_micros()))?;
-    if answer.is_empty() {
-        for command in way.monitor() {
-            // Behind the steps that the machine itself takes.
-            std::thread::sleep(delay + STEPS);
-            vm.monitor(command)?;
+/// Kills the machine this way after a delay, by an order to this CPU.
+pub fn die(vm: &mut Vm, way: &Way, delay: Duration, on_cpu: u32) -> Result<()> {
+    vm.ask(&format!("die {} {} {on_cpu}", way.name, delay.as_micros()))?;
+    for command in way.monitor() {
+        // Behind the steps that the machine itself takes.
+        std::thread::sleep(delay + STEPS);
+        vm.monitor(command)?;
+    }
+    Ok(())
+}
+
+/// The ways in which the machine cannot die, and why.
+pub fn impossible(vm: &mut Vm) -> Result<BTreeMap<&'static str, String>> {
+    let mut reasons = BTreeMap::new();
+    for way in ::ways::ALL {
+        let why = vm.ask(&format!("missing {}", way.name))?;
+        if !why.is_empty() {
+            reasons.insert(way.name, why);
         }
     }
-    Ok(answer)
+    Ok(reasons)
 }
 
 /// What the machine reads the time from; fails if that is not the same on both

@@ -8,7 +8,8 @@
 //! | `wait PATH MS` | waits until the file exists |
 //! | `output MS PROGRAM ARGUMENTS…` | runs a program to its end; answers with what it says, newlines as U+001E |
 //! | `stop PROGRAM MS` | SIGTERM to what `run` started, and waits for its end |
-//! | `die WAY US` | dies that way after this many microseconds, or answers that this kernel cannot |
+//! | `missing WAY` | answers why this machine cannot die that way; nothing if it can |
+//! | `die WAY US CPU` | dies that way after this many microseconds, by an order to this CPU |
 //! | `busy CPU` | keeps a CPU busy from now on |
 //! | `churn CPU` | maps and unmaps memory on a CPU from now on |
 //! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
@@ -64,14 +65,18 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
             let every = Duration::from_micros(first.parse()?);
             return flood::wake(every, Duration::from_millis(second.parse()?));
         }
+        "missing" => return Ok(ways::missing(way(first)?).unwrap_or_default()),
         "die" => {
-            let way = ::ways::named(first).with_context(|| format!("no way {first}"))?;
+            let way = way(first)?;
             if let Some(why) = ways::missing(way) {
-                return Ok(format!("not possible: {why}"));
+                bail!("not possible: {why}");
             }
-            let delay = Duration::from_micros(second.parse()?);
+            let (delay, cpu) = second.split_once(' ').context("which CPU?")?;
+            let delay = Duration::from_micros(delay.parse()?);
+            let cpu = cpu.parse()?;
             // The answer leaves before the machine does.
             std::thread::spawn(move || {
+                machine::pin(cpu);
                 std::thread::sleep(delay);
                 if let Err(error) = ways::die(way) {
                     eprintln!("guest: cannot die by {}: {error:#}", way.name);
@@ -81,6 +86,10 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
         _ => bail!("no such command"),
     }
     Ok(String::new())
+}
+
+fn way(name: &str) -> Result<&'static ::ways::Way> {
+    ::ways::named(name).with_context(|| format!("no way {name}"))
 }
 
 /// The commands that may be given where this is not PID 1.

@@ -28,6 +28,9 @@ pub struct KernelSpec {
     /// Whether the archive has headers, for a crash module.
     #[serde(default = "yes")]
     pub headers: bool,
+    /// Whether the tests boot it (`lab --quick`).
+    #[serde(default = "yes")]
+    pub quick: bool,
 }
 
 fn yes() -> bool {
@@ -212,13 +215,18 @@ mod tests {
                 "6.1",
                 "6.12",
                 "6.18",
+                "6.12-generic",
                 "7",
+                "7.3",
                 "6.1-arm64",
                 "6.12-arm64"
             ]
         );
         let error = named("2.4").expect_err("too old").to_string();
-        assert!(error.contains("5.10, 6.1, 6.12, 6.18, 7"), "{error}");
+        assert!(
+            error.contains("5.10, 6.1, 6.12, 6.18, 6.12-generic, 7, 7.3"),
+            "{error}"
+        );
         Ok(())
     }
 

@@ -91,6 +91,19 @@ impl Way {
         !self.notice.is_final()
     }
 
+    /// What must get out of a machine with this many CPUs. With one there is nobody
+    /// to send while the kernel dies; an order to stop takes its time with user space
+    /// alive, and what is survived is told afterwards.
+    pub fn demand_on(&self, cpus: u32) -> Demand {
+        let is_slow =
+            self.is_survived() || self.notice.is_order() && self.notice != Notice::EmergencyRestart;
+        if cpus > 1 || is_slow {
+            self.demand
+        } else {
+            Demand::End
+        }
+    }
+
     /// Whether a line is the one that says why. From 6.10 on traps are named
     /// behind a word: `Oops: divide error: 0000 [#1]`.
     pub fn is_why(&self, text: &str) -> bool {

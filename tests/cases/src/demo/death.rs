@@ -58,7 +58,7 @@ impl Death<'_> {
         let mut heard = Heard::default();
         let mut story = Story::default();
         let mut reason = None;
-        node::die(&mut vm, self.way, Duration::ZERO)?;
+        node::die(&mut vm, self.way, Duration::ZERO, 0)?;
         let until = since + if self.way.is_survived() { WATCH } else { END };
         while Instant::now() < until && !self.is_done(&figures) {
             go_on()?;

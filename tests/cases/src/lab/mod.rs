@@ -1,6 +1,9 @@
 //! Deaths by the thousand: kernels, ways to die, and what of each got out.
 
 pub mod bless;
+pub mod coverage;
+pub mod plan;
+pub mod record;
 pub mod report;
 pub mod run;
 pub mod verdict;

@@ -1,18 +1,42 @@
 //! The matrix as people and machines read it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::Write;
-use std::time::Duration;
 
-use anyhow::Result;
-use serde_json::json;
+use super::record::Record;
 
-use super::run::{Done, End};
+/// A kernel, the CPUs of its machine, and a way to die.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Place {
+    /// Kernel, as `tests/kernels.toml` calls it.
+    pub kernel: String,
+    /// CPUs.
+    pub cpus: u32,
+    /// Way to die.
+    pub way: String,
+}
 
-/// All deaths of one kernel and way.
+impl Place {
+    /// The one that a death belongs to.
+    pub fn of(record: &Record) -> Self {
+        Self {
+            kernel: record.case.kernel.clone(),
+            cpus: record.case.cpus,
+            way: record.case.way.clone(),
+        }
+    }
+
+    /// Kernel and CPUs: `6.1 x2`.
+    pub fn machine(&self) -> String {
+        format!("{} x{}", self.kernel, self.cpus)
+    }
+}
+
+/// All deaths of one place.
 #[derive(Debug, Default)]
 pub struct Cell {
+    /// The kernel's release.
+    pub release: String,
     /// Deaths died.
     pub runs: usize,
     /// Deaths whose first word was out.
@@ -25,39 +49,93 @@ pub struct Cell {
     pub errors: usize,
     /// Why this kernel cannot die so, if it cannot.
     pub not_possible: Option<String>,
+    /// Of each other channel: what it said, and how often.
+    pub channels: BTreeMap<String, BTreeMap<String, usize>>,
     first_ms: Vec<f64>,
     hold_ms: Vec<f64>,
     held_at: BTreeMap<String, usize>,
     expired: usize,
-    wall: Duration,
 }
 
 impl Cell {
     /// Adds a death.
-    pub fn add(&mut self, done: &Done<'_>) {
-        let verdict = match &done.end {
-            Ok(End::NotPossible(why)) => {
-                self.not_possible = Some(why.clone());
-                return;
-            }
-            Ok(End::Died(verdict)) => Some(verdict),
-            Err(_) => None,
-        };
+    pub fn add(&mut self, record: &Record) {
+        self.release.clone_from(&record.kernel);
+        if !record.is_death() {
+            self.not_possible.clone_from(&record.why);
+            return;
+        }
         self.runs += 1;
-        self.wall += done.wall;
-        let Some(verdict) = verdict else {
+        if record.verdict == "error" {
             self.errors += 1;
             return;
-        };
-        self.words += usize::from(verdict.has_word());
-        self.complete += usize::from(verdict.is_complete());
-        self.good += usize::from(verdict.misses.is_empty());
-        self.first_ms.extend(verdict.word_ms);
-        self.hold_ms.push(verdict.hold_ms);
-        for point in &verdict.held_at {
+        }
+        self.words += usize::from(record.first_word_ms.is_some());
+        self.complete += usize::from(record.lines_received == record.lines_expected);
+        self.good += usize::from(record.is_good());
+        self.first_ms.extend(record.first_word_ms);
+        self.hold_ms.push(record.hold_ms);
+        for point in &record.held_at {
             *self.held_at.entry(format!("{point:?}")).or_default() += 1;
         }
-        self.expired += usize::from(verdict.holds_expired > 0);
+        self.expired += usize::from(record.holds_expired > 0);
+        for (channel, said) in &record.channels {
+            let of_channel = self.channels.entry(channel.clone()).or_default();
+            *of_channel.entry(said.clone()).or_default() += 1;
+        }
+    }
+
+    /// First word, median and greatest, in milliseconds.
+    pub fn word_ms(&self) -> (f64, f64) {
+        spread(&self.first_ms)
+    }
+
+    /// Hold, median and greatest, in milliseconds.
+    pub fn hold_ms(&self) -> (f64, f64) {
+        spread(&self.hold_ms)
+    }
+}
+
+/// All places and what is known of them, in the order in which they came.
+#[derive(Debug, Default)]
+pub struct Matrix(pub Vec<(Place, Cell)>);
+
+impl Matrix {
+    /// That of these deaths.
+    pub fn of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let mut matrix = Self::default();
+        for record in records {
+            matrix.add(record);
+        }
+        matrix
+    }
+
+    /// Adds a death.
+    pub fn add(&mut self, record: &Record) {
+        let place = Place::of(record);
+        let at = self.0.iter().position(|(known, _)| *known == place);
+        let at = at.unwrap_or_else(|| {
+            self.0.push((place, Cell::default()));
+            self.0.len() - 1
+        });
+        self.0[at].1.add(record);
+    }
+
+    /// A sum over all cells.
+    pub fn sum(&self, of: fn(&Cell) -> usize) -> usize {
+        self.0.iter().map(|(_, cell)| of(cell)).sum()
+    }
+
+    /// Ways that no machine of it can die in: then it is the way that is wrong, a
+    /// file's name perhaps, and not the kernels.
+    pub fn nowhere(&self) -> BTreeSet<&str> {
+        let mut ways: BTreeSet<&str> = self.0.iter().map(|(place, _)| place.way.as_str()).collect();
+        for (place, cell) in &self.0 {
+            if cell.not_possible.is_none() {
+                ways.remove(place.way.as_str());
+            }
+        }
+        ways
     }
 }
 
@@ -69,90 +147,38 @@ fn spread(values: &[f64]) -> (f64, f64) {
     (at(sorted.len() / 2), at(sorted.len().saturating_sub(1)))
 }
 
-/// The table, 80 columns wide.
-pub fn table(cells: &[((String, &'static str), Cell)]) -> String {
+/// The table, 86 columns wide.
+pub fn table(matrix: &Matrix) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<10} {:<17} {:>5} {:>5} {:>6} {:>5}  {:>14}  {:>14}",
-        "kernel", "way", "runs", "word", "whole", "good", "word ms", "hold ms"
+        "{:<15} {:<17} {:>5} {:>5} {:>6} {:>5}  {:>14}  {:>14}",
+        "kernel, CPUs", "way", "runs", "word", "whole", "good", "word ms", "hold ms"
     );
-    for ((kernel, way), cell) in cells {
+    for (place, cell) in &matrix.0 {
+        let (machine, way) = (place.machine(), &place.way);
         if let Some(why) = &cell.not_possible {
-            let _ = writeln!(text, "{kernel:<10} {way:<17} not possible: {why}");
+            let _ = writeln!(text, "{machine:<15} {way:<17} not possible: {why}");
             continue;
         }
-        let (word, word_max) = spread(&cell.first_ms);
-        let (hold, hold_max) = spread(&cell.hold_ms);
+        let ((word, word_max), (hold, hold_max)) = (cell.word_ms(), cell.hold_ms());
         let _ = writeln!(
             text,
-            "{kernel:<10} {way:<17} {:>5} {:>5} {:>6} {:>5}  {:>6.1} {:>7.1}  {:>6.1} {:>7.1}",
+            "{machine:<15} {way:<17} {:>5} {:>5} {:>6} {:>5}  {:>6.1} {:>7.1}  {:>6.1} {:>7.1}",
             cell.runs, cell.words, cell.complete, cell.good, word, word_max, hold, hold_max
         );
     }
     text.push_str("word and hold: median and greatest; word counts from the kernel's hook\n");
     let mut held_at: BTreeMap<&str, usize> = BTreeMap::new();
-    for (point, count) in cells.iter().flat_map(|(_, cell)| &cell.held_at) {
+    for (point, count) in matrix.0.iter().flat_map(|(_, cell)| &cell.held_at) {
         *held_at.entry(point).or_default() += count;
     }
     let points: Vec<String> = held_at.iter().map(|(p, n)| format!("{p} {n}")).collect();
-    let expired: usize = cells.iter().map(|(_, cell)| cell.expired).sum();
+    let expired = matrix.sum(|cell| cell.expired);
     let _ = writeln!(
         text,
         "held at: {}; ended by the limit: {expired}",
         points.join(", ")
     );
     text
-}
-
-/// What the host did meanwhile, for who looks for the cause of a miss.
-pub fn host(done: &Done<'_>) -> String {
-    match done.stolen_ms {
-        Some(0) => " (the host ran all the time)".to_owned(),
-        Some(ms) => format!(" (the host itself was not run for {ms} ms of it)"),
-        None => String::new(),
-    }
-}
-
-/// One death as a line of JSON.
-pub fn json_line(out: &mut impl Write, done: &Done<'_>, cpus: u32) -> Result<()> {
-    let task = &done.task;
-    let mut line = json!({
-        "lab": "gasp",
-        "case": {"kernel": task.on.kernel, "way": task.way.name, "cold": task.cold,
-                 "delay_us": task.delay_us},
-        "kernel": task.on.release,
-        "arch": task.on.machine.arch.linux(),
-        "cpus": cpus,
-        "way": task.way.name,
-        "channel": "gasp",
-        "metric": "death",
-        "unit": "run",
-        "value": 1,
-        "runs": 1,
-        "wall_ms": done.wall.as_millis() as u64,
-        "host_stolen_ms": done.stolen_ms,
-    });
-    let more = match &done.end {
-        Ok(End::NotPossible(why)) => json!({"verdict": "not possible", "why": why}),
-        Ok(End::Died(verdict)) => json!({
-            "verdict": if verdict.misses.is_empty() { "yes" } else { "no" },
-            "misses": verdict.misses,
-            "first_datagram_ms": verdict.first_ms,
-            "first_word_ms": verdict.word_ms,
-            "lines_expected": verdict.lines_expected,
-            "lines_received": verdict.lines_received,
-            "hold_ms": verdict.hold_ms,
-            "held_at": verdict.held_at,
-            "holds_expired": verdict.holds_expired,
-            "proof": verdict.proof,
-            "reason": verdict.reason,
-        }),
-        Err(error) => json!({"verdict": "error", "misses": [format!("{error:#}")]}),
-    };
-    if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
-        line.extend(more.clone());
-    }
-    writeln!(out, "{line}")?;
-    Ok(())
 }

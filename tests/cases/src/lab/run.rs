@@ -1,6 +1,6 @@
 //! Runs cells of the matrix, several machines side by side.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,10 +26,6 @@ const END: Duration = Duration::from_secs(20);
 /// and the agent waits three more before it says that it was survived.
 const WATCH: Duration = Duration::from_secs(20);
 
-/// Triggers come after a random delay up to this, so that they meet the
-/// agent's timers in every phase.
-const DELAY_MAX_US: u64 = 200_000;
-
 /// A kernel ready to be killed.
 #[derive(Debug)]
 pub struct Prepared {
@@ -43,6 +39,8 @@ pub struct Prepared {
     pub snapshot: PathBuf,
     /// What it reads the time from.
     pub clock: String,
+    /// The ways in which it cannot die, and why.
+    pub impossible: BTreeMap<&'static str, String>,
 }
 
 impl Prepared {
@@ -61,6 +59,7 @@ impl Prepared {
             vm.ask(&format!("churn {cpu}"))?;
         }
         let clock = node::clock(&mut vm)?;
+        let impossible = node::impossible(&mut vm)?;
         let snapshot = dir.join(format!("{kernel}-{}.snapshot", machine.cpus));
         vm.save(&snapshot).context("cannot save the machine")?;
         // And it still is one clock after the machine has come back.
@@ -71,6 +70,7 @@ impl Prepared {
             machine,
             snapshot,
             clock,
+            impossible,
         })
     }
 }
@@ -86,6 +86,10 @@ pub struct Task<'a> {
     pub cold: bool,
     /// Before the trigger.
     pub delay_us: u64,
+    /// The CPU that is told to die.
+    pub on_cpu: u32,
+    /// Its number, if it was drawn.
+    pub draw: Option<u64>,
 }
 
 /// What became of a task.
@@ -108,21 +112,6 @@ pub struct Done<'a> {
     pub wall: Duration,
     /// How much of it the host was not run itself, in milliseconds, if that is known.
     pub stolen_ms: Option<u64>,
-}
-
-/// Random delays from a seed (splitmix64).
-#[derive(Debug)]
-pub struct Delays(pub u64);
-
-impl Delays {
-    /// The next one, in microseconds.
-    pub fn next_us(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % DELAY_MAX_US
-    }
 }
 
 /// What is written down of deaths.
@@ -158,6 +147,9 @@ pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep
 }
 
 fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
+    if let Some(why) = task.on.impossible.get(task.way.name) {
+        return Ok(End::NotPossible(why.clone()));
+    }
     let mut vm = if task.cold {
         let mut vm = Vm::boot(&task.on.machine)?;
         node::start_agent(&mut vm, "")?;
@@ -166,10 +158,8 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
         Vm::restore(&task.on.machine, &task.on.snapshot)?
     };
     let since = Instant::now();
-    let answer = node::die(&mut vm, task.way, Duration::from_micros(task.delay_us))?;
-    if let Some(why) = answer.strip_prefix("not possible: ") {
-        return Ok(End::NotPossible(why.to_owned()));
-    }
+    let delay = Duration::from_micros(task.delay_us);
+    node::die(&mut vm, task.way, delay, task.on_cpu)?;
     let outcome = if task.way.is_survived() {
         watch(vm)?
     } else if task.way.ends() {
@@ -177,7 +167,7 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
     } else {
         until_halted(vm)?
     };
-    let verdict = verdict::judge(task.way, since, &outcome)?;
+    let verdict = verdict::judge(task.way, task.on.machine.cpus, since, &outcome)?;
     if !verdict.misses.is_empty() {
         save(task, since, &outcome, &verdict, keep.misses)?;
     } else if let (Some(dir), true) = (keep.bless, task.way.demand != Demand::End) {
@@ -227,11 +217,14 @@ fn save(
     dir: &Path,
 ) -> Result<()> {
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let name = format!("{}-{}-{}.txt", task.on.kernel, task.way.name, task.delay_us);
+    let name = format!(
+        "{}-{}-{}-{}.txt",
+        task.on.kernel, task.on.machine.cpus, task.way.name, task.delay_us
+    );
     let ms = |at: Instant| at.saturating_duration_since(since).as_secs_f64() * 1e3;
     let mut text = format!(
-        "{task:?}\n\n",
-        task = (task.way.name, task.cold, task.delay_us)
+        "{}, cold {}, on CPU {}, after {} us\n\n",
+        task.way.name, task.cold, task.on_cpu, task.delay_us
     );
     for miss in &verdict.misses {
         writeln!(text, "miss: {miss}")?;

@@ -59,7 +59,7 @@ impl Verdict {
 }
 
 /// Judges what a machine left behind after it was told to die at `since`.
-pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
+pub fn judge(way: &Way, cpus: u32, since: Instant, outcome: &Outcome) -> Result<Verdict> {
     let heard = Heard::from(&outcome.datagrams)?;
     let words: Vec<(u64, &Word)> = heard.words().collect();
     let is_true = |word: &Word| {
@@ -96,7 +96,7 @@ pub fn judge(way: &Way, since: Instant, outcome: &Outcome) -> Result<Verdict> {
         death,
     };
     Ok(Verdict {
-        misses: facts.misses(way),
+        misses: facts.misses(way, way.demand_on(cpus)),
         first_ms,
         word_ms,
         lines_expected: expected.len(),
@@ -121,7 +121,7 @@ struct Facts<'a> {
 }
 
 impl Facts<'_> {
-    fn misses(&self, way: &Way) -> Vec<String> {
+    fn misses(&self, way: &Way, demand: Demand) -> Vec<String> {
         let mut misses = Vec::new();
         let mut must = |holds: bool, what: &dyn Fn() -> String| {
             if !holds {
@@ -145,7 +145,7 @@ impl Facts<'_> {
         must(self.refused == 0, &|| {
             format!("{} datagrams refused", self.refused)
         });
-        if way.demand == Demand::End {
+        if demand == Demand::End {
             return misses;
         }
         must(self.word, &|| {
@@ -175,7 +175,7 @@ impl Facts<'_> {
         must(!lives || self.survived, &|| {
             "the agent did not say that it was survived".to_owned()
         });
-        if way.demand == Demand::Everything {
+        if demand == Demand::Everything {
             must(self.missing.is_empty(), &|| {
                 format!(
                     "{} lines missing, first {:?}",

@@ -1,0 +1,134 @@
+//! Which deaths are to be died, in which order.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use super::record::Record;
+use super::run::{Prepared, Task};
+use super::ways::{Demand, Way};
+
+/// Triggers come after a random delay up to this, so that they meet the
+/// agent's timers in every phase.
+const DELAY_MAX_US: u64 = 200_000;
+
+/// Random numbers from a seed (splitmix64).
+#[derive(Clone, Debug)]
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// The next one below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end.max(1)
+    }
+
+    /// A death of this machine, at any moment and on any of its CPUs.
+    pub fn task<'a>(&mut self, on: &'a Prepared, way: &'static Way, cold: bool) -> Task<'a> {
+        Task {
+            on,
+            way,
+            cold,
+            delay_us: self.below(DELAY_MAX_US),
+            on_cpu: self.below(on.machine.cpus.into()) as u32,
+            draw: None,
+        }
+    }
+
+    fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
+        from.get(self.below(from.len() as u64) as usize)
+    }
+}
+
+/// How often each cell dies.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// Deaths of a cell.
+    pub runs: usize,
+    /// The same of one that is survived, which takes some seconds.
+    pub survived: usize,
+    /// How many of them boot anew.
+    pub cold: usize,
+    /// And only in the first way of each machine.
+    pub cold_once: bool,
+}
+
+/// Every cell as often as it is asked for, less what `known` has of it. Machines take
+/// turns, and every cell dies once before one dies twice: a run that is cut short has
+/// some of each.
+pub fn all<'a>(
+    prepared: &'a [Prepared],
+    ways: &[&'static Way],
+    times: Times,
+    known: &[Record],
+    dice: &mut Dice,
+) -> VecDeque<Task<'a>> {
+    let mut had: BTreeMap<(&str, u32, &str), usize> = BTreeMap::new();
+    for record in known {
+        let case = &record.case;
+        let cell = (case.kernel.as_str(), case.cpus, case.way.as_str());
+        *had.entry(cell).or_default() += 1;
+    }
+    let mut tasks = VecDeque::new();
+    for run in 0..times.runs {
+        for (index, way) in ways.iter().enumerate() {
+            let at_most = if way.is_survived() {
+                times.survived
+            } else {
+                times.runs
+            };
+            for on in prepared {
+                // Drawn in any case: a run that goes on draws what it would have drawn.
+                let cold = run < times.cold && (index == 0 || !times.cold_once);
+                let task = dice.task(on, way, cold);
+                let cell = (on.kernel.as_str(), on.machine.cpus, way.name);
+                let had = had.get(&cell).copied().unwrap_or(0);
+                let once = on.impossible.contains_key(way.name) && run > 0;
+                if run >= had && run < at_most && !once {
+                    tasks.push_back(task);
+                }
+            }
+        }
+    }
+    tasks
+}
+
+/// `count` deaths drawn at random: kernel, CPUs of the machine, way, moment and the CPU
+/// that dies; of those ways that end a machine and of which something must get out.
+/// The same seed draws the same; what `known` has is left out.
+pub fn drawn<'a>(
+    prepared: &'a [Prepared],
+    ways: &[&'static Way],
+    count: u64,
+    seed: u64,
+    known: &[Record],
+) -> VecDeque<Task<'a>> {
+    let had: BTreeSet<u64> = known
+        .iter()
+        .filter(|record| record.case.seed == seed)
+        .filter_map(|record| record.case.draw)
+        .collect();
+    let mut tasks = VecDeque::new();
+    for draw in 0..count {
+        let mut dice = Dice(seed ^ draw.rotate_left(32));
+        let Some(on) = dice.pick(prepared) else {
+            break;
+        };
+        let able: Vec<&&Way> = ways
+            .iter()
+            .filter(|way| way.ends() && way.demand_on(on.machine.cpus) != Demand::End)
+            .filter(|way| !on.impossible.contains_key(way.name))
+            .collect();
+        let Some(way) = dice.pick(&able) else {
+            continue;
+        };
+        if !had.contains(&draw) {
+            tasks.push_back(Task {
+                draw: Some(draw),
+                ..dice.task(on, way, false)
+            });
+        }
+    }
+    tasks
+}
