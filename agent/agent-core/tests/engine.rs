@@ -14,6 +14,8 @@ use proptest::prelude::*;
 
 #[path = "engine/properties.rs"]
 mod properties;
+#[path = "engine/silence.rs"]
+mod silence;
 #[path = "engine/unheard.rs"]
 mod unheard;
 
@@ -84,6 +86,17 @@ fn decoded(boot: u8, code: ReasonCode) -> Input {
     }
 }
 
+/// A node, as the store remembers it.
+fn known(node: NodeName, boot: BootId) -> KnownNode {
+    KnownNode {
+        node,
+        boot,
+        noted: None,
+        inventory: None,
+        silence: None,
+    }
+}
+
 /// What came out, in short: actions as words, records as state and proof.
 fn brief(outputs: &[Output]) -> Vec<String> {
     outputs
@@ -91,7 +104,10 @@ fn brief(outputs: &[Output]) -> Vec<String> {
         .filter_map(|output| match output {
             Output::Act(action) => Some(action.word().to_owned()),
             Output::Record(death) => Some(format!("{:?} {:?}", death.state, death.proof)),
-            Output::NodeSeen { .. } => None,
+            Output::NodeSeen { .. }
+            | Output::Look(_)
+            | Output::Silent(_)
+            | Output::SilenceOver(_) => None,
         })
         .collect()
 }
@@ -499,14 +515,7 @@ fn a_restarted_annotator_goes_on_where_it_was() {
     let mut engine = Engine::new(Limits::default());
     tell(&mut engine, vec![gasp(1, 100, word(Notice::Panic, 100))]);
     let mut next = Engine::new(Limits::default());
-    next.restore(
-        [KnownNode {
-            node: node(0),
-            boot: BootId([1; 16]),
-            kernel_release: None,
-        }],
-        engine.deaths().cloned(),
-    );
+    next.restore([known(node(0), BootId([1; 16]))], engine.deaths().cloned());
     assert_eq!(
         tell(
             &mut next,

@@ -1,7 +1,7 @@
 //! What the store could not take yet.
 
 use agent_core::engine::Action;
-use agent_core::model::Death;
+use agent_core::model::{Death, NodeName, Silence};
 
 use crate::store::Change;
 
@@ -29,6 +29,9 @@ impl Backlog {
         for death in change.deaths {
             put_death(&mut self.change.deaths, death);
         }
+        for (node, silence) in change.silences {
+            put_silence(&mut self.change.silences, node, silence);
+        }
         for action in change.actions {
             put_action(&mut self.change.actions, action);
         }
@@ -53,6 +56,16 @@ impl Backlog {
         self.lines = 0;
         std::mem::take(&mut self.change)
     }
+}
+
+/// Keeps the newest of each node.
+pub(super) fn put_silence(
+    silences: &mut Vec<(NodeName, Option<Silence>)>,
+    node: NodeName,
+    silence: Option<Silence>,
+) {
+    silences.retain(|(other, _)| *other != node);
+    silences.push((node, silence));
 }
 
 /// Keeps the newest record of each death.

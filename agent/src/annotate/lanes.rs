@@ -192,7 +192,7 @@ fn backoff(attempts: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use agent_core::model::{BootId, DeathState, NodeName, Notice, Proof, Timestamp};
+    use agent_core::model::{BootId, DeathState, NodeName, Notice, Opinion, Proof, Timestamp};
 
     use super::*;
 
@@ -212,6 +212,9 @@ mod tests {
             detected_at: Timestamp(0),
             happened_at: Timestamp(0),
             evidence: Vec::new(),
+            steps: Vec::new(),
+            channels: Vec::new(),
+            lease: Opinion::Open,
             kernel_release: None,
         })
     }

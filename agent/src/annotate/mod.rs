@@ -7,13 +7,14 @@
 mod backlog;
 mod executor;
 mod lanes;
+mod looks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_core::engine::{Engine, Input, Keys, Limits, Output, Stats};
-use agent_core::model::{Death, DeathName, DeathState, Timestamp};
+use agent_core::model::{Death, DeathName, DeathState, Lease, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -22,6 +23,7 @@ use backlog::Backlog;
 pub use executor::Executor;
 use executor::Tried;
 use lanes::Lanes;
+use looks::{Look, Looks};
 
 use crate::channels::gasp::{Assembler, Limits as AssemblerLimits};
 use crate::gasp::receiver::Received;
@@ -57,6 +59,7 @@ pub struct Annotator {
     assembler: Assembler,
     store: Arc<Store>,
     executor: Executor,
+    looks: Looks,
     keys: Arc<Keys>,
     metrics: Arc<Metrics>,
     lanes: Lanes,
@@ -74,6 +77,7 @@ struct Done {
 
 impl Annotator {
     /// Takes up what the store holds: deaths, nodes, and actions to be done.
+    /// To be called in a runtime.
     pub fn new(
         limits: Limits,
         store: Arc<Store>,
@@ -109,6 +113,7 @@ impl Annotator {
             engine,
             assembler,
             store,
+            looks: Looks::start(&executor),
             executor,
             keys: Arc::new(keys),
             metrics,
@@ -147,6 +152,7 @@ impl Annotator {
                     }
                     self.take(batch.drain(..)).await;
                 }
+                look = self.looks.next() => self.looked(look).await,
                 _ = second.tick() => self.tick().await,
                 () = until(due), if due.is_some() => {}
             }
@@ -188,6 +194,28 @@ impl Annotator {
                 self.collect(decoded, &mut change);
             }
         }
+        self.commit(change).await;
+    }
+
+    /// A look at a Lease came back.
+    async fn looked(&mut self, look: Look) {
+        let Look { node, result } = look;
+        let lease = match result {
+            Ok(lease) => lease,
+            Err(error) => {
+                self.metrics.looked("failed");
+                tracing::debug!(%node, cause = with_causes(&error), "no look at its Lease");
+                return;
+            }
+        };
+        self.metrics.looked(match lease {
+            Lease::Found { .. } => "found",
+            Lease::Missing => "missing",
+            Lease::Denied(_) => "denied",
+        });
+        let mut change = Change::default();
+        let said = self.engine.step(now(), Input::Leased { node, lease });
+        self.collect(said, &mut change);
         self.commit(change).await;
     }
 
@@ -242,6 +270,23 @@ impl Annotator {
                     boot,
                     inventory,
                 }),
+                Output::Silent(silence) => {
+                    tracing::info!(
+                        node = %silence.node,
+                        verdict = agent_core::engine::silent(&silence),
+                        "silent"
+                    );
+                    let node = silence.node.clone();
+                    backlog::put_silence(&mut change.silences, node, Some(*silence));
+                }
+                Output::SilenceOver(node) => {
+                    tracing::info!(%node, "heard again");
+                    backlog::put_silence(&mut change.silences, node, None);
+                }
+                Output::Look(node) => {
+                    let lost = u64::from(!self.looks.ask(node));
+                    self.metrics.lost("lease_look", lost);
+                }
             }
         }
     }

@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use agent_core::engine::rfc3339;
-use agent_core::model::{DeathState, Line, Proof, RetryAdvice};
+use agent_core::model::{Account, Channel, DeathState, Line, Proof, RetryAdvice};
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, Style, sanitize, styled};
-use crate::store::{Explanation, Query};
+use crate::store::{Explanation, PodNote, Query, Silent, Summary};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,68 +76,156 @@ fn query(name: &str, namespace: Option<&str>) -> Query {
 }
 
 fn told(answer: &Explanation, wide: bool, colour: bool) -> Result<String, std::fmt::Error> {
-    let summary = &answer.summary;
-    let death = &summary.death;
-    let mut out = String::new();
-    let reason = sanitize(&summary.reason);
-    let style = match death.state {
-        DeathState::Survived | DeathState::Revoked => Style::Bold,
-        DeathState::Suspected | DeathState::Dead | DeathState::Returned => Style::Red,
+    let mut page = Page {
+        out: String::new(),
+        colour,
     };
-    writeln!(out, "{}", styled(&reason, style, colour))?;
-    let mut field = |name: &str, value: &str| writeln!(out, "  {name:<9} {value}");
-    field("code", summary.reason_code.as_str())?;
-    if let Some(note) = &answer.pod {
-        let pod = format!("{}/{}", note.pod.namespace, note.pod.name);
-        field("pod", &sanitize(&format!("{pod}, {}", note.outcome)))?;
-        if let Some((kind, name)) = &note.owner {
-            field("owner", &sanitize(&format!("{kind}/{name}")))?;
+    if let Some(silent) = &answer.silent {
+        page.silent(silent)?;
+    }
+    if answer.summary.is_none()
+        && let Some(note) = &answer.pod
+    {
+        page.pod(note)?;
+    }
+    if let Some(silent) = &answer.silent {
+        page.accounts(&silent.silence.channels)?;
+    }
+    if let Some(summary) = &answer.summary {
+        if !page.out.is_empty() {
+            page.out.push('\n');
         }
-    }
-    field("node", death.node.as_str())?;
-    field("boot", &death.boot.to_string())?;
-    if let Some(release) = &death.kernel_release {
-        field("kernel", &sanitize(release))?;
-    }
-    field("when", &rfc3339(death.happened_at))?;
-    field("state", state(death.state))?;
-    field(
-        "proof",
-        &format!("{:?}, {}", death.proof, proof(death.proof)),
-    )?;
-    let retry = styled(summary.retry.as_str(), retry_style(summary.retry), colour);
-    field(
-        "retry",
-        &format!("{retry}: {}", sanitize(&summary.retry_why)),
-    )?;
-    field("death", death.name.as_str())?;
-    field("pods", &format!("{} told", summary.pods_annotated))?;
-
-    writeln!(out, "\n{}", styled("Timeline", Style::Bold, colour))?;
-    for evidence in &death.evidence {
-        let at = styled(&rfc3339(evidence.at), Style::Faint, colour);
-        let channel = format!("{:?}", evidence.channel).to_lowercase();
-        writeln!(out, "  {at}  {channel:<9}  {}", sanitize(&evidence.text))?;
+        page.death(summary, answer.pod.as_ref())?;
     }
     if wide && !answer.pods.is_empty() {
-        writeln!(out, "\n{}", styled("Pods", Style::Bold, colour))?;
+        page.heading("Pods")?;
         for note in &answer.pods {
             let pod = format!("{}/{}  {}", note.pod.namespace, note.pod.name, note.outcome);
-            writeln!(out, "  {}", sanitize(&pod))?;
+            writeln!(page.out, "  {}", sanitize(&pod))?;
         }
     }
     if !answer.lines.is_empty() {
-        writeln!(
-            out,
-            "\n{}",
-            styled("Last lines of the kernel", Style::Bold, colour)
-        )?;
+        page.heading("Last lines of the kernel")?;
         for line in &answer.lines {
-            let time = styled(&printk_time(line), Style::Faint, colour);
-            writeln!(out, "  {time} {}", sanitize(&line.text))?;
+            let time = page.faint(&printk_time(line));
+            writeln!(page.out, "  {time} {}", sanitize(&line.text))?;
         }
     }
-    Ok(out)
+    Ok(page.out)
+}
+
+/// The answer as it is written.
+struct Page {
+    out: String,
+    colour: bool,
+}
+
+impl Page {
+    fn headline(&mut self, text: &str, style: Style) -> std::fmt::Result {
+        writeln!(self.out, "{}", styled(&sanitize(text), style, self.colour))
+    }
+
+    fn heading(&mut self, text: &str) -> std::fmt::Result {
+        writeln!(self.out, "\n{}", styled(text, Style::Bold, self.colour))
+    }
+
+    fn field(&mut self, name: &str, value: &str) -> std::fmt::Result {
+        writeln!(self.out, "  {name:<9} {value}")
+    }
+
+    fn faint(&self, text: &str) -> String {
+        styled(text, Style::Faint, self.colour)
+    }
+
+    fn pod(&mut self, note: &PodNote) -> std::fmt::Result {
+        let pod = format!("{}/{}", note.pod.namespace, note.pod.name);
+        self.field("pod", &sanitize(&format!("{pod}, {}", note.outcome)))?;
+        if let Some((kind, name)) = &note.owner {
+            self.field("owner", &sanitize(&format!("{kind}/{name}")))?;
+        }
+        Ok(())
+    }
+
+    fn silent(&mut self, silent: &Silent) -> std::fmt::Result {
+        let silence = &silent.silence;
+        self.headline(&silent.verdict, Style::Bold)?;
+        self.field("node", silence.node.as_str())?;
+        self.field("boot", &silence.boot.to_string())?;
+        if let Some(heard) = silence.heard {
+            self.field("heard", &rfc3339(heard))?;
+        }
+        self.field("since", &rfc3339(silence.since))
+    }
+
+    fn accounts(&mut self, accounts: &[Account]) -> std::fmt::Result {
+        if accounts.is_empty() {
+            return Ok(());
+        }
+        self.heading("What each channel would have shown")?;
+        for account in accounts {
+            let name = channel(account.channel);
+            let would = self.faint(&sanitize(&account.would));
+            writeln!(self.out, "  {name:<12}  {}", sanitize(&account.did))?;
+            writeln!(self.out, "  {:<12}  {would}", "")?;
+        }
+        Ok(())
+    }
+
+    fn death(&mut self, summary: &Summary, pod: Option<&PodNote>) -> std::fmt::Result {
+        let death = &summary.death;
+        let style = match death.state {
+            DeathState::Survived | DeathState::Revoked => Style::Bold,
+            DeathState::Suspected | DeathState::Dead | DeathState::Returned => Style::Red,
+        };
+        self.headline(&summary.reason, style)?;
+        self.field("code", summary.reason_code.as_str())?;
+        if let Some(note) = pod {
+            self.pod(note)?;
+        }
+        self.field("node", death.node.as_str())?;
+        self.field("boot", &death.boot.to_string())?;
+        if let Some(release) = &death.kernel_release {
+            self.field("kernel", &sanitize(release))?;
+        }
+        self.field("when", &rfc3339(death.happened_at))?;
+        self.field("state", state(death.state))?;
+        self.field(
+            "proof",
+            &format!("{:?}, {}", death.proof, proof(death.proof)),
+        )?;
+        let retry = styled(
+            summary.retry.as_str(),
+            retry_style(summary.retry),
+            self.colour,
+        );
+        self.field(
+            "retry",
+            &format!("{retry}: {}", sanitize(&summary.retry_why)),
+        )?;
+        self.field("death", death.name.as_str())?;
+        self.field("pods", &format!("{} told", summary.pods_annotated))?;
+
+        if !death.steps.is_empty() {
+            self.heading("Why it is believed")?;
+            for step in &death.steps {
+                let at = self.faint(&rfc3339(step.at));
+                let text = sanitize(&step.text);
+                writeln!(self.out, "  {at}  {:?}  {text}", step.proof)?;
+            }
+        }
+        self.accounts(&death.channels)?;
+        self.heading("Timeline")?;
+        for evidence in &death.evidence {
+            let at = self.faint(&rfc3339(evidence.at));
+            let name = channel(evidence.channel);
+            writeln!(self.out, "  {at}  {name:<12}  {}", sanitize(&evidence.text))?;
+        }
+        Ok(())
+    }
+}
+
+fn channel(channel: Channel) -> String {
+    format!("{channel:?}").to_lowercase()
 }
 
 fn state(state: DeathState) -> &'static str {

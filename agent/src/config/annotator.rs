@@ -141,6 +141,7 @@ impl TryFrom<Low> for Settings {
                 max_nodes.unwrap_or(default.nodes),
                 16..=200_000,
             )?,
+            leases: kube.unwrap_or(false),
             ..default
         };
         let pods_in_flight = in_range("pods-in-flight", pods_in_flight.unwrap_or(24), 1..=64)?;

@@ -95,6 +95,14 @@ pub struct NodeDeathStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub evidence: Vec<Said>,
+    /// Why each level of proof was reached, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub steps: Vec<ProofStep>,
+    /// Where no channel spoke of the end: what each would have shown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub channels: Vec<ChannelAccount>,
     /// What became of the node's pods.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pods: Option<PodCounts>,
@@ -119,6 +127,37 @@ pub struct Said {
     /// What it says.
     #[schemars(length(max = 1024))]
     pub text: String,
+}
+
+/// How sure we became, when, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProofStep {
+    /// The level: P0 to P4.
+    #[schemars(length(max = 2))]
+    pub proof: String,
+    /// When.
+    #[schemars(extend("format" = "date-time"))]
+    pub at: String,
+    /// By whose evidence.
+    #[schemars(length(max = 64))]
+    pub by: String,
+    /// Why.
+    #[schemars(length(max = 1024))]
+    pub text: String,
+}
+
+/// What one channel would have shown of the end, and what it did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ChannelAccount {
+    /// The channel.
+    #[schemars(length(max = 64))]
+    pub channel: String,
+    /// What it shows when it works.
+    #[schemars(length(max = 1024))]
+    pub would: String,
+    /// What it did.
+    #[schemars(length(max = 1024))]
+    pub did: String,
 }
 
 /// Pods of the dead node, by what became of them.

@@ -7,6 +7,7 @@ mod client;
 mod crd;
 mod error;
 mod events;
+mod leases;
 mod names;
 mod node;
 mod owners;
@@ -17,7 +18,10 @@ mod text;
 mod writer;
 
 pub use client::Settings;
-pub use crd::{Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, PodCounts, Said, crd_yaml};
+pub use crd::{
+    ChannelAccount, Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, PodCounts, ProofStep,
+    Said, crd_yaml,
+};
 pub use error::Error;
 pub use names::{
     ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, FIELD_MANAGER,

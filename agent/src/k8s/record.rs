@@ -7,7 +7,9 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::client::Api;
-use super::crd::{Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, Said};
+use super::crd::{
+    ChannelAccount, Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, ProofStep, Said,
+};
 use super::names::FIELD_MANAGER;
 use super::text::MESSAGE_MAX;
 use super::{Error, PodCounts};
@@ -17,6 +19,8 @@ const TRIES: usize = 5;
 
 /// Most pieces of evidence in the object; the store has all of them.
 const EVIDENCE_MAX: usize = 64;
+/// Most steps of proof, and most channels, in the object.
+const LIST_MAX: usize = 16;
 
 /// The type of condition: it is known that the boot ended.
 const CONFIRMED: &str = "Confirmed";
@@ -182,6 +186,27 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
             channel: format!("{:?}", said.channel),
             at: rfc3339(said.at),
             text: escaped(&said.text, MESSAGE_MAX),
+        })
+        .collect();
+    status.steps = death
+        .steps
+        .iter()
+        .take(LIST_MAX)
+        .map(|step| ProofStep {
+            proof: format!("{:?}", step.proof),
+            at: rfc3339(step.at),
+            by: format!("{:?}", step.by),
+            text: escaped(&step.text, MESSAGE_MAX),
+        })
+        .collect();
+    status.channels = death
+        .channels
+        .iter()
+        .take(LIST_MAX)
+        .map(|account| ChannelAccount {
+            channel: format!("{:?}", account.channel),
+            would: escaped(&account.would, MESSAGE_MAX),
+            did: escaped(&account.did, MESSAGE_MAX),
         })
         .collect();
     let confirmed = match death.state {

@@ -47,7 +47,7 @@ pub(super) fn time(at: Timestamp) -> jiff::Timestamp {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use agent_core::model::{BootId, DeathName, DeathState, NodeName, Notice, Proof};
+    use agent_core::model::{BootId, DeathName, DeathState, NodeName, Notice, Opinion, Proof};
 
     /// A panic of node `w01`.
     pub(in crate::k8s) fn death() -> Death {
@@ -66,6 +66,9 @@ pub(super) mod tests {
             detected_at: Timestamp(1_700_000_000_000),
             happened_at: Timestamp(1_700_000_000_000),
             evidence: Vec::new(),
+            steps: Vec::new(),
+            channels: Vec::new(),
+            lease: Opinion::Open,
             kernel_release: Some("6.12.0".to_owned()),
         }
     }

@@ -32,7 +32,7 @@ const EVENTS_IN_FLIGHT: usize = 4;
 /// any failure: what is written already is not written again.
 #[derive(Clone)]
 pub struct Writer {
-    api: Api,
+    pub(super) api: Api,
     in_flight: usize,
     instance: String,
     ahead: Ahead,

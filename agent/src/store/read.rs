@@ -1,11 +1,11 @@
 //! Questions to the store.
 
 use agent_core::engine::{Action, KnownNode};
-use agent_core::model::{BootId, Death, DeathName, Inventory, Line, NodeName, PodRef, Timestamp};
+use agent_core::model::{BootId, Death, DeathName, Line, NodeName, PodRef, Silence, Timestamp};
 use rusqlite::{OptionalExtension, Row, named_params, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Explanation, PodNote, Store, Summary, Task};
+use super::{Error, Explanation, PodNote, Silent, Store, Summary, Task};
 
 /// Whose end is asked about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,23 @@ pub enum Query {
     /// Whatever bears this name: a pod, else a node, else a death.
     Any(String),
 }
+
+/// What there is to say, as it is found.
+#[derive(Default)]
+struct Found {
+    pod: Option<PodNote>,
+    silent: Option<Silent>,
+    summary: Option<Summary>,
+}
+
+impl Found {
+    fn is_nothing(&self) -> bool {
+        self.silent.is_none() && self.summary.is_none()
+    }
+}
+
+/// Name, boot, when it was seen, inventory and silence of a node.
+type KnownRow = (String, String, i64, Option<String>, Option<String>);
 
 impl Store {
     /// The newest deaths, newest first.
@@ -82,31 +99,99 @@ impl Store {
 
     /// Why a pod or a node went; `None` if nothing is known of it.
     pub fn why(&self, query: &Query, last_lines: u32) -> Result<Option<Explanation>, Error> {
-        let (pod, summary) = match query {
-            Query::Pod { namespace, name } => match self.pod(namespace.as_deref(), name)? {
-                Some((pod, summary)) => (Some(pod), Some(summary)),
-                None => (None, None),
-            },
-            Query::Node(name) => (None, self.newest_of_node(name)?),
+        let mut found = Found::default();
+        match query {
+            Query::Pod { namespace, name } => {
+                self.find_pod(namespace.as_deref(), name, &mut found)?;
+            }
+            Query::Node(name) => self.find_node(name, &mut found)?,
             Query::Any(name) => {
-                if let Some((pod, summary)) = self.pod(None, name)? {
-                    (Some(pod), Some(summary))
-                } else if let Some(summary) = self.newest_of_node(name)? {
-                    (None, Some(summary))
-                } else {
-                    (None, self.death(name)?)
+                self.find_pod(None, name, &mut found)?;
+                if found.is_nothing() {
+                    self.find_node(name, &mut found)?;
+                }
+                if found.is_nothing() {
+                    found.summary = self.death(name)?;
                 }
             }
-        };
-        let Some(summary) = summary else {
+        }
+        if found.is_nothing() {
             return Ok(None);
+        }
+        let (pods, lines) = match &found.summary {
+            Some(summary) => (
+                self.pod_notes(&summary.death.name)?,
+                self.lines(&summary.death, last_lines)?,
+            ),
+            None => (Vec::new(), Vec::new()),
         };
         Ok(Some(Explanation {
-            pods: self.pod_notes(&summary.death.name)?,
-            lines: self.lines(&summary.death, last_lines)?,
-            pod,
-            summary,
+            pod: found.pod,
+            silent: found.silent,
+            summary: found.summary,
+            pods,
+            lines,
         }))
+    }
+
+    fn find_pod(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+        found: &mut Found,
+    ) -> Result<(), Error> {
+        if let Some((pod, summary)) = self.pod(namespace, name)? {
+            (found.pod, found.summary) = (Some(pod), Some(summary));
+        } else if let Some((pod, silent)) = self.pod_of_silent(namespace, name)? {
+            (found.pod, found.silent) = (Some(pod), Some(silent));
+        }
+        Ok(())
+    }
+
+    fn find_node(&self, name: &str, found: &mut Found) -> Result<(), Error> {
+        found.summary = self.newest_of_node(name)?;
+        let reader = self.reader();
+        let silence = reader
+            .prepare_cached("SELECT silence FROM node WHERE name = ?1 AND silence IS NOT NULL")
+            .and_then(|mut read| {
+                read.query_row([name], |row| row.get::<_, String>(0))
+                    .optional()
+            })
+            .map_err(|e| self.error(e))?;
+        found.silent = silence.map(|body| self.silent(&body)).transpose()?;
+        Ok(())
+    }
+
+    /// A pod that was on a node that is silent now.
+    fn pod_of_silent(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<(PodNote, Silent)>, Error> {
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Option<(PodNote, String)>> {
+            reader
+                .prepare_cached(
+                    "SELECT namespace, pod.name, pod.uid, NULL, NULL, 'known', pod.seen_ms, silence
+                     FROM pod JOIN node ON node.name = pod.node AND node.boot = pod.boot
+                     WHERE pod.name = :name AND (:namespace IS NULL OR namespace = :namespace)
+                     AND silence IS NOT NULL ORDER BY pod.seen_ms DESC LIMIT 1",
+                )?
+                .query_row(
+                    named_params! { ":name": name, ":namespace": namespace },
+                    note,
+                )
+                .optional()
+        };
+        let found = read().map_err(|e| self.error(e))?;
+        found
+            .map(|(pod, body)| Ok((pod, self.silent(&body)?)))
+            .transpose()
+    }
+
+    fn silent(&self, body: &str) -> Result<Silent, Error> {
+        let silence: Silence = serde_json::from_str(body).map_err(|e| self.record_error(e))?;
+        Ok(silence.into())
     }
 
     /// The pods that a boot's agent named in its newest hello.
@@ -157,28 +242,35 @@ impl Store {
     /// The nodes, for the engine.
     pub(crate) fn known_nodes(&self, limit: usize) -> Result<Vec<KnownNode>, Error> {
         let reader = self.reader();
-        let read = || -> rusqlite::Result<Vec<(String, String, Option<String>)>> {
+        let read = || -> rusqlite::Result<Vec<KnownRow>> {
             reader
                 .prepare_cached(
-                    "SELECT name, boot, inventory FROM node ORDER BY seen_ms DESC LIMIT ?1",
+                    "SELECT name, boot, seen_ms, inventory, silence FROM node
+                     ORDER BY seen_ms DESC LIMIT ?1",
                 )?
                 .query_map([limit as i64], |row| {
-                    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+                    Ok((
+                        row.get(0)?,
+                        row.get(1)?,
+                        row.get(2)?,
+                        row.get(3)?,
+                        row.get(4)?,
+                    ))
                 })?
                 .collect()
         };
         let rows = read().map_err(|e| self.error(e))?;
-        let known = rows.into_iter().filter_map(|(node, boot, inventory)| {
-            let release = inventory
-                .and_then(|text| serde_json::from_str::<Inventory>(&text).ok())
-                .map(|inventory| inventory.kernel_release)
-                .filter(|release| !release.is_empty());
-            Some(KnownNode {
-                node: NodeName::new(&node)?,
-                boot: BootId::parse(&boot)?,
-                kernel_release: release,
-            })
-        });
+        let known = rows
+            .into_iter()
+            .filter_map(|(node, boot, seen_ms, inventory, silence)| {
+                Some(KnownNode {
+                    node: NodeName::new(&node)?,
+                    boot: BootId::parse(&boot)?,
+                    noted: Some(Timestamp(seen_ms as u64)),
+                    inventory: inventory.and_then(|text| serde_json::from_str(&text).ok()),
+                    silence: silence.and_then(|text| serde_json::from_str(&text).ok()),
+                })
+            });
         Ok(known.collect())
     }
 

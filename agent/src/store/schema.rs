@@ -8,7 +8,8 @@ use super::{Error, explain};
 
 /// One step per format; `user_version` counts those that were taken. Steps
 /// that were released are never changed.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
 CREATE TABLE node (
     name      TEXT PRIMARY KEY,
     uid       TEXT,
@@ -74,7 +75,12 @@ CREATE TABLE task (
     next_ms  INTEGER NOT NULL DEFAULT 0,
     UNIQUE (death, action)
 ) STRICT;
-"];
+",
+    "
+-- Since when the node's newest boot is silent, and what its Lease says.
+ALTER TABLE node ADD COLUMN silence TEXT;
+",
+];
 
 /// Sets the connection up and brings the file to the newest format.
 pub(super) fn prepare(path: &Path, connection: &mut Connection) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 use agent_core::engine::Action;
 use agent_core::model::{
-    BootId, Death, DeathName, DeathState, Inventory, Line, NodeName, Notice, PodRef, Proof,
-    Timestamp,
+    BootId, Death, DeathName, DeathState, Inventory, Line, NodeName, Notice, Opinion, PodRef,
+    Proof, Silence, Timestamp,
 };
 
 use super::*;
@@ -27,6 +27,9 @@ fn death(boot: u8) -> Death {
         detected_at: NOW,
         happened_at: NOW,
         evidence: Vec::new(),
+        steps: Vec::new(),
+        channels: Vec::new(),
+        lease: Opinion::Open,
         kernel_release: None,
     }
 }
@@ -72,6 +75,7 @@ fn change() -> Change {
             Action::AnnotatePods(death.name.clone()),
         ],
         deaths: vec![death],
+        silences: Vec::new(),
     }
 }
 
@@ -94,7 +98,12 @@ fn what_is_committed_is_there_after_opening_again() {
     let store = Store::open(&path).expect("opens again");
     assert_eq!(words(&store), ["MarkNode", "AnnotatePods"]);
     let nodes = store.known_nodes(10).expect("readable");
-    assert_eq!(nodes[0].kernel_release.as_deref(), Some("6.12.0"));
+    let known = nodes[0].inventory.as_ref();
+    assert_eq!(
+        known.map(|inventory| inventory.kernel_release.as_str()),
+        Some("6.12.0")
+    );
+    assert_eq!(nodes[0].noted, Some(NOW));
     assert_eq!(
         store
             .pods_of(&node(), BootId([1; 16]))
@@ -109,6 +118,61 @@ fn what_is_committed_is_there_after_opening_again() {
     let first = store.tasks().expect("readable")[0].id;
     store.finish(first).expect("deletes");
     assert_eq!(words(&store), ["AnnotatePods"]);
+}
+
+#[test]
+fn a_silent_node_answers_for_its_pods_until_it_speaks_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let silence = Silence {
+        node: node(),
+        boot: BootId([1; 16]),
+        heard: Some(NOW),
+        since: NOW.plus(10_000),
+        lease: Opinion::NotRenewed {
+            for_ms: 20_000,
+            at: NOW,
+        },
+        channels: Vec::new(),
+    };
+    let mut fell_silent = change();
+    fell_silent.deaths.clear();
+    fell_silent.actions.clear();
+    fell_silent.silences = vec![(node(), Some(silence.clone()))];
+    store.commit(NOW, &fell_silent).expect("fits");
+    let ask = |query: &Query| store.why(query, 0).expect("readable");
+    let pod = Query::Pod {
+        namespace: Some("shop".into()),
+        name: "web-1".into(),
+    };
+    for query in [
+        &pod,
+        &Query::Node("w01".into()),
+        &Query::Any("web-2".into()),
+    ] {
+        let answer = ask(query).expect("known");
+        let silent = answer.silent.as_ref().expect("silent");
+        assert!(
+            silent
+                .verdict
+                .starts_with("Silent, and its Lease is not renewed")
+        );
+        assert_eq!(silent.silence, silence);
+        // As it goes to whoever asks by HTTP.
+        let json = serde_json::to_string(&answer).expect("serializes");
+        let back: Explanation = serde_json::from_str(&json).expect("the same again");
+        assert_eq!(back, answer);
+    }
+    assert_eq!(
+        store.known_nodes(10).expect("readable")[0].silence,
+        Some(silence)
+    );
+    let over = Change {
+        silences: vec![(node(), None)],
+        ..Change::default()
+    };
+    store.commit(NOW, &over).expect("fits");
+    assert!(ask(&pod).is_none());
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What the store answers: deaths as people and scripts read them.
 
 use agent_core::engine;
-use agent_core::model::{Death, Line, PodRef, ReasonCode, RetryAdvice, Timestamp};
+use agent_core::model::{Death, Line, PodRef, ReasonCode, RetryAdvice, Silence, Timestamp};
 use serde::{Deserialize, Serialize};
 
 /// A death, and what follows from it in words.
@@ -50,14 +50,37 @@ pub struct PodNote {
     pub at: Timestamp,
 }
 
-/// The answer to *why*: a death with its pods and its last lines.
+/// A node that is silent, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Silent {
+    /// One line for people.
+    pub verdict: String,
+    /// All that is known.
+    #[serde(flatten)]
+    pub silence: Silence,
+}
+
+impl From<Silence> for Silent {
+    fn from(silence: Silence) -> Self {
+        Self {
+            verdict: engine::silent(&silence),
+            silence,
+        }
+    }
+}
+
+/// The answer to *why*: a death with its pods and its last lines, or what is
+/// known of a node that says nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explanation {
     /// The pod that was asked about, if it was a pod.
     pub pod: Option<PodNote>,
-    /// The death.
+    /// The node is silent now, with no death known of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silent: Option<Silent>,
+    /// The death, if there is one.
     #[serde(flatten)]
-    pub summary: Summary,
+    pub summary: Option<Summary>,
     /// All pods that it was written on.
     pub pods: Vec<PodNote>,
     /// The last lines of the kernel's log, oldest first.

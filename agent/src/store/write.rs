@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use agent_core::engine::{self, Action};
-use agent_core::model::{BootId, Death, DeathName, Inventory, Line, NodeName, Timestamp};
+use agent_core::model::{BootId, Death, DeathName, Inventory, Line, NodeName, Silence, Timestamp};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{Error, PodNote, Store};
@@ -46,6 +46,8 @@ pub struct BootLines {
 pub struct Change {
     /// Nodes to remember.
     pub nodes: Vec<SeenNode>,
+    /// Nodes that fell silent, or spoke again.
+    pub silences: Vec<(NodeName, Option<Silence>)>,
     /// Deaths as they stand now.
     pub deaths: Vec<Death>,
     /// New lines of a boot.
@@ -58,6 +60,7 @@ impl Change {
     /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
+            && self.silences.is_empty()
             && self.deaths.is_empty()
             && self.lines.is_empty()
             && self.actions.is_empty()
@@ -100,6 +103,9 @@ impl Store {
             let tx = writer.transaction()?;
             for node in &change.nodes {
                 see_node(&tx, now, node)?;
+            }
+            for (node, silence) in &change.silences {
+                put_silence(&tx, node, silence.as_ref())?;
             }
             for (death, body) in &bodies {
                 put_death(&tx, death, body)?;
@@ -224,6 +230,17 @@ fn see_node(tx: &Transaction<'_>, now: Timestamp, seen: &SeenNode) -> rusqlite::
             now.0 as i64
         ])?;
     }
+    Ok(())
+}
+
+fn put_silence(
+    tx: &Transaction<'_>,
+    node: &NodeName,
+    silence: Option<&Silence>,
+) -> rusqlite::Result<()> {
+    let body = silence.and_then(|silence| serde_json::to_string(silence).ok());
+    tx.prepare_cached("UPDATE node SET silence = ?2 WHERE name = ?1")?
+        .execute(params![node.as_str(), body])?;
     Ok(())
 }
 

@@ -46,6 +46,7 @@ pub struct Metrics {
     pods: Family<ResultLabel, Total>,
     datagrams: Family<ResultLabel, Total>,
     losses: Family<ResultLabel, Total>,
+    looks: Family<ResultLabel, Total>,
     /// Receipt of a death's first datagram to the end of its first write.
     first_write: Histogram,
     /// Receipt of a death's first datagram to its last pod.
@@ -68,6 +69,7 @@ impl Metrics {
             pods: Family::default(),
             datagrams: Family::default(),
             losses: Family::default(),
+            looks: Family::default(),
             first_write: seconds(),
             annotate: seconds(),
             nodes: Gauge::default(),
@@ -99,6 +101,11 @@ impl Metrics {
             "losses",
             "What had to be dropped, by what it was",
             metrics.losses.clone(),
+        );
+        r.register(
+            "lease_looks",
+            "Looks at the Leases of nodes in doubt, by what they showed",
+            metrics.looks.clone(),
         );
         r.register(
             "first_write_seconds",
@@ -177,6 +184,11 @@ impl Metrics {
             let label = ResultLabel { result: what };
             self.losses.get_or_create(&label).inc_by(more);
         }
+    }
+
+    /// A Lease was looked at.
+    pub fn looked(&self, result: &'static str) {
+        self.looks.get_or_create(&ResultLabel { result }).inc();
     }
 
     /// So many datagrams had this outcome in all.

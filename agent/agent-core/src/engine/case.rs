@@ -1,8 +1,10 @@
 //! One death: its facts, the verdict on them, and what changed.
 
+use super::verdict::{Facts, Heard};
 use super::{Action, Limits, Output, explain};
 use crate::model::{
-    Channel, Death, DeathName, DeathState, Evidence, Notice, Proof, Report, Timestamp, Word,
+    Account, Channel, Death, DeathName, DeathState, Evidence, Notice, Opinion, Proof, Report, Step,
+    Timestamp, Word,
 };
 
 /// Distinct words kept per death. A machine that oopses again and again
@@ -10,88 +12,14 @@ use crate::model::{
 const WORDS_MAX: usize = 16;
 /// Longest text of one entry in a timeline, in bytes.
 const EVIDENCE_TEXT_MAX: usize = 512;
-/// A shutdown runs on for a while with user space alive (`device_shutdown`),
-/// so it takes this many times the margin of a panic to be refuted.
-const SHUTDOWN_FACTOR: u64 = 6;
-
+/// Most steps of proof kept per death. A boot that is revoked and dies again
+/// and again fills this; the middle goes first.
+const STEPS_MAX: usize = 16;
 /// What had to be dropped for room.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Cut {
     pub(super) evidence: u64,
     pub(super) words: u64,
-}
-
-/// What is known of the boot beside its words.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Facts {
-    /// Newest sign of life by the node's own clock.
-    pub(super) alive_ns: u64,
-    /// Newest message that says outright that the kernel lived on.
-    pub(super) survived_ns: u64,
-    /// The last thing it said was a goodbye.
-    pub(super) stopped: bool,
-    /// When it was last heard, by the annotator's clock.
-    pub(super) heard: Option<Timestamp>,
-    pub(super) revoke_ms: u64,
-}
-
-impl Facts {
-    /// Whether the boot demonstrably lived on after these words.
-    pub(super) fn refute(&self, word: &Word) -> bool {
-        let by_life = self.alive_ns > word.at_ns.saturating_add(margin_ns(word, self.revoke_ms));
-        by_life || (!word.notice.is_final() && self.survived_ns > word.at_ns)
-    }
-}
-
-fn margin_ns(word: &Word, revoke_ms: u64) -> u64 {
-    let factor = match word.notice {
-        Notice::Restart | Notice::Halt | Notice::PowerOff | Notice::Kexec => SHUTDOWN_FACTOR,
-        Notice::Oops
-        | Notice::Panic
-        | Notice::EmergencyRestart
-        | Notice::SoftLockup
-        | Notice::HungTask
-        | Notice::RcuStall
-        | Notice::OutOfMemory => 1,
-    };
-    revoke_ms.saturating_mul(factor).saturating_mul(1_000_000)
-}
-
-/// The earliest sign of life that revokes these words.
-pub(super) fn revoking_ns(word: &Word, limits: &Limits) -> u64 {
-    word.at_ns
-        .saturating_add(margin_ns(word, limits.revoke_ms))
-        .saturating_add(1)
-}
-
-#[derive(Clone, Debug)]
-struct Heard {
-    word: Word,
-    happened: Timestamp,
-}
-
-impl Heard {
-    /// The strongest first, of those the earliest: what came later is mostly
-    /// its consequence. The rest only makes the order total.
-    fn order(&self) -> impl Ord {
-        let w = &self.word;
-        let weakness = match w.outcome() {
-            Notice::Panic => 0,
-            Notice::Restart
-            | Notice::Halt
-            | Notice::PowerOff
-            | Notice::Kexec
-            | Notice::EmergencyRestart => 1,
-            Notice::Oops => 2,
-            Notice::SoftLockup | Notice::HungTask | Notice::RcuStall | Notice::OutOfMemory => 3,
-        };
-        (weakness, w.at_ns, w.notice as u16, w.cpu, w.pid)
-    }
-
-    fn same_event(&self, other: &Word) -> bool {
-        let w = &self.word;
-        (w.notice, w.at_ns, w.cpu) == (other.notice, other.at_ns, other.cpu)
-    }
 }
 
 /// One boot's end, as far as it is known.
@@ -102,7 +30,7 @@ impl Heard {
 )]
 pub(super) struct Case {
     pub(super) death: Death,
-    words: Vec<Heard>,
+    pub(super) words: Vec<Heard>,
     /// What says most of all that was decoded, whether or not the words that
     /// count let it be the reason.
     best: Option<Report>,
@@ -110,8 +38,12 @@ pub(super) struct Case {
     pub(super) quiet_since: u64,
     pub(super) silent: bool,
     pub(super) returned: bool,
+    /// By what that is known.
+    pub(super) returned_by: Option<(Channel, String)>,
     /// When it ended, if it did and no word says why.
-    unheard: Option<Timestamp>,
+    pub(super) unheard: Option<Timestamp>,
+    /// What each channel showed of that.
+    unheard_by: Vec<Account>,
     /// `ReportOops` was given out for what is reported now.
     reported: bool,
     /// `MarkNode` was given out and not revoked since.
@@ -123,14 +55,6 @@ pub(super) struct Case {
     recorded: bool,
     /// The record that was given out last is out of date.
     stale: bool,
-}
-
-struct Verdict {
-    state: DeathState,
-    proof: Proof,
-    /// Words of a boot's end that nothing refutes.
-    over: bool,
-    chosen: Option<Heard>,
 }
 
 impl Case {
@@ -154,6 +78,9 @@ impl Case {
             detected_at: now,
             happened_at: happened,
             evidence: Vec::new(),
+            steps: Vec::new(),
+            channels: Vec::new(),
+            lease: Opinion::Open,
             kernel_release: None,
         };
         Self {
@@ -163,7 +90,9 @@ impl Case {
             quiet_since: 0,
             silent: false,
             returned,
+            returned_by: None,
             unheard: None,
+            unheard_by: Vec::new(),
             reported: false,
             marked: false,
             annotated: false,
@@ -188,7 +117,9 @@ impl Case {
             quiet_since: clock_ms,
             silent: death.proof >= Proof::P3,
             returned,
+            returned_by: None,
             unheard: (death.notice.is_none() || over && !told_itself).then_some(death.happened_at),
+            unheard_by: death.channels.clone(),
             reported: !over,
             marked: over,
             annotated: false,
@@ -252,9 +183,16 @@ impl Case {
 
     /// The boot ended, last heard at `at`: another one runs. If no word that
     /// stands says why, it ended without one.
-    pub(super) fn end_unheard(&mut self, at: Timestamp) {
+    pub(super) fn end_unheard(&mut self, at: Timestamp, channels: Vec<Account>) {
         self.unheard = Some(at);
         self.returned = true;
+        self.unheard_by = channels;
+    }
+
+    /// Another boot runs, by this evidence.
+    pub(super) fn end_known(&mut self, by: Channel, text: &str) {
+        self.returned = true;
+        self.returned_by = Some((by, text.to_owned()));
     }
 
     /// The machine lived on after all that was said: what comes now is
@@ -297,7 +235,7 @@ impl Case {
         limits: &Limits,
         cut: &mut Cut,
     ) {
-        text.truncate(text.floor_char_boundary(EVIDENCE_TEXT_MAX));
+        cut_text(&mut text);
         let evidence = &mut self.death.evidence;
         let max = limits.evidence.max(2);
         while evidence.len() >= max {
@@ -308,59 +246,29 @@ impl Case {
         self.stale = true;
     }
 
-    fn judge(&self, facts: &Facts) -> Verdict {
-        let stands = |h: &&Heard| !facts.refute(&h.word);
-        let any_final = self.words.iter().any(|h| h.word.is_final());
-        let last_word = if any_final {
-            DeathState::Revoked
-        } else {
-            DeathState::Survived
-        };
-        let best = self.words.iter().filter(stands).min_by_key(|h| h.order());
-        let Some(best) = best else {
-            if self.unheard.is_some() {
-                let (state, proof) = if facts.stopped {
-                    // The goodbye came late: it was stopped in an orderly way.
-                    (DeathState::Revoked, Proof::P1)
-                } else {
-                    (DeathState::Returned, Proof::P4)
-                };
-                return Verdict {
-                    state,
-                    proof,
-                    over: !facts.stopped,
-                    chosen: None,
-                };
-            }
-            // All of it is refuted. The newest words are those that count.
-            let newest = self.words.iter().max_by_key(|h| (h.word.at_ns, h.order()));
-            let proof = match (last_word, self.returned) {
-                (DeathState::Survived, true) => Proof::P4,
-                _ => Proof::P1,
-            };
-            return Verdict {
-                state: last_word,
-                proof,
-                over: false,
-                chosen: newest.cloned(),
-            };
-        };
-        // What may be survived was not, if the boot ended then and nobody says why.
-        let over = best.word.is_final() || self.unheard.is_some();
-        let (state, proof) = match (over, self.returned, self.silent) {
-            (true, true, _) => (DeathState::Returned, Proof::P4),
-            (true, false, true) => (DeathState::Dead, Proof::P3),
-            (true, false, false) => (DeathState::Dead, Proof::P2),
-            // Until the new boot says how this one ended.
-            (false, true, _) => (DeathState::Suspected, Proof::P4),
-            (false, false, _) => (DeathState::Suspected, Proof::P1),
-        };
-        Verdict {
-            state,
-            proof,
-            over,
-            chosen: Some(best.clone()),
+    /// Says why a level was reached. When there are too many the middle goes,
+    /// as in the timeline.
+    fn take_step(
+        &mut self,
+        at: Timestamp,
+        proof: Proof,
+        by: Channel,
+        mut text: String,
+        cut: &mut Cut,
+    ) {
+        cut_text(&mut text);
+        let steps = &mut self.death.steps;
+        while steps.len() >= STEPS_MAX {
+            steps.remove(STEPS_MAX / 2);
+            cut.evidence += 1;
         }
+        steps.push(Step {
+            proof,
+            at,
+            by,
+            text,
+        });
+        self.stale = true;
     }
 
     /// Judges, and gives out the record and the actions that follow from what
@@ -375,6 +283,10 @@ impl Case {
     ) {
         let before = (self.death.state, self.death.proof);
         let verdict = self.judge(facts);
+        if self.death.steps.is_empty() || before != (verdict.state, verdict.proof) {
+            let (by, text) = self.because(&verdict, limits, facts);
+            self.take_step(now, verdict.proof, by, text, cut);
+        }
         self.death.state = verdict.state;
         self.death.proof = verdict.proof;
         self.stale |= before != (verdict.state, verdict.proof);
@@ -382,6 +294,11 @@ impl Case {
         if self.death.notice.is_none() && verdict.chosen.is_some() {
             // Its word comes after all, and pods were told that there is none.
             self.annotated = false;
+        }
+        if verdict.chosen.is_some() || !verdict.over {
+            self.death.channels.clear();
+        } else if self.death.channels != self.unheard_by {
+            self.death.channels.clone_from(&self.unheard_by);
         }
         if let Some(heard) = verdict.chosen {
             let report = self.explain(&heard.word);
@@ -472,4 +389,8 @@ impl Case {
             || self.words.iter().any(|h| h.word.notice.is_final())
             || report.is_some_and(|report| report.fault_function.is_some())
     }
+}
+
+fn cut_text(text: &mut String) {
+    text.truncate(text.floor_char_boundary(EVIDENCE_TEXT_MAX));
 }

@@ -4,7 +4,8 @@ use std::fmt::Write;
 
 use super::text::escaped;
 use crate::model::{
-    Context, Death, DeathState, HoldPoint, Notice, Proof, ReasonCode, Report, RetryAdvice, Word,
+    Context, Death, DeathState, HoldPoint, Notice, Opinion, Proof, ReasonCode, Report, RetryAdvice,
+    Silence, Word,
 };
 
 /// Longest reason line, in bytes: fits an annotation, a condition's message
@@ -134,6 +135,23 @@ pub fn reason(death: &Death) -> String {
     {
         let _ = write!(text, ", asked for by {} (pid {})", word.comm, word.pid);
     }
+    escaped(&text, REASON_MAX)
+}
+
+/// One line for people on a node that is silent.
+pub fn silent(silence: &Silence) -> String {
+    let text = match &silence.lease {
+        Opinion::Renewed { .. } => {
+            "Silent, but its Lease is renewed: the node lives, and its agent or the way from it is gone"
+                .to_owned()
+        }
+        Opinion::NotRenewed { .. } => {
+            "Silent, and its Lease is not renewed: down or cut off, and no channel said why"
+                .to_owned()
+        }
+        Opinion::Nobody(why) => format!("Silent: down or cut off, and no channel said why; {why}"),
+        Opinion::Open => "Silent: its Lease has not been looked at for long enough".to_owned(),
+    };
     escaped(&text, REASON_MAX)
 }
 

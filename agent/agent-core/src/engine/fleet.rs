@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::model::{BootId, NodeName, Timestamp};
+use super::account;
+use super::lease::LeaseWatch;
+use crate::model::{BootId, Inventory, NodeName, Timestamp};
 
 /// Boots remembered per node: enough to know a late datagram of an earlier
 /// boot from the first one of a new boot.
@@ -22,6 +24,12 @@ pub(super) struct Boot {
     pub(super) kernel_release: Option<String>,
     /// When it was last heard, if it was since the annotator runs.
     pub(super) heard: Option<Timestamp>,
+    /// When an earlier process had last noted it.
+    pub(super) noted: Option<Timestamp>,
+    /// What its probes would have heard, in words, by its hello.
+    pub(super) reach: Option<String>,
+    /// Its Lease, since it is in doubt.
+    pub(super) lease: LeaseWatch,
     /// The end of the boot before it was looked at.
     introduced: bool,
 }
@@ -37,6 +45,16 @@ impl Boot {
         self.goodbye_ns > 0 && self.goodbye_ns >= self.alive_ns
     }
 
+    /// Takes in what the boot is made of.
+    pub(super) fn introduce(&mut self, inventory: &Inventory) {
+        if !inventory.kernel_release.is_empty() {
+            self.kernel_release = Some(inventory.kernel_release.clone());
+        }
+        if let Some(reach) = account::reach(&inventory.probes) {
+            self.reach = Some(reach);
+        }
+    }
+
     fn new(id: BootId) -> Self {
         Self {
             id,
@@ -45,6 +63,9 @@ impl Boot {
             survived_ns: 0,
             kernel_release: None,
             heard: None,
+            noted: None,
+            reach: None,
+            lease: LeaseWatch::default(),
             introduced: false,
         }
     }
@@ -65,7 +86,17 @@ struct Node {
     boots: Vec<Boot>,
     /// When it last spoke, by the engine's clock.
     heard_ms: u64,
-    silent: bool,
+    /// Since when it counts as silent.
+    silent: Option<Timestamp>,
+}
+
+/// What is new of a boot that spoke.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Met {
+    /// It was not known, and is the one that runs now.
+    pub(super) is_new: bool,
+    /// Its node had been silent.
+    pub(super) broke_silence: bool,
 }
 
 /// All nodes. Bounded: the one that has been quiet longest goes first.
@@ -90,33 +121,39 @@ impl Fleet {
     }
 
     pub(super) fn silent(&self) -> usize {
-        self.nodes.values().filter(|node| node.silent).count()
+        self.nodes.values().filter(|n| n.silent.is_some()).count()
     }
 
     pub(super) fn evicted(&self) -> u64 {
         self.evicted
     }
 
-    /// Notes that a boot spoke. True if it is new, and so the running one.
+    /// Notes that a boot spoke.
     pub(super) fn meet(
         &mut self,
         now: Timestamp,
         node: &NodeName,
         boot: BootId,
         clock_ms: u64,
-    ) -> bool {
+    ) -> Met {
         let known = self
             .nodes
             .get(node)
             .is_some_and(|n| n.boots.iter().any(|b| b.id == boot));
-        self.recall(node, boot, clock_ms).heard = Some(now);
+        let spoke = self.recall(node, boot, clock_ms);
+        spoke.heard = Some(now);
+        spoke.lease = LeaseWatch::default();
+        let mut broke_silence = false;
         if let Some(entry) = self.nodes.get_mut(node)
             && entry.boots.last().is_some_and(|last| last.id == boot)
         {
             entry.heard_ms = clock_ms;
-            entry.silent = false;
+            broke_silence = entry.silent.take().is_some();
         }
-        !known
+        Met {
+            is_new: !known,
+            broke_silence,
+        }
     }
 
     /// The entry of a boot, made if there is none.
@@ -127,7 +164,7 @@ impl Fleet {
         let node = self.nodes.entry(name.clone()).or_insert_with(|| Node {
             boots: Vec::new(),
             heard_ms: clock_ms,
-            silent: false,
+            silent: None,
         });
         let at = node.boots.iter().position(|b| b.id == boot);
         let at = at.unwrap_or_else(|| {
@@ -190,12 +227,47 @@ impl Fleet {
             .is_some_and(Boot::stopped)
     }
 
-    /// Marks the nodes that have been quiet for too long.
-    pub(super) fn tick(&mut self, clock_ms: u64, silence_ms: u64) {
-        for node in self.nodes.values_mut() {
-            let stopped = node.boots.last().is_some_and(Boot::stopped);
-            node.silent = !stopped && clock_ms - node.heard_ms >= silence_ms;
+    /// Since when a node is silent, if it is.
+    pub(super) fn silent_since(&self, node: &NodeName) -> Option<Timestamp> {
+        self.nodes.get(node)?.silent
+    }
+
+    /// A node was silent already in an earlier process.
+    pub(super) fn restore_silence(&mut self, node: &NodeName, since: Timestamp) {
+        if let Some(node) = self.nodes.get_mut(node) {
+            node.silent = Some(since);
         }
+    }
+
+    /// Marks the nodes that have been quiet for too long, and names those that
+    /// were not marked before.
+    pub(super) fn tick(
+        &mut self,
+        now: Timestamp,
+        clock_ms: u64,
+        silence_ms: u64,
+    ) -> Vec<(NodeName, BootId)> {
+        let mut fell_silent = Vec::new();
+        for (name, node) in &mut self.nodes {
+            let Some(last) = node.boots.last().filter(|last| !last.stopped()) else {
+                continue;
+            };
+            if node.silent.is_none() && clock_ms - node.heard_ms >= silence_ms {
+                node.silent = Some(now);
+                fell_silent.push((name.clone(), last.id));
+            }
+        }
+        fell_silent.sort();
+        fell_silent
+    }
+
+    /// The silent nodes with their newest boot, and when they spoke last by the
+    /// engine's clock.
+    pub(super) fn silent_nodes(&self) -> impl Iterator<Item = (&NodeName, &Boot, u64)> {
+        self.nodes.iter().filter_map(|(name, node)| {
+            node.silent?;
+            Some((name, node.boots.last()?, node.heard_ms))
+        })
     }
 
     fn make_room(&mut self) {

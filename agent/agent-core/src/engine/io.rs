@@ -1,6 +1,8 @@
 //! What goes into the engine and what comes out of it.
 
-use crate::model::{BootId, Death, DeathName, Gasp, Inventory, NodeName, Report, Timestamp};
+use crate::model::{
+    BootId, Death, DeathName, Gasp, Inventory, Lease, NodeName, Report, Silence, Timestamp,
+};
 
 /// What the engine may hold and how long it waits.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +20,9 @@ pub struct Limits {
     pub deaths: usize,
     /// Most entries in one death's timeline.
     pub evidence: usize,
+    /// Whether there is somebody who looks at Leases ([`Output::Look`]).
+    /// Without, silence has to do alone.
+    pub leases: bool,
 }
 
 impl Default for Limits {
@@ -28,6 +33,7 @@ impl Default for Limits {
             nodes: 20_000,
             deaths: 10_000,
             evidence: 64,
+            leases: false,
         }
     }
 }
@@ -45,6 +51,14 @@ pub enum Input {
         boot: BootId,
         /// What the lines say.
         report: Report,
+    },
+    /// What a look at the node's Lease showed ([`Output::Look`]). A look that
+    /// failed shows nothing, and is no fact.
+    Leased {
+        /// The node.
+        node: NodeName,
+        /// Its Lease.
+        lease: Lease,
     },
     /// Time passes; to be given about once a second.
     Tick,
@@ -134,6 +148,12 @@ pub enum Output {
         /// What it is made of, if it said so.
         inventory: Option<Box<Inventory>>,
     },
+    /// Look at the Lease of this node, and say what it shows.
+    Look(NodeName),
+    /// A node is silent, or more is known of its silence; no death follows.
+    Silent(Box<Silence>),
+    /// A node that was silent speaks, this boot of it or another one.
+    SilenceOver(NodeName),
 }
 
 /// What the engine holds and what it had to drop.
@@ -162,6 +182,10 @@ pub struct KnownNode {
     pub node: NodeName,
     /// The boot that ran there last.
     pub boot: BootId,
-    /// That boot's kernel release.
-    pub kernel_release: Option<String>,
+    /// When the store last noted it.
+    pub noted: Option<Timestamp>,
+    /// What that boot is made of, if it said so.
+    pub inventory: Option<Box<Inventory>>,
+    /// Its silence, if it had been silent.
+    pub silence: Option<Silence>,
 }

@@ -5,25 +5,30 @@
 //! after), each of which only grows, so neither the order of datagrams nor
 //! their number changes the verdict.
 
+mod account;
 mod annotations;
 mod case;
 mod explain;
 mod fleet;
 mod io;
+mod lease;
 mod text;
 mod unheard;
+mod verdict;
 
 use std::collections::BTreeMap;
 
-use case::{Case, Facts};
+use case::Case;
 use fleet::Fleet;
+use lease::LeaseWatch;
+use verdict::Facts;
 
 use crate::model::{
     Body, BootId, Channel, Death, DeathState, Gasp, NodeName, Notice, Report, Timestamp, Word,
 };
 
 pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
-pub use explain::{Retry, by, reason, reason_code, retry};
+pub use explain::{Retry, by, reason, reason_code, retry, silent};
 pub use io::{Action, Input, KnownNode, Limits, Output, Stats};
 pub use text::{escaped, rfc3339};
 
@@ -72,12 +77,15 @@ impl Engine {
         let mut deaths: Vec<Death> = deaths.into_iter().collect();
         // Older boots first, so that the newest ends up as the running one.
         deaths.sort_by_key(|d| d.detected_at);
-        for death in deaths {
+        for mut death in deaths {
+            if !self.limits.leases {
+                death.lease = LeaseWatch::default().opinion_of(false);
+            }
             let boot = self.fleet.restore(&death.node, death.boot, self.clock_ms);
             // What refuted these words is not stored, only that something did.
             if let Some(word) = &death.word {
                 match death.state {
-                    DeathState::Revoked => boot.alive_ns = case::revoking_ns(word, &self.limits),
+                    DeathState::Revoked => boot.alive_ns = verdict::revoking_ns(word, &self.limits),
                     DeathState::Survived => boot.survived_ns = word.at_ns.saturating_add(1),
                     DeathState::Suspected | DeathState::Dead | DeathState::Returned => {}
                 }
@@ -91,7 +99,15 @@ impl Engine {
         }
         for known in nodes {
             let boot = self.fleet.restore(&known.node, known.boot, self.clock_ms);
-            boot.kernel_release = known.kernel_release;
+            boot.noted = known.noted;
+            if let Some(inventory) = known.inventory {
+                boot.introduce(&inventory);
+            }
+            if let Some(silence) = known.silence.filter(|s| s.boot == known.boot) {
+                boot.noted = silence.heard.or(known.noted);
+                boot.lease.opinion = silence.lease;
+                self.fleet.restore_silence(&known.node, silence.since);
+            }
         }
     }
 
@@ -107,6 +123,7 @@ impl Engine {
                 self.meet(now, &node, None, boot, &mut out);
                 self.decoded(now, node, boot, report, &mut out);
             }
+            Input::Leased { node, lease } => self.lease(now, &node, lease, &mut out),
             Input::Tick => self.tick(now, &mut out),
         }
         out
@@ -139,9 +156,7 @@ impl Engine {
         match gasp.body {
             Body::Hello(inventory) => {
                 boot.alive_ns = boot.alive_ns.max(mono);
-                if !inventory.kernel_release.is_empty() {
-                    boot.kernel_release = Some(inventory.kernel_release.clone());
-                }
+                boot.introduce(&inventory);
                 let previous = inventory.previous.clone();
                 if self.fleet.current(&gasp.node) == Some(gasp.boot) {
                     out.push(Output::NodeSeen {
@@ -192,7 +207,11 @@ impl Engine {
         boot: BootId,
         out: &mut Vec<Output>,
     ) {
-        if !self.fleet.meet(now, node, boot, self.clock_ms) {
+        let met = self.fleet.meet(now, node, boot, self.clock_ms);
+        if met.broke_silence {
+            out.push(Output::SilenceOver(node.clone()));
+        }
+        if !met.is_new {
             return;
         }
         out.push(Output::NodeSeen {
@@ -210,8 +229,8 @@ impl Engine {
             .collect();
         for key in ended {
             if let Some(case) = self.cases.get_mut(&key) {
-                case.returned = true;
                 let text = format!("node is back with boot {boot}");
+                case.end_known(Channel::Heartbeat, &text);
                 case.note(now, Channel::Heartbeat, text, &self.limits, &mut self.cut);
             }
             self.settle(now, &key, out);
@@ -226,6 +245,7 @@ impl Engine {
         if fresh {
             case.quiet_since = self.clock_ms;
             case.silent = false;
+            case.death.lease = LeaseWatch::default().opinion_of(self.limits.leases);
         }
         self.settle(now, key, out);
     }
@@ -296,7 +316,11 @@ impl Engine {
     }
 
     fn tick(&mut self, now: Timestamp, out: &mut Vec<Output>) {
-        self.fleet.tick(self.clock_ms, self.limits.silence_ms);
+        let silence_ms = self.limits.silence_ms;
+        for (node, boot) in self.fleet.tick(now, self.clock_ms, silence_ms) {
+            self.tell_silence(&node, boot, out);
+        }
+        self.look(out);
         let silent: Vec<Key> = self
             .cases
             .iter()
@@ -325,7 +349,8 @@ impl Engine {
         }
         self.make_room();
         let over = self.fleet.current(&key.0).is_some_and(|b| b != key.1);
-        let case = Case::open(now, key, notice, happened, over);
+        let mut case = Case::open(now, key, notice, happened, over);
+        case.death.lease = LeaseWatch::default().opinion_of(self.limits.leases);
         self.cases.insert(key.clone(), case);
     }
 

@@ -1,5 +1,6 @@
 //! How the boot before ended, asked once when a boot introduces itself.
 
+use super::account::{self, Witness};
 use super::case::Case;
 use super::fleet::Introduction;
 use super::{Engine, Output};
@@ -47,10 +48,23 @@ impl Engine {
         if facts.stopped || self.cases.get(&key).is_some_and(Case::has_last_word) {
             return;
         }
+        let leases = self.limits.leases;
+        let ended = self.fleet.recall(node, before, self.clock_ms);
+        let lease = ended.lease.opinion_of(leases);
+        let channels = account::accounts(&Witness {
+            heard: facts.heard.or(ended.noted),
+            reach: ended.reach.as_deref(),
+            marker: Some(match channel {
+                Channel::PreviousBoot => "says that its agent was not told to stop",
+                _ => "said nothing of this boot",
+            }),
+            lease: &lease,
+        });
         self.open(now, &key, None, facts.heard.unwrap_or(now));
         if let Some(case) = self.cases.get_mut(&key) {
-            case.end_unheard(facts.heard.unwrap_or(now));
+            case.end_unheard(facts.heard.unwrap_or(now), channels);
             let text = format!("boot {boot} runs now; {text}");
+            case.end_known(channel, &text);
             case.note(now, channel, text, &self.limits, &mut self.cut);
         }
         self.settle(now, &key, out);

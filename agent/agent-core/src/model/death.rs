@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootId, DeathName, NodeName, Notice, Report, Timestamp, Word};
+use super::{BootId, DeathName, NodeName, Notice, Opinion, Report, Timestamp, Word};
 
 /// How sure we are (DESIGN section 4).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -28,6 +28,21 @@ pub enum Channel {
     Heartbeat,
     /// What the boot before left on the node's disk.
     PreviousBoot,
+    /// The node's Lease, which its kubelet renews at the API server.
+    Lease,
+    /// The Node object, and who deleted it.
+    NodeObject,
+}
+
+impl Channel {
+    /// All channels, in the order in which they are shown.
+    pub const ALL: [Self; 5] = [
+        Self::Gasp,
+        Self::Heartbeat,
+        Self::PreviousBoot,
+        Self::Lease,
+        Self::NodeObject,
+    ];
 }
 
 /// One thing that one channel said, and when it reached us.
@@ -39,6 +54,30 @@ pub struct Evidence {
     pub at: Timestamp,
     /// What it says, for people.
     pub text: String,
+}
+
+/// How sure we became, when, and by what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The level that was reached, or fallen back to.
+    pub proof: Proof,
+    /// When, by the annotator's clock.
+    pub at: Timestamp,
+    /// By whose evidence.
+    pub by: Channel,
+    /// Why, for people.
+    pub text: String,
+}
+
+/// What one channel would have shown of an end, and what it did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// The channel.
+    pub channel: Channel,
+    /// What it shows when it works, for people.
+    pub would: String,
+    /// What it did, for people.
+    pub did: String,
 }
 
 /// Whether the work of a pod may be run again.
@@ -109,15 +148,15 @@ pub struct Death {
     pub happened_at: Timestamp,
     /// What each channel said, oldest first. Bounded.
     pub evidence: Vec<Evidence>,
+    /// Why each level of proof was reached, oldest first. Bounded.
+    #[serde(default)]
+    pub steps: Vec<Step>,
+    /// Where no channel spoke of the end: what each would have shown.
+    #[serde(default)]
+    pub channels: Vec<Account>,
+    /// The second opinion on the node's silence.
+    #[serde(default)]
+    pub lease: Opinion,
     /// Kernel release of the boot, from its hello.
     pub kernel_release: Option<String>,
-}
-
-/// When a node was last heard of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sighting {
-    /// The boot that spoke.
-    pub boot: BootId,
-    /// When it was received.
-    pub at: Timestamp,
 }

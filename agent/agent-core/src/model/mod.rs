@@ -7,11 +7,13 @@ mod gasp;
 mod identity;
 mod inventory;
 mod report;
+mod silence;
 mod time;
 
-pub use death::{Channel, Death, DeathState, Evidence, Proof, RetryAdvice, Sighting};
+pub use death::{Account, Channel, Death, DeathState, Evidence, Proof, RetryAdvice, Step};
 pub use gasp::{Body, Context, Gasp, HoldPoint, Line, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
 pub use inventory::{Inventory, PreviousBoot};
 pub use report::{ReasonCode, Report};
+pub use silence::{Lease, Opinion, Silence};
 pub use time::Timestamp;

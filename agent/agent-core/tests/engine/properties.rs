@@ -109,11 +109,9 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
     for (i, input) in story.iter().enumerate() {
         if restart == Some(i) {
             engine = Engine::new(Limits::default());
-            let known = nodes.iter().map(|(node, boot)| KnownNode {
-                node: node.clone(),
-                boot: *boot,
-                kernel_release: None,
-            });
+            let known = nodes
+                .iter()
+                .map(|(node, boot)| super::known(node.clone(), *boot));
             engine.restore(known, stored.values().cloned());
         }
         if let Input::Said(Gasp {
@@ -163,6 +161,7 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
                     }
                 }
                 Output::NodeSeen { node, boot, .. } => drop(nodes.insert(node, boot)),
+                Output::Look(_) | Output::Silent(_) | Output::SilenceOver(_) => {}
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Boots that ended without a word.
 
+use agent_core::model::Channel;
+
 use super::*;
 
 #[test]
@@ -134,11 +136,7 @@ fn a_goodbye_that_came_late_counts_in_the_next_process_too() {
     assert_eq!(death.state, DeathState::Revoked);
 
     let mut engine = Engine::new(Limits::default());
-    let known = KnownNode {
-        node: node(0),
-        boot: BootId([2; 16]),
-        kernel_release: None,
-    };
+    let known = known(node(0), BootId([2; 16]));
     engine.restore([known], [death]);
     assert!(tell(&mut engine, vec![gasp(2, 61, hello())]).is_empty());
     let again = engine.deaths().next().expect("the same");
@@ -172,16 +170,30 @@ fn a_death_without_a_word_says_so_and_gives_no_advice() {
     assert!(reason(&death).starts_with("Ended without a word: power, "));
     assert_eq!(reason_code(&death), ReasonCode::Unknown);
     assert_eq!(retry(&death).advice, RetryAdvice::Unknown);
+    // What each channel would have shown stands in the record.
+    let did = |channel| {
+        let account = death.channels.iter().find(|a| a.channel == channel);
+        account.map(|account| account.did.as_str())
+    };
+    assert_eq!(death.channels.len(), 4);
+    assert_eq!(
+        did(Channel::Heartbeat),
+        Some("stopped; heard last at 2023-11-14T22:13:20.000Z")
+    );
+    assert_eq!(
+        did(Channel::PreviousBoot),
+        Some("said nothing of this boot")
+    );
+    assert_eq!(
+        did(Channel::Lease),
+        Some("there is no API server to ask for its Lease")
+    );
     // It was heard last in the story's first second.
     assert_eq!(death.happened_at, Timestamp(1_700_000_000_000));
 
     // And the next process does not think of it anew.
     let mut engine = Engine::new(Limits::default());
-    let known = KnownNode {
-        node: node(0),
-        boot: BootId([2; 16]),
-        kernel_release: None,
-    };
+    let known = known(node(0), BootId([2; 16]));
     engine.restore([known], [death.clone()]);
     assert!(tell(&mut engine, vec![gasp(2, 61, hello())]).is_empty());
     assert_eq!(engine.deaths().next(), Some(&death));

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use agent_core::model::{DeathState, Line};
 use anyhow::{Context as _, Result};
 use harness::vm::{ConsoleLine, Vm};
-use lastgasp::store::{Explanation, Query, Store};
+use lastgasp::store::{PodNote, Query, Store, Summary};
 
 use super::annotator::Annotator;
 use super::cluster::{CODE, InCluster};
@@ -183,11 +183,11 @@ impl Death<'_> {
             }
             self.progress(figures, seen.count, cluster.eligible(), seen.last);
         } else {
-            let Some(answer) = self.stored()? else {
+            let Some((death, pods)) = self.stored()? else {
                 return Ok(());
             };
             let now = Instant::now();
-            let said = &answer.summary.reason;
+            let said = &death.reason;
             if figures.condition.is_none() {
                 figures.condition = Some(now);
                 self.said(figures, now, "death in the store", said);
@@ -196,8 +196,8 @@ impl Death<'_> {
                     .moment(figures.after_crash(now), said, Style::Bold);
             }
             *reason = Some(said.clone());
-            let is_true = answer.summary.reason_code.as_str() == code && !self.way.is_survived();
-            let count = if is_true { known(&answer) } else { 0 };
+            let is_true = death.reason_code.as_str() == code && !self.way.is_survived();
+            let count = if is_true { known(&pods) } else { 0 };
             self.progress(figures, count, super::pods().len(), Some(now));
         }
         Ok(())
@@ -230,15 +230,17 @@ impl Death<'_> {
         }
     }
 
-    fn stored(&self) -> Result<Option<Explanation>> {
+    /// The death in the store, with its pods.
+    fn stored(&self) -> Result<Option<(Summary, Vec<PodNote>)>> {
         let store = Store::open_to_read(&self.annotator.store).context("the annotator's store")?;
-        Ok(store.why(&Query::Node(NAME.to_owned()), 0)?)
+        let answer = store.why(&Query::Node(NAME.to_owned()), 0)?;
+        Ok(answer.and_then(|answer| Some((answer.summary?, answer.pods))))
     }
 
     fn missing(&self, figures: &Figures) -> Result<Vec<String>> {
         let mut missing = Vec::new();
         if self.way.is_survived() {
-            let state = self.stored()?.map(|answer| answer.summary.death.state);
+            let state = self.stored()?.map(|(answer, _)| answer.death.state);
             if state != Some(DeathState::Survived) {
                 missing.push(format!("the annotator says {state:?}, not Survived"));
             }
@@ -248,9 +250,13 @@ impl Death<'_> {
         }
         let told = match self.cluster {
             Some(cluster) => self.told_in(cluster, &mut missing)?,
-            None => self
-                .stored()?
-                .map_or(0, |a| if self.is_true(&a) { known(&a) } else { 0 }),
+            None => self.stored()?.map_or(0, |(death, pods)| {
+                if self.is_true(&death) {
+                    known(&pods)
+                } else {
+                    0
+                }
+            }),
         };
         let of = if self.way.is_survived() {
             0
@@ -266,8 +272,8 @@ impl Death<'_> {
         Ok(missing)
     }
 
-    fn is_true(&self, answer: &Explanation) -> bool {
-        !self.way.is_survived() && answer.summary.reason_code == self.way.code
+    fn is_true(&self, death: &Summary) -> bool {
+        !self.way.is_survived() && death.reason_code == self.way.code
     }
 
     /// Asks the API server again, whatever the watch has shown.
@@ -293,13 +299,9 @@ impl Death<'_> {
 }
 
 /// How many pods the store connects with a death.
-fn known(answer: &Explanation) -> usize {
+fn known(pods: &[PodNote]) -> usize {
     let told = |outcome: &str| outcome == "annotated" || outcome == "recorded";
-    answer
-        .pods
-        .iter()
-        .filter(|note| told(&note.outcome))
-        .count()
+    pods.iter().filter(|note| told(&note.outcome)).count()
 }
 
 impl Story {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use agent_core::model::{
-    BootId, Channel, Death, DeathName, DeathState, Evidence, NodeName, Notice, Proof, ReasonCode,
-    Report,
+    BootId, Channel, Death, DeathName, DeathState, Evidence, NodeName, Notice, Opinion, Proof,
+    ReasonCode, Report, Step,
 };
 use anyhow::{Context, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -267,6 +267,14 @@ pub fn death(node: &str, boot: u8) -> Result<Death> {
             at,
             text: "panic, in a soft interrupt".to_owned(),
         }],
+        steps: vec![Step {
+            proof: Proof::P2,
+            at,
+            by: Channel::Gasp,
+            text: "an authenticated panic".to_owned(),
+        }],
+        channels: Vec::new(),
+        lease: Opinion::Open,
         kernel_release: Some("6.12.48".to_owned()),
     })
 }

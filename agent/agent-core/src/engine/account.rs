@@ -1,0 +1,106 @@
+//! What each channel would have shown of an end, and what it did: for the
+//! verdict that none spoke.
+
+use super::rfc3339;
+use crate::model::{Account, Channel, Opinion, Timestamp};
+
+/// Longest list of probes in words, in bytes.
+const REACH_MAX: usize = 400;
+
+/// How the status of a probe begins that is not attached.
+const NOT_ATTACHED: &str = "not attached";
+
+/// What is known of a boot's channels.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Witness<'a> {
+    /// When it was last heard.
+    pub(super) heard: Option<Timestamp>,
+    /// Its probes, as [`reach`] has them.
+    pub(super) reach: Option<&'a str>,
+    /// What the disk said of it, if another boot has looked.
+    pub(super) marker: Option<&'a str>,
+    /// What its Lease said once it was silent.
+    pub(super) lease: &'a Opinion,
+}
+
+/// All channels that had a part in it.
+pub(super) fn accounts(witness: &Witness<'_>) -> Vec<Account> {
+    let mut accounts = Vec::new();
+    for channel in Channel::ALL {
+        if let Some((would, did)) = account(channel, witness) {
+            accounts.push(Account {
+                channel,
+                would: would.to_owned(),
+                did,
+            });
+        }
+    }
+    accounts
+}
+
+fn account(channel: Channel, witness: &Witness<'_>) -> Option<(&'static str, String)> {
+    let last = |what: &str| match witness.heard {
+        Some(at) => format!("{what} {}", rfc3339(at)),
+        None => "was not heard since this annotator runs".to_owned(),
+    };
+    Some(match channel {
+        Channel::Gasp => (
+            "a panic, an oops, a lockup or an order to stop, while another CPU still runs",
+            match witness.reach {
+                Some(reach) => format!("said nothing; {reach}"),
+                None => "said nothing; what it could hear is not known".to_owned(),
+            },
+        ),
+        Channel::Heartbeat => (
+            "each second that the node lives",
+            last("stopped; heard last at"),
+        ),
+        Channel::PreviousBoot => (
+            "at the next boot, whether the agent was told to stop",
+            match witness.marker {
+                Some(marker) => marker.to_owned(),
+                None => "is to come: no other boot has spoken".to_owned(),
+            },
+        ),
+        Channel::Lease => (
+            "that the kubelet lives, and only the agent or the way to us is gone",
+            match witness.lease {
+                Opinion::Open => "was not looked at for long enough".to_owned(),
+                Opinion::Nobody(why) => why.clone(),
+                Opinion::Renewed { at } => {
+                    format!(
+                        "was renewed, last seen at {} by its node's clock",
+                        rfc3339(*at)
+                    )
+                }
+                Opinion::NotRenewed { at, .. } => {
+                    format!("was not renewed since {} by its node's clock", rfc3339(*at))
+                }
+            },
+        ),
+        // It has a record of its own.
+        Channel::NodeObject => return None,
+    })
+}
+
+/// A boot's probes in words, from the statuses in its hello.
+pub(super) fn reach(probes: &[(String, String)]) -> Option<String> {
+    let names = |attached: bool| -> Vec<&str> {
+        let wanted = probes
+            .iter()
+            .filter(|(_, status)| status.starts_with(NOT_ATTACHED) != attached);
+        wanted.map(|(role, _)| role.as_str()).collect()
+    };
+    let (heard, missing) = (names(true), names(false));
+    let mut text = match (heard.is_empty(), missing.is_empty()) {
+        (true, true) => return None,
+        (true, false) => "none of its probes was attached".to_owned(),
+        (false, true) => format!("attached were: {}", heard.join(", ")),
+        (false, false) => {
+            let (heard, missing) = (heard.join(", "), missing.join(", "));
+            format!("attached were: {heard}; not: {missing}")
+        }
+    };
+    text.truncate(text.floor_char_boundary(REACH_MAX));
+    Some(text)
+}
