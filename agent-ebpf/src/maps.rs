@@ -74,6 +74,10 @@ static PREEMPT_COUNT: u64 = 0;
 #[unsafe(no_mangle)]
 static PREEMPT_IN_TASK: u64 = 0;
 
+/// Where in the preempt count the depth of hard interrupts begins.
+#[unsafe(no_mangle)]
+static HARDIRQ_SHIFT: u64 = 0;
+
 /// Offset of `memcg` in `struct oom_control`, or zero if not known.
 #[unsafe(no_mangle)]
 static OOM_MEMCG: u64 = 0;
@@ -100,5 +104,6 @@ global!(printk_aside, PRINTK_ASIDE, u64);
 global!(per_cpu_offsets, PER_CPU_OFFSETS, u64);
 global!(preempt_count, PREEMPT_COUNT, u64);
 global!(preempt_in_task, PREEMPT_IN_TASK, u64);
+global!(hardirq_shift, HARDIRQ_SHIFT, u64);
 global!(oom_memcg, OOM_MEMCG, u64);
 global!(verbose, VERBOSE, u32);

@@ -234,6 +234,7 @@ fn programs(need: Need) -> &'static [(&'static str, &'static str)] {
             ("qemu-system-aarch64", "qemu-system-arm"),
             ("cpio", "cpio"),
             ("xz", "xz-utils"),
+            ("mkfs.ext4", "e2fsprogs"),
             ("zstd", "zstd"),
             ("depmod", "kmod"),
             ("dpkg-deb", "dpkg"),

@@ -8,10 +8,11 @@ use aya_ebpf::helpers::{bpf_probe_read_kernel, generated::bpf_get_current_task};
 use crate::maps;
 
 // include/linux/preempt.h: 8 bits each of preemption and softirq depth (bit 8 set while a
-// softirq is served, two a disable), then 4 bits of hardirq and 4 of NMI depth.
+// softirq is served, two a disable); on some kernels 8 of disabled interrupts; then 4 bits
+// of hardirq depth and those of NMI depth, of which x86 has the last one for itself.
 const SOFTIRQ_OFFSET: u32 = 1 << 8;
-const HARDIRQ_MASK: u32 = 0xf << 16;
-const NMI_MASK: u32 = 0xf << 20;
+const HARDIRQ_MASK: u32 = 0xf;
+const NMI_MASK: u32 = 0x7 << 4;
 
 /// The context of `cpu`, if user space could tell where its count lies.
 #[inline(always)]
@@ -19,9 +20,10 @@ pub fn context(cpu: u64) -> u8 {
     let Some(value) = count(cpu) else {
         return CONTEXT_UNKNOWN;
     };
-    if value & NMI_MASK != 0 {
+    let interrupts = value >> (maps::hardirq_shift() & 31);
+    if interrupts & NMI_MASK != 0 {
         CONTEXT_NMI
-    } else if value & HARDIRQ_MASK != 0 {
+    } else if interrupts & HARDIRQ_MASK != 0 {
         CONTEXT_HARDIRQ
     } else if value & SOFTIRQ_OFFSET != 0 {
         CONTEXT_SOFTIRQ

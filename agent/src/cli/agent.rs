@@ -221,10 +221,15 @@ impl Ways {
         if known(&old) == started.collectors.len() && !self.rounds.is_multiple_of(10) {
             return;
         }
-        let mut links = [None; MAX_COLLECTORS];
+        // A way that is not found any more may still be the right one: a next hop that
+        // does not answer is mostly where it was.
+        let mut links = old;
         for (i, (to, port)) in started.collectors.iter().zip(&started.ports).enumerate() {
             match uplink::resolve(netlink, *to, *port).await {
                 Ok(link) => links[i] = Some(link),
+                Err(error) if links[i].is_some() => {
+                    debug!(collector = %to, "the way below UDP is as it was: {error}");
+                }
                 Err(error) if self.rounds > 3 && !self.said[i] => {
                     self.said[i] = true;
                     let error = anyhow::Error::from(error);

@@ -130,6 +130,11 @@ impl Btf {
         self.find(KIND_STRUCT, name).is_some()
     }
 
+    /// Whether there is a variable of this name among those that every CPU has.
+    pub fn has_variable(&self, name: &str) -> bool {
+        self.find(KIND_VAR, name).is_some()
+    }
+
     /// Byte offset of a member, also of one inside unnamed members.
     pub fn offset(&self, structure: &str, member: &str) -> Option<u64> {
         self.offset_in(&self.find(KIND_STRUCT, structure)?, member, 0)
@@ -209,6 +214,7 @@ mod tests {
         // Two that every kernel has had for twenty years.
         assert!(btf.has_struct("task_struct"));
         assert!(btf.offset("task_struct", "comm").is_some_and(|o| o > 0));
+        assert!(btf.has_variable("runqueues") && !btf.has_variable("no_such_variable"));
         assert_eq!(btf.offset("list_head", "next"), Some(0));
         assert_eq!(btf.offset("list_head", "prev"), Some(8));
         assert_eq!(btf.offset("list_head", "no_such_member"), None);

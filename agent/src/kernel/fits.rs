@@ -29,7 +29,7 @@ impl Kernel {
 
     /// The globals of the eBPF object that are about the kernel; zero where it
     /// does not tell.
-    pub(super) fn globals(&self) -> [(&'static str, u64); 6] {
+    pub(super) fn globals(&self) -> [(&'static str, u64); 7] {
         let offset = |structure, member| {
             let btf = self.btf.as_ref();
             btf.and_then(|btf| btf.offset(structure, member))
@@ -39,6 +39,7 @@ impl Kernel {
             ("PER_CPU_OFFSETS", self.symbols.preempt.per_cpu_offsets),
             ("PREEMPT_COUNT", self.symbols.preempt.offset),
             ("PREEMPT_IN_TASK", self.preempt_in_task().unwrap_or(0)),
+            ("HARDIRQ_SHIFT", self.hardirq_shift()),
             ("OOM_MEMCG", offset("oom_control", "memcg")),
             ("PRINTK_TEXT", self.symbols.printk_text),
             ("PRINTK_ASIDE", offset("printk_safe_seq_buf", "buffer")),
@@ -48,6 +49,18 @@ impl Kernel {
     /// Whether marks can tell their context.
     pub(super) fn knows_context(&self) -> bool {
         self.symbols.preempt.offset != 0 || self.preempt_in_task().is_some()
+    }
+
+    /// Where in the count the depth of hard interrupts begins; that of NMIs is behind it
+    /// (`HARDIRQ_SHIFT`, include/linux/preempt.h). Kernels that count NMIs beside it
+    /// (`nmi_nesting`) put another eight bits before it.
+    fn hardirq_shift(&self) -> u64 {
+        let counts_beside = |btf: &Btf| btf.has_variable("nmi_nesting");
+        if self.btf.as_ref().is_some_and(counts_beside) {
+            24
+        } else {
+            16
+        }
     }
 
     /// Where the count is in the task (`arch/arm64/include/asm/thread_info.h`).

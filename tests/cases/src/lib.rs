@@ -1,5 +1,6 @@
 //! What the cases, the demo and the benches share.
 
+pub mod annotator;
 pub mod bench;
 pub mod demo;
 pub mod kube;

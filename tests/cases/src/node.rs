@@ -2,12 +2,14 @@
 //! real one.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use harness::arch::Arch;
+use harness::busybox;
 use harness::cache::Cache;
 use harness::initramfs::{self, File};
 use harness::kernels::Kernel;
@@ -58,8 +60,12 @@ pub fn build() -> Result<String> {
         let path = binary(variable)?;
         hash.update(fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
     }
-    let digest = hash.finalize();
-    Ok(digest.iter().take(6).map(|b| format!("{b:02x}")).collect())
+    let mut name = String::new();
+    for byte in hash.finalize().iter().take(6) {
+        // Writing to a String cannot fail.
+        let _ = write!(name, "{byte:02x}");
+    }
+    Ok(name)
 }
 
 /// The machine, with everything that it needs to live as a node and to die in
@@ -72,6 +78,11 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
     };
     files.push(File::copy("/init", 0o755, &binary(guest)?)?);
     files.push(File::copy("/lastgasp", 0o755, &binary(agent)?)?);
+    files.push(File::copy(
+        "/bin/busybox",
+        0o755,
+        &busybox::get(cache, kernel.arch)?,
+    )?);
     if let Some(module) = module::boom(cache, kernel)? {
         files.push(File::copy(::ways::MODULE, 0o644, &module)?);
     }
@@ -92,6 +103,8 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
         memory: 512,
         append: format!("quiet {clock}"),
         forward: None,
+        disk: None,
+        decoys: 0,
         limit: LIMIT,
     })
 }

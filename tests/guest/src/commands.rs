@@ -5,6 +5,8 @@
 //! | `write PATH TEXT` | writes a file or a sysctl |
 //! | `mkdir PATH` | makes a directory and its parents |
 //! | `run PROGRAM ARGUMENTS…` | starts a program in the background; answers with its PID |
+//! | `sh SCRIPT` | has a shell do it; fails with what it says if it fails |
+//! | `networks` | loads the modules for VLANs, bonds, bridges and veths |
 //! | `wait PATH MS` | waits until the file exists |
 //! | `output MS PROGRAM ARGUMENTS…` | runs a program to its end; answers with what it says, newlines as U+001E |
 //! | `stop PROGRAM MS` | SIGTERM to what `run` started, and waits for its end |
@@ -12,6 +14,8 @@
 //! | `die WAY US CPU` | dies that way after this many microseconds, by an order to this CPU |
 //! | `busy CPU` | keeps a CPU busy from now on |
 //! | `churn CPU` | maps and unmaps memory on a CPU from now on |
+//! | `still CPU` | has a CPU stand still, with its interrupts off, for some seconds from now on |
+//! | `pour ADDRESS:PORT THREADS` | sends UDP as fast as that goes, from now on |
 //! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
 //! | `wake US MS` | wakes two threads this often for this time, for nothing |
 //! | `clock MS` | compares the clock of two CPUs for this long |
@@ -20,6 +24,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,6 +32,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{clock, flood, machine, ways};
+
+/// What a machine that has a shell has it in.
+const SHELL: &str = "/bin/busybox";
 
 /// What `run` started, by program.
 pub(crate) type Children = BTreeMap<String, Child>;
@@ -46,6 +54,8 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
         "list" => return list(Path::new(first)),
         "run" => return run(first, second, children),
         "output" => return output(Duration::from_millis(first.parse()?), second),
+        "sh" => shell(rest)?,
+        "networks" => machine::load(machine::NETWORKS)?,
         "wait" => wait(Path::new(first), Duration::from_millis(second.parse()?))?,
         "stop" => {
             let child = children.get_mut(first).context("was not started")?;
@@ -58,6 +68,22 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
         "churn" => {
             let cpu = first.parse()?;
             std::thread::spawn(move || machine::churn(cpu));
+        }
+        "still" => {
+            let cpu = first.parse()?;
+            std::thread::spawn(move || {
+                machine::pin(cpu);
+                if let Err(error) = ways::boom("spin", "hardirq") {
+                    eprintln!("guest: CPU {cpu} does not stand still: {error:#}");
+                }
+            });
+        }
+        "pour" => {
+            let to: SocketAddr = first.parse()?;
+            for _ in 0..second.parse()? {
+                let socket = UdpSocket::bind("0.0.0.0:0")?;
+                std::thread::spawn(move || flood::pour(&socket, to));
+            }
         }
         "flood" => return flood::flood(first.parse()?, Duration::from_millis(second.parse()?)),
         "clock" => return clock::check(Duration::from_millis(first.parse()?)),
@@ -131,6 +157,18 @@ fn output(at_most: Duration, command: &str) -> Result<String> {
     ended(child, at_most)?;
     let said = fs::read_to_string("/run/agent.log")?;
     Ok(said.replace('\n', "\x1e"))
+}
+
+fn shell(script: &str) -> Result<()> {
+    let output = Command::new(SHELL)
+        .args(["sh", "-e", "-c", script])
+        .output()
+        .context("this machine has no shell")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{}: {}", output.status, said.trim().replace('\n', " | "));
+    }
+    Ok(())
 }
 
 fn stop(child: &mut Child, at_most: Duration) -> Result<()> {

@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
@@ -112,4 +113,13 @@ fn next(log: &mut File) -> Result<u64> {
     let text = String::from_utf8_lossy(&record[..len]);
     let number = text.split(',').nth(1).unwrap_or_default();
     number.parse().context("a record of the kernel log")
+}
+
+/// Sends full frames for ever. What the device does not take makes the sender wait.
+pub(crate) fn pour(socket: &UdpSocket, to: SocketAddr) -> ! {
+    let payload = [0; 1400];
+    loop {
+        // A way that is gone may come back.
+        let _ = socket.send_to(&payload, to);
+    }
 }

@@ -12,6 +12,12 @@ use anyhow::{Context as _, Result, bail};
 
 /// Names of the modules to load, in order; made with the initramfs.
 const MODULES: &str = "/modules/order";
+/// The same of those for other kinds of network.
+pub(crate) const NETWORKS: &str = "/modules/networks";
+
+/// The disk, if the machine has one, and where the agent keeps what outlives it.
+const DISK: &str = "/dev/vda";
+const STATE: &str = "/var/lib/lastgasp";
 
 const ADDRESS: [u8; 4] = [10, 0, 2, 15];
 const GATEWAY: [u8; 4] = [10, 0, 2, 2];
@@ -29,17 +35,27 @@ pub(crate) fn set_up() -> Result<()> {
     ] {
         let _ = fs::create_dir_all(target);
         // Some kernels have no debugfs; the agent needs none.
-        if let Err(error) = mount(kind, target)
+        if let Err(error) = mount(kind, kind, target)
             && kind != "debugfs"
         {
             return Err(error).with_context(|| format!("cannot mount {target}"));
         }
     }
-    for name in fs::read_to_string(MODULES).unwrap_or_default().lines() {
+    load(MODULES)?;
+    if Path::new(DISK).exists() {
+        fs::create_dir_all(STATE)?;
+        mount("ext4", DISK, STATE).with_context(|| format!("cannot mount {DISK}"))?;
+    }
+    network()
+}
+
+/// Loads the modules of a list.
+pub(crate) fn load(list: &str) -> Result<()> {
+    for name in fs::read_to_string(list).unwrap_or_default().lines() {
         let file = format!("/modules/{name}");
         insert(Path::new(&file), "").with_context(|| format!("cannot load {file}"))?;
     }
-    network()
+    Ok(())
 }
 
 /// The virtio port of this name.
@@ -60,12 +76,13 @@ pub(crate) fn port(name: &str) -> Result<File> {
     }
 }
 
-fn mount(kind: &str, target: &str) -> Result<()> {
+fn mount(kind: &str, what: &str, target: &str) -> Result<()> {
     let (kind, target) = (CString::new(kind)?, CString::new(target)?);
-    // SAFETY: both strings outlive the call; no data is passed.
+    let what = CString::new(what)?;
+    // SAFETY: all strings outlive the call; no data is passed.
     check(unsafe {
         libc::mount(
-            kind.as_ptr(),
+            what.as_ptr(),
             target.as_ptr(),
             kind.as_ptr(),
             0,

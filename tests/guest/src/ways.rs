@@ -44,6 +44,7 @@ fn take(step: &Step) -> Result<()> {
     Ok(())
 }
 
-fn boom(kind: &str, how: &str) -> Result<()> {
+/// Has the crash module do something.
+pub(crate) fn boom(kind: &str, how: &str) -> Result<()> {
     machine::insert(Path::new(::ways::MODULE), &format!("kind={kind} how={how}"))
 }

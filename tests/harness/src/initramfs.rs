@@ -10,7 +10,19 @@ use crate::kernels::Kernel;
 use crate::tool::{self, XZ};
 
 /// Modules a lab machine cannot do without, unless they are built in.
-const MODULES: &[&str] = &["virtio_pci", "virtio_console", "virtio_net"];
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_console",
+    "virtio_net",
+    "virtio_blk",
+    // Asked for by name when the file system is mounted.
+    "crc32c_generic",
+    "crc32c_cryptoapi",
+    "ext4",
+];
+
+/// Modules for the kinds of network that a node may have, loaded if a case asks.
+const NETWORKS: &[&str] = &["8021q", "bonding", "bridge", "veth"];
 
 /// A file of the archive.
 #[derive(Clone, Debug)]
@@ -36,7 +48,7 @@ impl File {
 }
 
 /// The modules that `kernel` needs for the lab's devices, with the list of the
-/// order in which to load them.
+/// order in which to load them; and, in a list of their own, those for other networks.
 pub fn modules(kernel: &Kernel) -> Result<Vec<File>> {
     let all = module_files(&kernel.modules)?;
     let mut loader = Loader {
@@ -48,13 +60,20 @@ pub fn modules(kernel: &Kernel) -> Result<Vec<File>> {
     for name in MODULES {
         loader.add(name)?;
     }
-    let order = loader.order.into_bytes();
+    let always = std::mem::take(&mut loader.order);
+    for name in NETWORKS {
+        loader.add(name)?;
+    }
+    let orders = [
+        ("/modules/order", always),
+        ("/modules/networks", loader.order),
+    ];
     let mut files = loader.files;
-    files.push(File {
-        path: "/modules/order".into(),
+    files.extend(orders.map(|(path, order)| File {
+        path: path.into(),
         mode: 0o644,
-        bytes: order,
-    });
+        bytes: order.into_bytes(),
+    }));
     Ok(files)
 }
 

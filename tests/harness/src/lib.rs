@@ -1,8 +1,10 @@
 //! Boots real kernels under QEMU, builds and starts a real control plane.
 
 pub mod arch;
+pub mod busybox;
 pub mod cache;
 pub mod controlplane;
+pub mod disk;
 pub mod host;
 pub mod initramfs;
 pub mod kernels;

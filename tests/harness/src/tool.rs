@@ -40,6 +40,8 @@ pub const APT_CONFIG: Tool = Tool::new("apt-config", "apt");
 pub const DPKG_DEB: Tool = Tool::new("dpkg-deb", "dpkg");
 /// Unpacks kernel modules.
 pub const XZ: Tool = Tool::new("xz", "xz-utils");
+/// Makes a file system.
+pub const MKFS: Tool = Tool::new("mkfs.ext4", "e2fsprogs");
 /// Gives a process another priority.
 pub const NICE: Tool = Tool::new("nice", "coreutils");
 /// Gives a compiler its own view of the file system.

@@ -38,6 +38,10 @@ pub struct Machine {
     pub append: String,
     /// Where datagrams go on to, beside the test.
     pub forward: Option<SocketAddr>,
+    /// What outlives it: an image of a disk (`disk::empty`).
+    pub disk: Option<PathBuf>,
+    /// Network devices whose cable ends nowhere, found before the real one.
+    pub decoys: u32,
     /// The machine's whole life may take this long.
     pub limit: Duration,
 }
@@ -158,6 +162,11 @@ impl Vm {
             .args(["-device", "virtio-serial-pci"])
             .args(["-chardev", &socket("ctl", "ctl")])
             .args(["-device", "virtserialport,chardev=ctl,name=lastgasp.ctl"])
+            .args((0..machine.decoys).flat_map(|i| {
+                let port = format!("hubport,id=decoy{i},hubid={i}");
+                let device = format!("virtio-net-pci,netdev=decoy{i},romfile=");
+                ["-netdev".to_owned(), port, "-device".to_owned(), device]
+            }))
             // The cable is standard input: the one descriptor that a child
             // is given without unsafe code.
             .args(["-netdev", "dgram,id=net,local.type=fd,local.str=0"])
@@ -165,6 +174,11 @@ impl Vm {
             .stdin(Stdio::from(OwnedFd::from(cable)))
             .stdout(Stdio::null())
             .stderr(fs::File::create(path("stderr"))?);
+        if let Some(disk) = &machine.disk {
+            let drive = format!("id=disk,if=none,format=raw,file={}", disk.display());
+            command.args(["-drive", &drive]);
+            command.args(["-device", "virtio-blk-pci,drive=disk"]);
+        }
         if let Some(snapshot) = snapshot {
             command.args(["-incoming", &format!("exec:cat {}", snapshot.display())]);
         }
@@ -243,6 +257,27 @@ impl Vm {
             "" => Ok(()),
             complaint => bail!("`{command}`: {complaint}"),
         }
+    }
+
+    /// Stands still as a whole, clocks and all, until [`Vm::go_on`].
+    pub fn freeze(&mut self) -> Result<()> {
+        self.qmp.execute("stop", &json!({})).map(drop)
+    }
+
+    /// Goes on after [`Vm::freeze`].
+    pub fn go_on(&mut self) -> Result<()> {
+        self.qmp.execute("cont", &json!({})).map(drop)
+    }
+
+    /// Pulls the network cable, or plugs it in.
+    pub fn cable(&mut self, plugged: bool) -> Result<()> {
+        let arguments = json!({ "name": "net", "up": plugged });
+        self.qmp.execute("set_link", &arguments).map(drop)
+    }
+
+    /// From now on nobody on the network answers ARP.
+    pub fn deafen(&mut self) {
+        self.wire.deafen();
     }
 
     /// Saves the machine as it is now, and ends it.

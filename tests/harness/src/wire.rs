@@ -5,10 +5,11 @@
 //! from machines restored from one snapshot, which all have the same address.
 //! A datagram can also be passed on, to a real receiver on this host.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
@@ -21,11 +22,17 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// Address of the gateway, where collectors are.
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 
+/// An address in the machine's network at which nobody is.
+const NOBODY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 66);
+
 const GATEWAY_MAC: [u8; 6] = [0x52, 0x55, 10, 0, 2, 2];
 /// Room for a whole death in the kernel's buffer, in bytes, as far as the
 /// host's limits allow; a full one only slows the machine's sending.
 const BUFFER: usize = 4 << 20;
 const FRAME_MAX: usize = 65_536;
+
+/// What is sent to this port is nobody's (RFC 863).
+const DISCARD: u16 = 9;
 
 /// Most datagrams that wait to be taken; more are counted as lost.
 const WAITING_MAX: usize = 65_536;
@@ -46,6 +53,7 @@ pub struct Datagram {
 pub struct Wire {
     guest_end: UnixDatagram,
     lost: Arc<AtomicU64>,
+    deaf: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -76,13 +84,16 @@ impl Wire {
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&lost);
+        let deaf = Arc::new(AtomicBool::new(false));
+        let is_deaf = Arc::clone(&deaf);
         let thread = thread::Builder::new()
             .name("wire".into())
-            .spawn(move || serve(&host_end, forward.as_ref(), &sender, &counter))
+            .spawn(move || serve(&host_end, forward.as_ref(), &sender, &counter, &is_deaf))
             .context("no thread for the network")?;
         let wire = Self {
             guest_end,
             lost,
+            deaf,
             thread: Some(thread),
         };
         Ok((wire, receiver, for_qemu))
@@ -99,6 +110,11 @@ impl Wire {
             // The thread only fails by a panic, which has been printed.
             let _ = thread.join();
         }
+    }
+
+    /// From now on nobody answers ARP.
+    pub fn deafen(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
     }
 
     /// Datagrams that nobody took in time.
@@ -118,6 +134,7 @@ fn serve(
     forward: Option<&UdpSocket>,
     sender: &SyncSender<Datagram>,
     lost: &AtomicU64,
+    deaf: &AtomicBool,
 ) {
     let mut frame = vec![0; FRAME_MAX];
     // An error can only be that the other end is gone.
@@ -126,11 +143,13 @@ fn serve(
         if length == 0 {
             return;
         }
-        let frame = &frame[..length];
-        if let Some(reply) = arp_reply(frame) {
-            // A machine that is gone or slow asks again.
-            let _ = cable.send(&reply);
-        } else if let Some((port, payload)) = udp(frame) {
+        let (tag, frame) = untagged(&frame[..length]);
+        if let Some(reply) = arp_reply(&frame) {
+            if !deaf.load(Ordering::Relaxed) {
+                // A machine that is gone or slow asks again.
+                let _ = cable.send(&tagged(tag, reply));
+            }
+        } else if let Some((port, payload)) = udp(&frame).filter(|(port, _)| *port != DISCARD) {
             if let Some(socket) = forward {
                 // UDP: a receiver that is not there is the receiver's matter.
                 let _ = socket.send(payload);
@@ -147,7 +166,26 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 
-/// The answer to an ARP request for any address but the asker's own (RFC 826).
+/// A frame without its VLAN tag, and the tag (IEEE 802.1Q).
+fn untagged(frame: &[u8]) -> (Option<[u8; 4]>, Cow<'_, [u8]>) {
+    match array::<4>(frame, 12) {
+        Some(tag) if tag[..2] == [0x81, 0x00] => {
+            let rest = [&frame[..12], &frame[16..]].concat();
+            (Some(tag), rest.into())
+        }
+        _ => (None, frame.into()),
+    }
+}
+
+fn tagged(tag: Option<[u8; 4]>, mut frame: Vec<u8>) -> Vec<u8> {
+    if let Some(tag) = tag {
+        frame.splice(12..12, tag);
+    }
+    frame
+}
+
+/// The answer to an ARP request for any address but the asker's own, and but one
+/// where nobody is (RFC 826).
 fn arp_reply(frame: &[u8]) -> Option<Vec<u8>> {
     // Ethernet, IPv4, 6 and 4 bytes, request.
     const REQUEST: [u8; 10] = [0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1];
@@ -157,7 +195,7 @@ fn arp_reply(frame: &[u8]) -> Option<Vec<u8>> {
     let asker_mac: [u8; 6] = array(frame, 22)?;
     let asker_ip: [u8; 4] = array(frame, 28)?;
     let wanted: [u8; 4] = array(frame, 38)?;
-    if wanted == asker_ip || wanted == GUEST.octets() {
+    if wanted == asker_ip || wanted == GUEST.octets() || wanted == NOBODY.octets() {
         return None;
     }
     let mut reply = Vec::with_capacity(60);

@@ -13,7 +13,8 @@ use cases::lab::coverage::{self, Coverage};
 use cases::lab::plan::{self, Dice, Times};
 use cases::lab::record::{self, Log, Record};
 use cases::lab::report::{self, Cell, Matrix};
-use cases::lab::run::{self, Keep, Prepared, Task};
+use cases::lab::run::{self, How, Keep, Prepared, Task};
+use cases::lab::scenes::{self, Scene};
 use cases::lab::ways::{self, Way};
 use cases::node;
 use clap::Parser;
@@ -38,6 +39,10 @@ struct Args {
     /// Ways to die [default: all].
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(ways::names(false)))]
     way: Vec<String>,
+    /// Scenes, in which something is special about the node: `all` or names
+    /// [default: none; with --all all; with --quick all, on one kernel].
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(scenes::names().chain(["all"])))]
+    scene: Vec<String>,
     /// CPUs of each machine [default: 2; with --all 2, 4 and 1].
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: Vec<u32>,
@@ -112,6 +117,19 @@ impl Args {
         self.seed.unwrap_or(drawn)
     }
 
+    fn ways(&self) -> Vec<&'static Way> {
+        let named = |way: &&Way| self.way.iter().any(|name| name == way.name);
+        // Who names scenes only means these.
+        let all = self.way.is_empty() && (self.scene.is_empty() || self.all);
+        ways::ALL.iter().filter(|way| all || named(way)).collect()
+    }
+
+    fn scenes(&self) -> Vec<&'static Scene> {
+        let named = |scene: &&Scene| self.scene.iter().any(|n| n == scene.name || n == "all");
+        let all = (self.all || self.quick) && self.scene.is_empty() && self.way.is_empty();
+        scenes::ALL.iter().filter(|s| all || named(s)).collect()
+    }
+
     fn cpus(&self) -> Vec<u32> {
         match (self.cpus.is_empty(), self.all, self.random) {
             (false, ..) => self.cpus.clone(),
@@ -145,6 +163,7 @@ impl Args {
             },
             cold: self.cold,
             cold_once: self.quick,
+            next_boot: !self.quick,
         }
     }
 
@@ -180,7 +199,7 @@ fn main() -> ExitCode {
 
 fn lab(args: &Args) -> Result<bool> {
     let cache = Cache::open()?;
-    let ways = chosen(&args.way);
+    let (ways, scenes) = (args.ways(), args.scenes());
     let names = args.kernels()?;
     if args.doctor {
         return doctor(args, &cache, &names);
@@ -227,10 +246,13 @@ fn lab(args: &Args) -> Result<bool> {
         }
     }
     let mut dice = Dice(run.seed);
-    let first = match args.random {
+    let mut first = match args.random {
         Some(count) => plan::drawn(&prepared, &ways, count, run.seed, &run.records),
         None => plan::all(&prepared, &ways, args.times(), &run.records, &mut dice),
     };
+    let mut special = plan::scenes(&prepared, &scenes, &run.records, &mut dice);
+    special.retain(|task| !args.quick || task.on.kernel == QUICK_SCENES_ON);
+    first.append(&mut special);
     let start = Instant::now();
     run.die(first)?;
     if args.quick {
@@ -293,10 +315,8 @@ fn nowhere(args: &Args, matrix: &Matrix) -> usize {
     lost.len()
 }
 
-fn chosen(names: &[String]) -> Vec<&'static Way> {
-    let wanted = |way: &&Way| names.is_empty() || names.iter().any(|name| name == way.name);
-    ways::ALL.iter().filter(wanted).collect()
-}
+/// The kernel on which the tests play the scenes.
+const QUICK_SCENES_ON: &str = "6.12";
 
 /// Deaths that a cell with a miss must die without another one.
 const AGAIN: usize = 3;
@@ -360,15 +380,16 @@ impl Run<'_> {
         let mut tasks = VecDeque::new();
         for (place, _) in first.0.iter().filter(|(_, cell)| is_bad(cell)) {
             let is_it = |one: &&Prepared| one.kernel == place.kernel;
-            let (Some(on), Some(way)) = (prepared.iter().find(is_it), ways::named(&place.way))
-            else {
+            let way = ways::named(&place.way).map(How::Way);
+            let how = way.or_else(|| scenes::named(&place.way).map(How::Scene));
+            let (Some(on), Some(how)) = (prepared.iter().find(is_it), how) else {
                 continue;
             };
             println!(
                 "{} {} missed something: {AGAIN} more deaths of it",
                 place.kernel, place.way
             );
-            tasks.extend((0..AGAIN).map(|_| dice.task(on, way, false)));
+            tasks.extend((0..AGAIN).map(|_| dice.task(on, how, false)));
         }
         let known = self.records.len();
         self.die(tasks)?;

@@ -11,12 +11,12 @@ use anyhow::{Context as _, Result};
 use harness::vm::{ConsoleLine, Vm};
 use lastgasp::store::{PodNote, Query, Store, Summary};
 
-use super::annotator::Annotator;
 use super::cluster::{CODE, InCluster};
 use super::figures::Figures;
 use super::go_on;
 use super::heard::{Heard, News, telling};
 use super::screen::{Screen, Style};
+use crate::annotator::Annotator;
 use crate::lab::ways::Way;
 use crate::node::{self, NAME};
 

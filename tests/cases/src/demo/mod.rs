@@ -1,6 +1,5 @@
 //! `cargo xtask demo`: one kernel dies, and one can watch its pods learn why.
 
-mod annotator;
 mod cluster;
 mod death;
 mod figures;
@@ -21,9 +20,9 @@ use harness::vm::Vm;
 use lastgasp::gasp::protocol::{Frame, Kind};
 use serde_json::json;
 
+use crate::annotator::Annotator;
 use crate::lab::ways::{self, Way};
 use crate::node;
-use annotator::Annotator;
 use cluster::InCluster;
 use death::Death;
 use figures::Figures;

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::report::{Cell, Matrix, Place};
+use super::scenes;
 use super::ways::{self, Demand};
 
 /// Where it is kept, from the root of the work tree.
@@ -129,8 +130,7 @@ fn told(place: &Place, cell: &Cell) -> Told {
     if cell.not_possible.is_some() {
         return Told::NotPossible;
     }
-    let demand = ways::named(&place.way).map(|way| way.demand_on(place.cpus));
-    let by_gasp = match demand {
+    let by_gasp = match scenes::demand(&place.way, place.cpus) {
         // What must come out is nothing, so what came out decides.
         None | Some(Demand::End) => cell.words == cell.runs,
         Some(Demand::Word | Demand::Everything) => cell.good * 100 >= cell.runs * GOOD_MIN,
@@ -155,8 +155,9 @@ impl Coverage {
     pub fn of(matrix: &Matrix) -> Self {
         let entry = |(place, cell): &(Place, Cell)| Entry::new(place, cell);
         let mut cells: Vec<Entry> = matrix.0.iter().map(entry).collect();
-        let order = |way: &str| ways::ALL.iter().position(|w| w.name == way);
-        cells.sort_by(|a, b| (a.cpus, order(&a.way)).cmp(&(b.cpus, order(&b.way))));
+        let names: Vec<&str> = ways::names(false).chain(scenes::names()).collect();
+        let order = |way: &str| names.iter().position(|name| *name == way);
+        cells.sort_by_key(|entry| (entry.cpus, order(&entry.way)));
         Self { cells }
     }
 
@@ -310,7 +311,7 @@ mod tests {
             good,
             words: good,
             whole: good,
-            word_ms: (3.14, 9.0),
+            word_ms: (3.2, 9.0),
             hold_ms: (0.5, 8.0),
             channels: BTreeMap::new(),
         }
@@ -346,7 +347,7 @@ mod tests {
         coverage.write(dir.path())?;
         assert_eq!(Coverage::read(dir.path())?, coverage);
         let text = fs::read_to_string(dir.path().join("coverage.md"))?;
-        assert!(text.contains("| sysrq-c | **9/10**, 3.14 ms |"), "{text}");
+        assert!(text.contains("| sysrq-c | **9/10**, 3.2 ms |"), "{text}");
         Ok(())
     }
 }

@@ -6,5 +6,7 @@ pub mod plan;
 pub mod record;
 pub mod report;
 pub mod run;
+pub mod scenes;
+pub mod stories;
 pub mod verdict;
 pub use ::ways;

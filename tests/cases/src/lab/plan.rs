@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::record::Record;
-use super::run::{Prepared, Task};
+use super::run::{How, Prepared, Task};
+use super::scenes::Scene;
 use super::ways::{Demand, Way};
 
 /// Triggers come after a random delay up to this, so that they meet the
@@ -25,14 +26,15 @@ impl Dice {
     }
 
     /// A death of this machine, at any moment and on any of its CPUs.
-    pub fn task<'a>(&mut self, on: &'a Prepared, way: &'static Way, cold: bool) -> Task<'a> {
+    pub fn task<'a>(&mut self, on: &'a Prepared, how: How, cold: bool) -> Task<'a> {
         Task {
             on,
-            way,
+            how,
             cold,
             delay_us: self.below(DELAY_MAX_US),
             on_cpu: self.below(on.machine.cpus.into()) as u32,
             draw: None,
+            next_boot: false,
         }
     }
 
@@ -52,6 +54,8 @@ pub struct Times {
     pub cold: usize,
     /// And only in the first way of each machine.
     pub cold_once: bool,
+    /// In the first of them, if no word gets out, the next boot is asked as well.
+    pub next_boot: bool,
 }
 
 /// Every cell as often as it is asked for, less what `known` has of it. Machines take
@@ -81,13 +85,40 @@ pub fn all<'a>(
             for on in prepared {
                 // Drawn in any case: a run that goes on draws what it would have drawn.
                 let cold = run < times.cold && (index == 0 || !times.cold_once);
-                let task = dice.task(on, way, cold);
+                let task = Task {
+                    next_boot: run == 0 && times.next_boot,
+                    ..dice.task(on, How::Way(way), cold)
+                };
                 let cell = (on.kernel.as_str(), on.machine.cpus, way.name);
                 let had = had.get(&cell).copied().unwrap_or(0);
                 let once = on.impossible.contains_key(way.name) && run > 0;
                 if run >= had && run < at_most && !once {
                     tasks.push_back(task);
                 }
+            }
+        }
+    }
+    tasks
+}
+
+/// Every scene once on every machine that has the CPUs for it, but those that `known`
+/// has.
+pub fn scenes<'a>(
+    prepared: &'a [Prepared],
+    scenes: &[&'static Scene],
+    known: &[Record],
+    dice: &mut Dice,
+) -> VecDeque<Task<'a>> {
+    let had: BTreeSet<(&str, &str)> = known
+        .iter()
+        .map(|record| (record.case.kernel.as_str(), record.case.way.as_str()))
+        .collect();
+    let mut tasks = VecDeque::new();
+    for scene in scenes {
+        for on in prepared.iter().filter(|on| on.machine.cpus == scene.cpus) {
+            let task = dice.task(on, How::Scene(scene), true);
+            if !had.contains(&(on.kernel.as_str(), scene.name)) {
+                tasks.push_back(task);
             }
         }
     }
@@ -126,7 +157,7 @@ pub fn drawn<'a>(
         if !had.contains(&draw) {
             tasks.push_back(Task {
                 draw: Some(draw),
-                ..dice.task(on, way, false)
+                ..dice.task(on, How::Way(way), false)
             });
         }
     }

@@ -10,6 +10,7 @@ use agent_core::model::{HoldPoint, Proof, ReasonCode};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use super::coverage::NEXT_BOOT;
 use super::run::{Done, End, Task};
 
 /// Which death it was: enough to die it again.
@@ -19,7 +20,7 @@ pub struct Case {
     pub kernel: String,
     /// CPUs of the machine.
     pub cpus: u32,
-    /// Way to die.
+    /// Way to die, or scene.
     pub way: String,
     /// The CPU that was told to.
     pub on_cpu: u32,
@@ -106,7 +107,7 @@ impl Record {
             case: Case {
                 kernel: task.on.kernel.clone(),
                 cpus: task.on.machine.cpus,
-                way: task.way.name.into(),
+                way: task.how.name().into(),
                 on_cpu: task.on_cpu,
                 cold: task.cold,
                 delay_us: task.delay_us,
@@ -116,7 +117,7 @@ impl Record {
             kernel: task.on.release.clone(),
             arch: task.on.machine.arch.linux().into(),
             cpus: task.on.machine.cpus,
-            way: task.way.name.into(),
+            way: task.how.name().into(),
             channel: "gasp".into(),
             metric: "death".into(),
             unit: "run".into(),
@@ -164,6 +165,9 @@ impl Record {
                 record.holds_expired = verdict.holds_expired;
                 record.proof = verdict.proof;
                 record.reason = verdict.reason;
+                if let Some(said) = &verdict.next_boot {
+                    record.channels.insert(NEXT_BOOT.into(), said.clone());
+                }
             }
             Err(error) => record.misses.push(format!("{error:#}")),
         }

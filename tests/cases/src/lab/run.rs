@@ -9,18 +9,23 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use harness::host;
 use harness::vm::{ConsoleLine, Machine, Outcome, Vm};
+use harness::wire::Datagram;
+use harness::{disk, host};
 
 use lastgasp::gasp::protocol::{Frame, Kind};
 
 use super::bless;
+use super::scenes::{self, Plot, Scene};
 use super::verdict::{self, Verdict};
 use super::ways::{Demand, Way};
 use crate::node;
 
 /// A fatal way has this long to end the machine.
 const END: Duration = Duration::from_secs(20);
+
+/// A node that has booted says hello within this.
+const HELLO: Duration = Duration::from_secs(20);
 
 /// A survived one is watched this long, at most: a stall takes some seconds,
 /// and the agent waits three more before it says that it was survived.
@@ -33,7 +38,7 @@ pub struct Prepared {
     pub kernel: String,
     /// Its release.
     pub release: String,
-    /// The machine.
+    /// The machine; its disk is as it was with the agent warm.
     pub machine: Machine,
     /// The machine as it was with the agent warm.
     pub snapshot: PathBuf,
@@ -49,10 +54,14 @@ impl Prepared {
     pub fn new(
         kernel: &str,
         release: &str,
-        machine: Machine,
+        mut machine: Machine,
         churn: bool,
         dir: &Path,
     ) -> Result<Self> {
+        let path = |what| dir.join(format!("{kernel}-{}.{what}", machine.cpus));
+        let (snapshot, disk) = (path("snapshot"), path("disk"));
+        disk::empty(&disk)?;
+        machine.disk = Some(disk);
         let mut vm = Vm::boot(&machine)?;
         node::start_agent(&mut vm, "")?;
         for cpu in (0..machine.cpus).filter(|_| churn) {
@@ -60,7 +69,6 @@ impl Prepared {
         }
         let clock = node::clock(&mut vm)?;
         let impossible = node::impossible(&mut vm)?;
-        let snapshot = dir.join(format!("{kernel}-{}.snapshot", machine.cpus));
         vm.save(&snapshot).context("cannot save the machine")?;
         // And it still is one clock after the machine has come back.
         node::clock(&mut Vm::restore(&machine, &snapshot)?)?;
@@ -81,15 +89,53 @@ pub struct Task<'a> {
     /// On which kernel.
     pub on: &'a Prepared,
     /// How.
-    pub way: &'static Way,
+    pub how: How,
     /// Boot anew instead of going on from the snapshot.
     pub cold: bool,
     /// Before the trigger.
     pub delay_us: u64,
-    /// The CPU that is told to die.
+    /// The CPU that is told to die; a scene has one of its own.
     pub on_cpu: u32,
     /// Its number, if it was drawn.
     pub draw: Option<u64>,
+    /// If no word got out, the machine boots again: does that say that it died?
+    pub next_boot: bool,
+}
+
+/// How something ends.
+#[derive(Clone, Copy, Debug)]
+pub enum How {
+    /// A way to die, on a machine with nothing special about it.
+    Way(&'static Way),
+    /// A scene.
+    Scene(&'static Scene),
+}
+
+impl How {
+    /// The name of a way or a scene; no two have the same.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Way(way) => way.name,
+            Self::Scene(scene) => scene.name,
+        }
+    }
+}
+
+impl Task<'_> {
+    /// How the kernel dies, if it does.
+    fn way(&self) -> Option<&'static Way> {
+        match self.how {
+            How::Way(way) => Some(way),
+            How::Scene(scene) => scene.way(),
+        }
+    }
+
+    fn on_cpu(&self) -> u32 {
+        match self.how {
+            How::Way(_) => self.on_cpu,
+            How::Scene(scene) => scene.on_cpu(),
+        }
+    }
 }
 
 /// What became of a task.
@@ -147,33 +193,93 @@ pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep
 }
 
 fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
-    if let Some(why) = task.on.impossible.get(task.way.name) {
+    if let Some(why) = task.way().and_then(|way| task.on.impossible.get(way.name)) {
         return Ok(End::NotPossible(why.clone()));
     }
-    let mut vm = if task.cold {
-        let mut vm = Vm::boot(&task.on.machine)?;
-        node::start_agent(&mut vm, "")?;
-        vm
-    } else {
-        Vm::restore(&task.on.machine, &task.on.snapshot)?
+    let dir = tempfile::Builder::new()
+        .prefix("lastgasp-death-")
+        .tempdir()?;
+    let disk = dir.path().join("disk");
+    let mut machine = task.on.machine.clone();
+    machine.disk = Some(disk.clone());
+    let (vm, way, demand) = match (task.how, &task.on.machine.disk) {
+        (How::Scene(scene), _) => {
+            disk::empty(&disk)?;
+            match &scene.plot {
+                Plot::Story(story) => {
+                    return Ok(End::Died(Verdict::of(scenes::tell(*story, &machine))));
+                }
+                Plot::Death(death) => (death.stage(&machine)?, death.way()?, death.demand),
+            }
+        }
+        (How::Way(way), Some(warm)) if !task.cold => {
+            fs::copy(warm, &disk).context("cannot copy the machine's disk")?;
+            let vm = Vm::restore(&machine, &task.on.snapshot)?;
+            (vm, way, way.demand_on(machine.cpus))
+        }
+        (How::Way(way), _) => {
+            disk::empty(&disk)?;
+            let mut vm = Vm::boot(&machine)?;
+            node::start_agent(&mut vm, "")?;
+            (vm, way, way.demand_on(machine.cpus))
+        }
     };
+    let (mut verdict, since, outcome) = kill(task, vm, way, demand)?;
+    if task.next_boot && verdict.word_ms.is_none() && !way.is_survived() {
+        let later = next_boot(&machine)?;
+        verdict.next_boot = Some(verdict::next_boot(&outcome.datagrams, &later)?);
+    }
+    if !verdict.misses.is_empty() {
+        save(task, since, &outcome, &verdict, keep.misses)?;
+    } else if let (Some(dir), true) = (keep.bless, demand != Demand::End) {
+        bless::write(dir, &task.on.kernel, way.name, since, &outcome.console)?;
+    }
+    Ok(End::Died(verdict))
+}
+
+fn kill(
+    task: &Task<'_>,
+    mut vm: Vm,
+    way: &Way,
+    demand: Demand,
+) -> Result<(Verdict, Instant, Outcome)> {
     let since = Instant::now();
-    let delay = Duration::from_micros(task.delay_us);
-    node::die(&mut vm, task.way, delay, task.on_cpu)?;
-    let outcome = if task.way.is_survived() {
+    node::die(
+        &mut vm,
+        way,
+        Duration::from_micros(task.delay_us),
+        task.on_cpu(),
+    )?;
+    let outcome = if way.is_survived() {
         watch(vm)?
-    } else if task.way.ends() {
+    } else if way.ends() {
         vm.finish(END)?
     } else {
         until_halted(vm)?
     };
-    let verdict = verdict::judge(task.way, task.on.machine.cpus, since, &outcome)?;
-    if !verdict.misses.is_empty() {
-        save(task, since, &outcome, &verdict, keep.misses)?;
-    } else if let (Some(dir), true) = (keep.bless, task.way.demand != Demand::End) {
-        bless::write(dir, &task.on.kernel, task.way.name, since, &outcome.console)?;
+    Ok((
+        verdict::judge(way, demand, since, &outcome)?,
+        since,
+        outcome,
+    ))
+}
+
+/// What the next boot of a machine says, up to its first heartbeats.
+pub fn next_boot(machine: &Machine) -> Result<Vec<Datagram>> {
+    let mut vm = Vm::boot(machine)?;
+    node::start_agent(&mut vm, "")?;
+    let mut heard = Vec::new();
+    let until = Instant::now() + HELLO;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let datagram = vm.datagrams.recv_timeout(left);
+        let datagram = datagram.context("the agent of the next boot said no hello")?;
+        let kind = Frame::parse(&datagram.payload).map(|frame| frame.kind());
+        heard.push(datagram);
+        if matches!(kind, Ok(Kind::Heartbeat)) {
+            return Ok(heard);
+        }
     }
-    Ok(End::Died(verdict))
 }
 
 /// Waits until the agent says that it was survived; a little longer, so
@@ -219,12 +325,18 @@ fn save(
     fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let name = format!(
         "{}-{}-{}-{}.txt",
-        task.on.kernel, task.on.machine.cpus, task.way.name, task.delay_us
+        task.on.kernel,
+        task.on.machine.cpus,
+        task.how.name(),
+        task.delay_us
     );
     let ms = |at: Instant| at.saturating_duration_since(since).as_secs_f64() * 1e3;
     let mut text = format!(
         "{}, cold {}, on CPU {}, after {} us\n\n",
-        task.way.name, task.cold, task.on_cpu, task.delay_us
+        task.how.name(),
+        task.cold,
+        task.on_cpu(),
+        task.delay_us
     );
     for miss in &verdict.misses {
         writeln!(text, "miss: {miss}")?;

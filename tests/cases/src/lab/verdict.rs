@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use agent_core::engine::{self, Engine, Input};
-use agent_core::model::{Body, Death, HoldPoint, Line, Proof, ReasonCode, Timestamp, Word};
+use agent_core::model::{
+    Body, Death, DeathState, HoldPoint, Line, Proof, ReasonCode, Timestamp, Word,
+};
 use anyhow::{Context as _, Result};
 use harness::vm::{ConsoleLine, Outcome};
 use harness::wire::Datagram;
@@ -21,7 +23,7 @@ use super::ways::{Demand, Way};
 use crate::node;
 
 /// What became of one death.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Verdict {
     /// Everything wrong with it; empty is as it should be.
     pub misses: Vec<String>,
@@ -44,9 +46,23 @@ pub struct Verdict {
     pub proof: Option<Proof>,
     /// The engine's reason code.
     pub reason: Option<ReasonCode>,
+    /// What the next boot made of it, if that was asked: `yes`, or why not.
+    pub next_boot: Option<String>,
 }
 
 impl Verdict {
+    /// That of a story, which says itself what is wrong.
+    pub fn of(story: Result<()>) -> Self {
+        Self {
+            misses: story
+                .err()
+                .map(|error| format!("{error:#}"))
+                .into_iter()
+                .collect(),
+            ..Self::default()
+        }
+    }
+
     /// Whether the first word with the true kind and reason got out.
     pub fn has_word(&self) -> bool {
         self.word_ms.is_some()
@@ -59,7 +75,7 @@ impl Verdict {
 }
 
 /// Judges what a machine left behind after it was told to die at `since`.
-pub fn judge(way: &Way, cpus: u32, since: Instant, outcome: &Outcome) -> Result<Verdict> {
+pub fn judge(way: &Way, demand: Demand, since: Instant, outcome: &Outcome) -> Result<Verdict> {
     let heard = Heard::from(&outcome.datagrams)?;
     let words: Vec<(u64, &Word)> = heard.words().collect();
     let is_true = |word: &Word| {
@@ -96,7 +112,7 @@ pub fn judge(way: &Way, cpus: u32, since: Instant, outcome: &Outcome) -> Result<
         death,
     };
     Ok(Verdict {
-        misses: facts.misses(way, way.demand_on(cpus)),
+        misses: facts.misses(way, demand),
         first_ms,
         word_ms,
         lines_expected: expected.len(),
@@ -106,6 +122,22 @@ pub fn judge(way: &Way, cpus: u32, since: Instant, outcome: &Outcome) -> Result<
         holds_expired: holds_expired.unwrap_or(0),
         proof: death.map(|d| d.proof),
         reason: death.map(engine::reason_code),
+        next_boot: None,
+    })
+}
+
+/// Whether a boot that said `before`, and no word of its end, is known to be dead
+/// once the next one has said `after`.
+pub fn next_boot(before: &[Datagram], after: &[Datagram]) -> Result<String> {
+    let heard = Heard::from(&[before, after].concat())?;
+    let Some(death) = heard.death else {
+        return Ok("nobody says that it died".to_owned());
+    };
+    let is_told = death.state == DeathState::Returned && death.proof == Proof::P4;
+    Ok(if is_told {
+        "yes".to_owned()
+    } else {
+        format!("{:?}, {:?}", death.state, death.proof)
     })
 }
 
@@ -215,7 +247,8 @@ impl Heard {
             survived: false,
             refused: 0,
         };
-        for (i, datagram) in datagrams.iter().enumerate() {
+        let ours = |datagram: &&Datagram| datagram.port == node::COLLECTOR_PORT;
+        for (i, datagram) in datagrams.iter().filter(ours).enumerate() {
             let now = Timestamp(1_000_000 + i as u64);
             let outcome = handler.handle(&datagram.payload, source, now).as_str();
             if !matches!(outcome, "accepted" | "duplicate" | "fragment") {

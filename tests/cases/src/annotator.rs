@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use lastgasp::store::Summary;
 use serde_json::Value;
 
 use crate::node;
@@ -19,20 +20,20 @@ const READY: Duration = Duration::from_secs(30);
 
 /// A running annotator; dropped, it is stopped.
 #[derive(Debug)]
-pub(super) struct Annotator {
+pub struct Annotator {
     child: Child,
     binary: PathBuf,
     http: SocketAddr,
     /// Where it takes gasps.
-    pub(super) listen: SocketAddr,
+    pub listen: SocketAddr,
     /// Its store.
-    pub(super) store: PathBuf,
+    pub store: PathBuf,
 }
 
 impl Annotator {
     /// Starts it with everything of its own in `dir`; with a kubeconfig it
     /// writes to that cluster. Its log goes to `annotator.log`.
-    pub(super) fn start(dir: &Path, kubeconfig: Option<&Path>) -> Result<Self> {
+    pub fn start(dir: &Path, kubeconfig: Option<&Path>) -> Result<Self> {
         let binary = node::binary("LASTGASP_BINARY")?;
         let key = dir.join("gasp.key");
         OpenOptions::new()
@@ -82,9 +83,23 @@ impl Annotator {
         Ok(started)
     }
 
+    /// The deaths that it knows of.
+    pub fn deaths(&self) -> Result<Vec<Summary>> {
+        let output = Command::new(&self.binary)
+            .args(["deaths", "-o", "json", "--annotator"])
+            .arg(format!("http://{}", self.http))
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run lastgasp")?;
+        serde_json::from_slice(&output.stdout).with_context(|| {
+            let said = String::from_utf8_lossy(&output.stderr);
+            format!("`lastgasp deaths` says: {}", said.trim())
+        })
+    }
+
     /// Runs `lastgasp` with these arguments against this annotator; what it
     /// prints, also if it knows nothing.
-    pub(super) fn ask(&self, arguments: &[&str]) -> Result<String> {
+    pub fn ask(&self, arguments: &[&str]) -> Result<String> {
         let output = Command::new(&self.binary)
             .args(arguments)
             .args(["--annotator", &format!("http://{}", self.http)])

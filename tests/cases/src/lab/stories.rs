@@ -1,0 +1,193 @@
+//! What happens to nodes beside kernels that die, before a real annotator: which of it
+//! is a death, and which must not be one.
+
+use std::time::{Duration, Instant};
+
+use agent_core::model::{DeathState, Proof, ReasonCode};
+use anyhow::{Context as _, Result, bail, ensure};
+use harness::vm::{Machine, Vm};
+use lastgasp::gasp::protocol::{Frame, Kind};
+use lastgasp::store::Summary;
+
+use super::ways;
+use crate::annotator::Annotator;
+use crate::node;
+
+/// Shorter than the annotator's limit of silence, and longer; milliseconds of
+/// `Limits::silence_ms` are 10,000.
+const SHORT: Duration = Duration::from_secs(6);
+const LONG: Duration = Duration::from_secs(16);
+
+/// A node that lives says so within this.
+const SIGN: Duration = Duration::from_secs(20);
+
+/// The annotator has written what follows from a datagram within this.
+const WRITTEN: Duration = Duration::from_secs(10);
+
+/// A machine and an annotator that hears it.
+#[derive(Debug)]
+pub struct Stage {
+    /// The machine; its disk is empty.
+    pub machine: Machine,
+    /// The annotator.
+    pub annotator: Annotator,
+}
+
+impl Stage {
+    fn boot(&self) -> Result<Vm> {
+        let mut vm = Vm::boot(&self.machine)?;
+        node::start_agent(&mut vm, "")?;
+        beats(&mut vm, 2)?;
+        Ok(vm)
+    }
+
+    /// The one death that there must be soon, once it stands so.
+    fn death(&self, state: DeathState) -> Result<Summary> {
+        let until = Instant::now() + WRITTEN;
+        loop {
+            let mut deaths = self.annotator.deaths()?;
+            if deaths.len() == 1 && deaths[0].death.state == state {
+                return Ok(deaths.swap_remove(0));
+            }
+            if Instant::now() > until {
+                let found: Vec<DeathState> = deaths.iter().map(|d| d.death.state).collect();
+                bail!("one death {state:?} is expected, there are {found:?}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// There is none, and there was none.
+    fn no_death(&self) -> Result<()> {
+        let deaths = self.annotator.deaths()?;
+        let reasons: Vec<&str> = deaths.iter().map(|d| d.reason.as_str()).collect();
+        ensure!(deaths.is_empty(), "false deaths: {reasons:?}");
+        Ok(())
+    }
+}
+
+/// Waits for so many heartbeats that were sent from now on.
+fn beats(vm: &mut Vm, count: usize) -> Result<()> {
+    while vm.datagrams.try_recv().is_ok() {}
+    let until = Instant::now() + SIGN;
+    let mut heard = 0;
+    while heard < count {
+        let left = until.saturating_duration_since(Instant::now());
+        let datagram = vm.datagrams.recv_timeout(left);
+        let datagram = datagram.context("the node gives no sign of life")?;
+        let kind = Frame::parse(&datagram.payload).map(|frame| frame.kind());
+        heard += usize::from(matches!(kind, Ok(Kind::Heartbeat)));
+    }
+    Ok(())
+}
+
+fn ended_without_a_word(stage: &Stage) -> Result<()> {
+    let told = stage.death(DeathState::Returned)?;
+    ensure!(
+        told.death.proof == Proof::P4,
+        "proof {:?}",
+        told.death.proof
+    );
+    ensure!(
+        told.reason_code == ReasonCode::Unknown && told.reason.contains("without a word"),
+        "reason {:?}",
+        told.reason
+    );
+    Ok(())
+}
+
+/// See `scenes`.
+pub fn power_cut(stage: &mut Stage) -> Result<()> {
+    // Dropped, a machine is gone at once.
+    drop(stage.boot()?);
+    let _next = stage.boot()?;
+    ended_without_a_word(stage)
+}
+
+/// See `scenes`.
+pub fn disk_full(stage: &mut Stage) -> Result<()> {
+    let mut vm = Vm::boot(&stage.machine)?;
+    vm.ask("sh /bin/busybox dd if=/dev/zero of=/var/lib/lastgasp/full bs=4k 2>/dev/null || true")?;
+    node::start_agent(&mut vm, "")?;
+    beats(&mut vm, 2)?;
+    drop(vm);
+    let _next = stage.boot()?;
+    ended_without_a_word(stage)
+}
+
+/// See `scenes`.
+pub fn frozen_short(stage: &mut Stage) -> Result<()> {
+    frozen(stage, SHORT)
+}
+
+/// See `scenes`.
+pub fn frozen_long(stage: &mut Stage) -> Result<()> {
+    frozen(stage, LONG)
+}
+
+fn frozen(stage: &Stage, time: Duration) -> Result<()> {
+    let mut vm = stage.boot()?;
+    vm.freeze()?;
+    std::thread::sleep(time);
+    stage.no_death()?;
+    vm.go_on()?;
+    beats(&mut vm, 3)?;
+    stage.no_death()
+}
+
+/// See `scenes`.
+pub fn frozen_oops(stage: &mut Stage) -> Result<()> {
+    let mut vm = stage.boot()?;
+    let way = ways::named("oops-survived").context("no such way")?;
+    node::die(&mut vm, way, Duration::ZERO, 0)?;
+    stage.death(DeathState::Suspected)?;
+    vm.freeze()?;
+    std::thread::sleep(LONG);
+    let told = stage.death(DeathState::Suspected)?;
+    ensure!(
+        told.pods_annotated == 0,
+        "{} pods were told",
+        told.pods_annotated
+    );
+    vm.go_on()?;
+    stage.death(DeathState::Survived).map(drop)
+}
+
+/// See `scenes`.
+pub fn uplink_flap(stage: &mut Stage) -> Result<()> {
+    let mut vm = stage.boot()?;
+    for time in [SHORT, LONG] {
+        vm.cable(false)?;
+        std::thread::sleep(time);
+        stage.no_death()?;
+        vm.cable(true)?;
+        beats(&mut vm, 3)?;
+    }
+    stage.no_death()
+}
+
+/// See `scenes`.
+pub fn orderly_reboot(stage: &mut Stage) -> Result<()> {
+    let mut vm = stage.boot()?;
+    vm.ask("stop /lastgasp 10000")?;
+    let way = ways::named("reboot-f").context("no such way")?;
+    node::die(&mut vm, way, Duration::ZERO, 0)?;
+    let outcome = vm.finish(SIGN)?;
+    ensure!(outcome.ended, "the machine did not reboot");
+    let mut next = stage.boot()?;
+    beats(&mut next, 2)?;
+    stage.no_death()
+}
+
+/// See `scenes`.
+pub fn agent_upgrade(stage: &mut Stage) -> Result<()> {
+    let mut vm = stage.boot()?;
+    vm.ask("stop /lastgasp 10000")?;
+    node::start_agent(&mut vm, "")?;
+    beats(&mut vm, 2)?;
+    vm.ask("sh /bin/busybox killall -9 lastgasp")?;
+    let pid = node::start_agent(&mut vm, "")?;
+    ensure!(pid > 1, "the agent has no PID of its own");
+    beats(&mut vm, 12)?;
+    stage.no_death()
+}
