@@ -169,7 +169,7 @@ impl Attacker {
                     draft.line(seq, self.random.next(), 1, 255, flags, text);
                 }
             }
-            Kind::Hello => {
+            Kind::Hello | Kind::Record => {
                 let count = 1 + self.random.below(130) as u16;
                 fragment = (self.random.below(usize::from(count)) as u16, count);
                 let mut junk = vec![b' '; self.random.below(MAX_FRAME)];
@@ -181,6 +181,10 @@ impl Attacker {
                 draft.bytes(&junk);
             }
             Kind::Heartbeat | Kind::Goodbye | Kind::Survived => {}
+            // No agent sends one.
+            Kind::Receipt => {
+                draft.bytes(&[7; 32]);
+            }
         }
         self.seq += 1 + (self.random.next() >> (20 + self.random.below(44)));
         let len = draft.seal(Stamp {

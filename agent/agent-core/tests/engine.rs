@@ -14,6 +14,8 @@ use proptest::prelude::*;
 
 #[path = "engine/properties.rs"]
 mod properties;
+#[path = "engine/records.rs"]
+mod records;
 #[path = "engine/silence.rs"]
 mod silence;
 #[path = "engine/unheard.rs"]

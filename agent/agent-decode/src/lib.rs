@@ -12,7 +12,7 @@ mod frames;
 mod text;
 
 pub use decoder::Decoder;
-pub use text::strip;
+pub use text::{printed_ns, strip};
 
 use agent_core::model::{Line, Report};
 

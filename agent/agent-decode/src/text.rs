@@ -25,6 +25,20 @@ pub fn strip(line: &str) -> &str {
     }
 }
 
+/// When a line was printed, in nanoseconds of the kernel's own clock, if a
+/// stamp (`[   12.345678]`) is among what stands before its text.
+pub fn printed_ns(line: &str) -> Option<u64> {
+    let line = line.trim_start();
+    let line = level(line).unwrap_or(line);
+    let (inside, _) = line.strip_prefix('[')?.split_once(']')?;
+    let (s, us) = inside.trim_start().split_once('.')?;
+    if !is_number(s, 10) || us.len() != 6 || !is_number(us, 6) {
+        return None;
+    }
+    let (s, us): (u64, u64) = (s.parse().ok()?, us.parse().ok()?);
+    s.checked_mul(1_000_000_000)?.checked_add(us * 1_000)
+}
+
 /// `<4>`, also with a facility: `<30>`.
 fn level(line: &str) -> Option<&str> {
     let (number, rest) = line.strip_prefix('<')?.split_once('>')?;
@@ -134,6 +148,21 @@ mod tests {
             "12,373,1919878,-,ncfrag=0/960;BUG: x",
         ] {
             assert_eq!(strip(line), "BUG: x", "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_stamp_gives_the_time() {
+        for (line, ns) in [
+            ("<1>[    1.234567] BUG: x", Some(1_234_567_000)),
+            ("[    0.000001][   T12] BUG: x", Some(1_000)),
+            ("[ 1.23] x", None),
+            ("[x.234567] x", None),
+            ("[9999999999.999999] x", Some(9_999_999_999_999_999_000)),
+            ("BUG: x", None),
+            ("[   T12] BUG: x", None),
+        ] {
+            assert_eq!(printed_ns(line), ns, "{line:?}");
         }
     }
 

@@ -7,6 +7,9 @@ use crate::store::Change;
 
 /// Most lines that wait in memory.
 const LINES_MAX: usize = 20_000;
+/// Most records that wait in memory: a batch may be nothing else. The oldest go
+/// first: they come again, as no receipt is given.
+const RECORDS_MAX: usize = super::BATCH;
 /// Most nodes that wait in memory.
 const NODES_MAX: usize = 20_000;
 
@@ -41,6 +44,9 @@ impl Backlog {
             }
             self.change.nodes.push(node);
         }
+        let records = &mut self.change.records;
+        records.extend(change.records);
+        records.drain(..records.len().saturating_sub(RECORDS_MAX));
         for new in change.lines {
             if self.lines + new.lines.len() > LINES_MAX {
                 lost += new.lines.len() as u64;

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_core::engine::{Engine, Input, Keys, Limits, Output, Stats};
-use agent_core::model::{Death, DeathName, DeathState, Lease, Timestamp};
+use agent_core::model::{
+    Body, BootId, Death, DeathName, DeathState, Lease, NodeName, Record, Timestamp,
+};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -26,8 +28,10 @@ use lanes::Lanes;
 use looks::{Look, Looks};
 
 use crate::channels::gasp::{Assembler, Limits as AssemblerLimits};
+use crate::channels::record;
+use crate::gasp::receipt::{Receipt, Receipts, RecordId};
 use crate::gasp::receiver::Received;
-use crate::store::{self, BootLines, Change, SeenNode, Store, Task};
+use crate::store::{self, BootLines, Change, KeptRecord, SeenNode, Store, Task};
 use crate::telemetry::Metrics;
 
 /// Messages taken from the queue at once.
@@ -65,6 +69,8 @@ pub struct Annotator {
     lanes: Lanes,
     running: JoinSet<Done>,
     backlog: Backlog,
+    /// Tells nodes that their records are in the store.
+    receipts: Option<Receipts>,
     state: watch::Sender<State>,
     pruned: Instant,
 }
@@ -120,10 +126,18 @@ impl Annotator {
             lanes,
             running: JoinSet::new(),
             backlog: Backlog::default(),
+            receipts: None,
             state,
             pruned: Instant::now(),
         };
         Ok((annotator, watch))
+    }
+
+    /// Gives receipts for records by these.
+    #[must_use]
+    pub fn with_receipts(mut self, receipts: Receipts) -> Self {
+        self.receipts = Some(receipts);
+        self
     }
 
     /// Runs until `stop` says so or the receiver ends.
@@ -163,7 +177,14 @@ impl Annotator {
 
     async fn take(&mut self, batch: impl Iterator<Item = Received>) {
         let mut change = Change::default();
+        let mut receipts = Vec::new();
         for received in batch {
+            receipts.extend(Receipt::of(&received));
+            let found = match &received.gasp.body {
+                Body::Record(record) => Some((received.gasp.node.clone(), record.clone())),
+                _ => None,
+            };
+            let by = received.gasp.boot;
             let update = self.assembler.take(&received);
             let (at, session) = (received.at, received.gasp.session);
             let mono_ns = received.gasp.mono_ns;
@@ -178,6 +199,9 @@ impl Annotator {
                 }
             }
             self.collect(said, &mut change);
+            if let Some((node, record)) = found {
+                self.take_record(at, node, by, record, &mut change);
+            }
             let Some(update) = update else { continue };
             let (node, boot) = (update.node, update.boot);
             if !update.fresh_lines.is_empty() {
@@ -194,7 +218,45 @@ impl Annotator {
                 self.collect(decoded, &mut change);
             }
         }
-        self.commit(change).await;
+        if self.commit(change).await {
+            self.give(&receipts);
+        }
+    }
+
+    fn take_record(
+        &mut self,
+        at: Timestamp,
+        node: NodeName,
+        by: BootId,
+        record: Box<Record>,
+        change: &mut Change,
+    ) {
+        let reading = record::read(&record);
+        change.records.push(KeptRecord {
+            node: node.clone(),
+            id: RecordId::of(&record).to_string(),
+            record: record.clone(),
+            lines: reading.lines,
+        });
+        let recorded = Input::Recorded {
+            node,
+            by,
+            record,
+            printed_ns: reading.printed_ns,
+            report: reading.report,
+        };
+        let recorded = self.engine.step(at, recorded);
+        self.collect(recorded, change);
+    }
+
+    /// The store has these records.
+    fn give(&self, receipts: &[Receipt]) {
+        let Some(sender) = &self.receipts else { return };
+        for receipt in receipts {
+            if sender.send(receipt).is_err() {
+                self.metrics.lost("receipt", 1);
+            }
+        }
     }
 
     /// A look at a Lease came back.
@@ -292,11 +354,11 @@ impl Annotator {
     }
 
     /// Stores a change with what could not be stored before, and queues its
-    /// actions whether or not that worked.
-    async fn commit(&mut self, change: Change) {
+    /// actions whether or not that worked. True if it is stored.
+    async fn commit(&mut self, change: Change) -> bool {
         let retrying = self.state.borrow().store_fails.is_some();
         if change.is_empty() && self.backlog.is_empty() && !retrying {
-            return;
+            return true;
         }
         let deaths: BTreeMap<DeathName, Arc<Death>> = change
             .deaths
@@ -314,7 +376,9 @@ impl Annotator {
         let stored = self
             .on_store(move |store| store.commit(now(), &shared))
             .await;
-        let tasks = if let Some(committed) = self.note_store(stored) {
+        let stored = self.note_store(stored);
+        let is_stored = stored.is_some();
+        let tasks = if let Some(committed) = stored {
             self.metrics.lost("lines_over_limit", committed.lines_cut);
             committed.tasks
         } else {
@@ -338,6 +402,7 @@ impl Annotator {
                 self.lanes.push(&death, task, Instant::now());
             }
         }
+        is_stored
     }
 
     fn start(&mut self) {

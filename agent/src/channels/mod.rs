@@ -2,3 +2,4 @@
 //! into evidence.
 
 pub mod gasp;
+pub mod record;

@@ -15,11 +15,12 @@ use tracing::{debug, info, warn};
 use crate::config::{self, agent::Agent};
 use crate::gasp::beacon;
 use crate::gasp::drain::{Drain, Losses, MAX_COLLECTORS, Reserve, Shared};
-use crate::gasp::protocol::{Identity, Key, Sealer};
+use crate::gasp::protocol::{Identity, Key, KeyRing, Sealer};
 use crate::kernel::attach::{self, Attached, Bell};
 use crate::kernel::caps::{self, Capability};
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::sched;
+use crate::node::leftovers::{self, Leftovers};
 use crate::node::marker::Marker;
 use crate::node::{identity, inventory, uplink};
 use crate::{probes, telemetry};
@@ -70,6 +71,8 @@ struct Started {
     collectors: Vec<SocketAddr>,
     ports: Vec<u16>,
     marker: Marker,
+    /// With what receipts are told by; taken by its thread.
+    leftovers: Option<(Leftovers, Identity, KeyRing)>,
 }
 
 impl Started {
@@ -121,10 +124,19 @@ impl Started {
             stop: AtomicBool::new(false),
         });
         let threads = drain_threads(agent, &shared, memory.bells, &cpus)?;
-        let (marker, error) = Marker::begin(&agent.state_dir, identity.boot);
+        let began = identity::began()?;
+        let (marker, error) = Marker::begin(&agent.state_dir, identity.boot, began);
         if let Some(error) = error {
             warn!("{:#}", anyhow::Error::from(error));
         }
+        let settings = leftovers::Settings {
+            pstore: agent.leftovers.pstore_dir.clone(),
+            archive: agent.leftovers.archive_dir.clone(),
+            crash: agent.leftovers.crash_dirs.clone(),
+            delete: agent.leftovers.pstore_delete,
+            state: agent.state_dir.clone(),
+        };
+        let leftovers = Leftovers::new(settings, marker.before(), began);
         info!(node = %identity.node, boot = %identity.boot, cpus = ?cpus, "watching");
         Ok(Self {
             shared,
@@ -133,6 +145,7 @@ impl Started {
             collectors,
             ports,
             marker,
+            leftovers: Some((leftovers, identity, KeyRing::pre_shared(key))),
         })
     }
 }
@@ -154,6 +167,14 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         .collect();
     let (connection, netlink, _) = rtnetlink::new_connection().context("cannot open netlink")?;
     tokio::spawn(connection);
+    if let Some((leftovers, own, keys)) = started.leftovers.take() {
+        let to = Arc::clone(&shared);
+        // Nobody waits for its end: it may hang in a disk.
+        std::thread::Builder::new()
+            .name("leftovers".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || leftovers.run(&to, &own, &keys))?;
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut beat = interval(beacon::HEARTBEAT);

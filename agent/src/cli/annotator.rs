@@ -101,7 +101,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         })?;
     let http = listener.local_addr().unwrap_or(settings.http);
     let receiving = receiver::Settings::new(settings.listen);
-    let (receiver, queue) = Receiver::spawn(&receiving, keys, annotate::now)?;
+    let (receiver, queue) = Receiver::spawn(&receiving, Arc::clone(&keys), annotate::now)?;
+    let annotator = annotator.with_receipts(receiver.receipts(keys));
     let receiver = Arc::new(receiver);
     let listen = receiver.local_addr().unwrap_or(settings.listen);
 

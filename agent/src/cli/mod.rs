@@ -25,7 +25,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Agent(agent::Args),
+    Agent(Box<agent::Args>),
     Annotator(Box<annotator::Args>),
     Deaths(deaths::Args),
     Why(why::Args),

@@ -73,6 +73,27 @@ pub struct Low {
     /// [default: /var/lib/lastgasp].
     #[arg(long, env = "LASTGASP_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Where the kernel shows what it kept of an earlier boot's end, or `off`
+    /// [default: /sys/fs/pstore].
+    #[arg(long, env = "LASTGASP_PSTORE_DIR", value_name = "DIR")]
+    pub pstore_dir: Option<PathBuf>,
+    /// Where systemd-pstore moves that to, or `off`
+    /// [default: /var/lib/systemd/pstore].
+    #[arg(long, env = "LASTGASP_ARCHIVE_DIR", value_name = "DIR")]
+    pub archive_dir: Option<PathBuf>,
+    /// Where crash kernels save (kdump), or `off`; more than one by commas
+    /// [default: /var/crash].
+    #[arg(
+        long,
+        env = "LASTGASP_CRASH_DIR",
+        value_delimiter = ',',
+        value_name = "DIR"
+    )]
+    pub crash_dir: Option<Vec<PathBuf>>,
+    /// Delete records from pstore once an annotator has them on its disk. Its
+    /// place is small, and a full one keeps no new record.
+    #[arg(long, env = "LASTGASP_PSTORE_DELETE", num_args = 0..=1, default_missing_value = "true")]
+    pub pstore_delete: Option<bool>,
     /// A file that is made once everything is attached and said hello.
     #[arg(long, env = "LASTGASP_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -82,6 +103,19 @@ pub struct Low {
     /// How log lines look.
     #[arg(long, env = "LASTGASP_LOG_FORMAT")]
     pub log_format: Option<Format>,
+}
+
+/// Where to look for what earlier boots left.
+#[derive(Clone, Debug)]
+pub struct Leftovers {
+    /// Where pstore is mounted; `None` is not to look.
+    pub pstore_dir: Option<PathBuf>,
+    /// Where systemd-pstore moves its records.
+    pub archive_dir: Option<PathBuf>,
+    /// Where crash kernels save.
+    pub crash_dirs: Vec<PathBuf>,
+    /// Delete from pstore what an annotator has.
+    pub pstore_delete: bool,
 }
 
 /// Checked and typed.
@@ -111,6 +145,8 @@ pub struct Agent {
     pub pod_logs: PathBuf,
     /// Outlives the boot.
     pub state_dir: PathBuf,
+    /// What earlier boots left.
+    pub leftovers: Leftovers,
     /// Made when ready.
     pub ready_file: Option<PathBuf>,
     /// aya-log on.
@@ -188,10 +224,29 @@ impl Low {
             keep_capabilities: self.keep_capabilities.unwrap_or(false),
             pod_logs: self.pod_logs.unwrap_or_else(|| "/var/log/pods".into()),
             state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/lastgasp".into()),
+            leftovers: Leftovers {
+                pstore_dir: unless_off(self.pstore_dir, "/sys/fs/pstore"),
+                archive_dir: unless_off(self.archive_dir, "/var/lib/systemd/pstore"),
+                crash_dirs: self
+                    .crash_dir
+                    .unwrap_or_else(|| vec!["/var/crash".into()])
+                    .into_iter()
+                    .filter(|dir| dir.as_os_str() != OFF)
+                    .collect(),
+                pstore_delete: self.pstore_delete.unwrap_or(false),
+            },
             ready_file: self.ready_file,
             ebpf_log: self.ebpf_log.unwrap_or(false),
         })
     }
+}
+
+/// In the place of a directory: do not look there.
+const OFF: &str = "off";
+
+fn unless_off(given: Option<PathBuf>, default: &str) -> Option<PathBuf> {
+    let dir = given.unwrap_or_else(|| default.into());
+    (dir.as_os_str() != OFF).then_some(dir)
 }
 
 #[cfg(test)]
@@ -212,6 +267,25 @@ mod tests {
         assert_eq!(agent.hold_max, Duration::from_millis(50));
         assert_eq!(agent.pace.rest, Duration::from_millis(10));
         assert_eq!(agent.priority, 90);
+        let leftovers = agent.leftovers;
+        assert_eq!(leftovers.crash_dirs, [PathBuf::from("/var/crash")]);
+        assert!(leftovers.pstore_dir.is_some() && !leftovers.pstore_delete);
+    }
+
+    #[test]
+    fn what_earlier_boots_left_is_not_looked_for_where_that_is_off() {
+        let low = Low {
+            pstore_dir: Some("off".into()),
+            archive_dir: Some("/a".into()),
+            crash_dir: Some(vec!["off".into(), "/b".into()]),
+            ..minimal()
+        };
+        let found = low.check().expect("valid").leftovers;
+        assert_eq!(
+            (found.pstore_dir, found.archive_dir),
+            (None, Some("/a".into()))
+        );
+        assert_eq!(found.crash_dirs, [PathBuf::from("/b")]);
     }
 
     #[test]

@@ -1,10 +1,11 @@
-//! What a node says while all is well: hello, heartbeats, goodbye.
+//! What a node says while all is well: hello, heartbeats, goodbye, and what an
+//! earlier boot left.
 
 use std::net::UdpSocket;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use agent_core::model::Inventory;
+use agent_core::model::{Inventory, Record};
 
 use super::drain::Shared;
 use super::protocol::{Kind, MAX_FRAME, MAX_HELLO};
@@ -28,20 +29,39 @@ pub fn hello(shared: &Shared, inventory: &Inventory) -> usize {
         inventory.pods.clear();
         json = serde_json::to_vec(&inventory).unwrap_or_default();
     }
+    fragments(shared, Kind::Hello, &json);
+    json.len()
+}
+
+/// Sends a record; false if it is too long for that ([`fits`]).
+pub fn record(shared: &Shared, record: &Record) -> bool {
+    let json = serde_json::to_vec(record).unwrap_or_default();
+    if json.is_empty() || json.len() > MAX_HELLO {
+        return false;
+    }
+    fragments(shared, Kind::Record, &json);
+    true
+}
+
+/// Whether a record fits a message.
+pub fn fits(record: &Record) -> bool {
+    serde_json::to_vec(record).is_ok_and(|json| json.len() <= MAX_HELLO)
+}
+
+fn fragments(shared: &Shared, kind: Kind, json: &[u8]) {
     let room = shared.sealer.capacity();
     let count = json.len().div_ceil(room).max(1) as u16;
     // Consecutive numbers name the message.
     let first = shared.next_seq.fetch_add(count.into(), Ordering::Relaxed);
     let mut frame = [0; MAX_FRAME];
     for (index, chunk) in json.chunks(room).enumerate() {
-        let mut draft = shared.sealer.begin(&mut frame, Kind::Hello);
+        let mut draft = shared.sealer.begin(&mut frame, kind);
         draft.bytes(chunk);
         let mut stamp = shared.stamp_numbered(first + index as u64);
         stamp.fragment = (index as u16, count);
         let len = draft.seal(stamp);
         send(shared, &frame[..len]);
     }
-    json.len()
 }
 
 /// Says that the node lives.

@@ -10,5 +10,6 @@ pub mod drain;
 pub mod link;
 pub mod protocol;
 mod reassembly;
+pub mod receipt;
 pub mod receiver;
 mod replay;

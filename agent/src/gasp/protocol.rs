@@ -9,7 +9,7 @@ mod frame;
 mod key;
 mod seal;
 
-pub use frame::{BodyError, Frame, ParseError, VerifyError, hello};
+pub use frame::{BodyError, Frame, ParseError, VerifyError, hello, record};
 pub use key::{Key, KeyError, KeyRing};
 pub use seal::{Draft, Sealer, Stamp, WordParts};
 
@@ -18,7 +18,7 @@ use agent_core::model::{BootId, NodeName};
 /// Longest frame, in bytes: fits an Ethernet MTU of 1500 with room for tunnels.
 pub const MAX_FRAME: usize = 1400;
 
-/// Longest hello in all its fragments, in bytes.
+/// Longest hello or record in all its fragments, in bytes.
 pub const MAX_HELLO: usize = 64 * 1024;
 
 /// Most fragments a message may have: [`MAX_HELLO`] in the smallest payload
@@ -85,22 +85,33 @@ pub enum Kind {
     Lines = 5,
     /// An announced death did not happen.
     Survived = 6,
+    /// What an earlier boot left of its end, as JSON.
+    Record = 7,
+    /// From a collector to an agent: it has this record on its disk.
+    Receipt = 8,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Hello,
         Self::Heartbeat,
         Self::Goodbye,
         Self::Word,
         Self::Lines,
         Self::Survived,
+        Self::Record,
+        Self::Receipt,
     ];
 
     /// The kind with this number on the wire.
     pub fn from_wire(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+
+    /// Whether its messages may take several frames.
+    pub fn has_fragments(self) -> bool {
+        matches!(self, Self::Hello | Self::Record)
     }
 }
 

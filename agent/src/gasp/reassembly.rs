@@ -1,4 +1,4 @@
-//! Putting the fragments of a hello together.
+//! Putting the fragments of a hello or a record together.
 
 use agent_core::model::BootId;
 

@@ -20,8 +20,9 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::counters::{Counters, Outcome, add};
-use super::protocol::{self, BodyError, Frame, KeyRing, Kind, MAX_FRAME, ParseError, VerifyError};
+use super::protocol::{BodyError, Frame, KeyRing, Kind, MAX_FRAME, ParseError, VerifyError};
 use super::reassembly::{Reassembly, Step};
+use super::receipt::Receipts;
 use super::replay::{Seen, Sessions};
 
 /// How long after a warning about a source the next one may come, in
@@ -43,6 +44,8 @@ pub struct Received {
     pub at: Timestamp,
     /// Whether it left the node below UDP, by AF_PACKET.
     pub below_udp: bool,
+    /// Which key proved it.
+    pub key_id: u32,
 }
 
 /// What a receiver may hold at most.
@@ -148,7 +151,7 @@ impl Handler {
             match step {
                 Step::Kept => return Outcome::Fragment,
                 Step::Refused => return Outcome::Malformed,
-                Step::Whole(json) => protocol::hello(&json),
+                Step::Whole(bytes) => frame.whole(&bytes),
             }
         };
         let gasp = match body.and_then(|body| frame.gasp(body)) {
@@ -161,6 +164,7 @@ impl Handler {
             source,
             at: now,
             below_udp: frame.below_udp(),
+            key_id: frame.key_id(),
         };
         match self.queue.try_send(received) {
             Ok(()) => Outcome::Accepted,
@@ -291,6 +295,11 @@ impl Receiver {
     /// The address it listens on, with the port that the kernel chose.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.socket.local_addr()
+    }
+
+    /// What sends receipts from this address, sealed with `keys`.
+    pub fn receipts(&self, keys: Arc<KeyRing>) -> Receipts {
+        Receipts::new(Arc::clone(&self.socket), keys)
     }
 
     /// What became of the datagrams.

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use agent_core::model::{BootId, NodeName};
+use agent_core::model::{BootId, NodeName, Timestamp};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const HOSTNAME: &str = "/proc/sys/kernel/hostname";
@@ -32,6 +32,14 @@ pub enum Error {
 /// This boot's id.
 pub fn boot_id() -> Result<BootId, Error> {
     BootId::parse(&read(BOOT_ID)?).ok_or(Error::BootId)
+}
+
+/// When this boot began, by the wall clock as it is set now.
+pub fn began() -> Result<Timestamp, Error> {
+    let uptime = super::inventory::uptime_ms(&read("/proc/uptime")?);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |since| since.as_millis() as u64);
+    Ok(Timestamp(now.saturating_sub(uptime)))
 }
 
 /// The name given, or the host's in lower case.

@@ -75,7 +75,7 @@ fn modules(proc_modules: &str) -> Vec<String> {
     names
 }
 
-fn uptime_ms(proc_uptime: &str) -> u64 {
+pub(super) fn uptime_ms(proc_uptime: &str) -> u64 {
     let seconds = proc_uptime
         .split(' ')
         .next()

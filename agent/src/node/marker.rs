@@ -3,11 +3,13 @@
 //! is taken away: none is better than an old one.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use agent_core::model::{BootId, PreviousBoot};
+use agent_core::model::{BootId, PreviousBoot, Timestamp};
 use serde::{Deserialize, Serialize};
+
+use super::disk;
 
 /// Longest marker that is read, in bytes.
 const LEN_MAX: u64 = 4096;
@@ -17,8 +19,23 @@ const LEN_MAX: u64 = 4096;
 struct Content {
     /// The boot it was written in, and whether the agent was told to stop.
     this: PreviousBoot,
+    /// When that boot began, by its wall clock; older versions do not say.
+    #[serde(default)]
+    began: Timestamp,
     /// The one before, for an agent that starts again in the same boot.
     previous: Option<PreviousBoot>,
+    /// When that one began.
+    #[serde(default)]
+    previous_began: Timestamp,
+}
+
+/// The boot before this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// Which it was.
+    pub boot: BootId,
+    /// When it began, by its wall clock.
+    pub began: Timestamp,
 }
 
 /// This boot's marker.
@@ -40,20 +57,25 @@ pub struct Error {
 
 impl Marker {
     /// Reads what the boot before has left in `dir`, made if it is not there,
-    /// and leaves this boot's marker in its place. The second is why the next
-    /// boot will find none.
-    pub fn begin(dir: &Path, boot: BootId) -> (Self, Option<Error>) {
+    /// and leaves this boot's marker in its place; it began at `began`. The
+    /// second is why the next boot will find none.
+    pub fn begin(dir: &Path, boot: BootId, began: Timestamp) -> (Self, Option<Error>) {
         let path = dir.join("boot.json");
-        let previous = match read(&path) {
-            Some(old) if old.this.boot == boot => old.previous,
-            Some(old) => Some(old.this),
-            None => None,
+        let (previous, previous_began) = match read(&path) {
+            Some(old) if old.this.boot == boot => (old.previous, old.previous_began),
+            Some(old) => (Some(old.this), old.began),
+            None => (None, Timestamp::default()),
         };
         let this = PreviousBoot {
             boot,
             stopped: false,
         };
-        let content = Content { this, previous };
+        let content = Content {
+            this,
+            began,
+            previous,
+            previous_began,
+        };
         let marker = Self { path, content };
         let made = fs::create_dir_all(dir);
         let error = made.and_then(|()| marker.write()).err();
@@ -66,6 +88,14 @@ impl Marker {
         self.content.previous.as_ref()
     }
 
+    /// Which boot that was, and when it began, if it said so.
+    pub fn before(&self) -> Option<Before> {
+        let content = &self.content;
+        let boot = content.previous.as_ref()?.boot;
+        let began = content.previous_began;
+        (began.0 > 0).then_some(Before { boot, began })
+    }
+
     /// The agent was told to stop: silence from now on means nothing.
     pub fn stop(mut self) -> Result<(), Error> {
         self.content.this.stopped = true;
@@ -74,15 +104,7 @@ impl Marker {
 
     /// Puts it on the disk, whole or not at all.
     fn write(&self) -> io::Result<()> {
-        let new = self.path.with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(&self.content)?)?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)?;
-        match self.path.parent() {
-            Some(dir) => File::open(dir)?.sync_all(),
-            None => Ok(()),
-        }
+        disk::replace(&self.path, &serde_json::to_vec(&self.content)?)
     }
 
     /// What is there now is not true any more. A full disk lets go of files.
@@ -110,7 +132,8 @@ mod tests {
     const B: BootId = BootId([2; 16]);
 
     fn begin(dir: &Path, boot: BootId) -> (Marker, Option<PreviousBoot>) {
-        let (marker, error) = Marker::begin(dir, boot);
+        let began = Timestamp(u64::from(boot.0[0]) * 1_000);
+        let (marker, error) = Marker::begin(dir, boot, began);
         assert!(error.is_none(), "{error:?}");
         let previous = marker.previous().cloned();
         (marker, previous)
@@ -144,6 +167,24 @@ mod tests {
     }
 
     #[test]
+    fn a_boot_knows_when_the_one_before_it_began() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        assert_eq!(begin(dir.path(), A).0.before(), None);
+        let before = Before {
+            boot: A,
+            began: Timestamp(1_000),
+        };
+        for _ in 0..2 {
+            assert_eq!(begin(dir.path(), B).0.before(), Some(before));
+        }
+        // As a version wrote it that kept no times.
+        let old = serde_json::json!({ "this": left(A, false), "previous": null });
+        fs::write(dir.path().join("boot.json"), old.to_string()).expect("a file");
+        let (marker, previous) = begin(dir.path(), B);
+        assert_eq!((previous, marker.before()), (Some(left(A, false)), None));
+    }
+
+    #[test]
     fn what_is_no_marker_says_nothing() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let path = dir.path().join("boot.json");
@@ -159,7 +200,7 @@ mod tests {
         begin(dir.path(), A);
         // Where the new one would be written is a directory.
         fs::create_dir(dir.path().join("boot.new")).expect("mkdir");
-        let (_, error) = Marker::begin(dir.path(), B);
+        let (_, error) = Marker::begin(dir.path(), B, Timestamp(9));
         let text = error.expect("no marker").to_string();
         assert!(
             text.contains("boot.json") && text.contains("--state-dir"),

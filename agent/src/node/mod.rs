@@ -1,6 +1,8 @@
 //! What this machine is: its names, what it is made of, its ways out.
 
+mod disk;
 pub mod identity;
 pub mod inventory;
+pub mod leftovers;
 pub mod marker;
 pub mod uplink;

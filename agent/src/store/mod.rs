@@ -19,7 +19,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use read::Query;
 pub use view::{Explanation, PodNote, Silent, Summary};
-pub use write::{BootLines, Change, SeenNode, Task};
+pub use write::{BootLines, Change, KeptRecord, SeenNode, Task};
 
 #[cfg(test)]
 mod tests;

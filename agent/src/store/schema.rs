@@ -8,7 +8,7 @@ use super::{Error, explain};
 
 /// One step per format; `user_version` counts those that were taken. Steps
 /// that were released are never changed.
-const STEPS: [&str; 2] = [
+const STEPS: [&str; 3] = [
     "
 CREATE TABLE node (
     name      TEXT PRIMARY KEY,
@@ -79,6 +79,21 @@ CREATE TABLE task (
     "
 -- Since when the node's newest boot is silent, and what its Lease says.
 ALTER TABLE node ADD COLUMN silence TEXT;
+",
+    "
+-- What the kernel of an earlier boot left, by the SHA-256 of its text.
+CREATE TABLE record (
+    node        TEXT NOT NULL,
+    id          TEXT NOT NULL,
+    boot        TEXT,
+    channel     TEXT NOT NULL,
+    source      TEXT NOT NULL,
+    at_ms       INTEGER,
+    received_ms INTEGER NOT NULL,
+    text        TEXT NOT NULL,
+    PRIMARY KEY (node, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX record_time ON record (received_ms);
 ",
 ];
 

@@ -1,7 +1,7 @@
 use agent_core::engine::Action;
 use agent_core::model::{
-    BootId, Death, DeathName, DeathState, Inventory, Line, NodeName, Notice, Opinion, PodRef,
-    Proof, Silence, Timestamp,
+    BootId, Channel, Death, DeathName, DeathState, Inventory, Line, NodeName, Notice, Opinion,
+    PodRef, Proof, Record, RecordKind, Silence, Timestamp,
 };
 
 use super::*;
@@ -70,6 +70,7 @@ fn change() -> Change {
             })),
         }],
         lines: vec![lines(1, 3)],
+        records: Vec::new(),
         actions: vec![
             Action::MarkNode(death.name.clone()),
             Action::AnnotatePods(death.name.clone()),
@@ -315,4 +316,43 @@ fn old_lines_and_pods_without_a_death_are_dropped() {
         2
     );
     assert!(store.lines(&death(1), 10).expect("readable").is_empty());
+}
+
+#[test]
+fn a_record_is_kept_once_and_its_lines_where_no_others_came() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("s.db")).expect("a new store");
+    let record = |boot: u8| KeptRecord {
+        node: node(),
+        id: format!("{boot}"),
+        record: Box::new(Record {
+            channel: Channel::Pstore,
+            source: "erst".into(),
+            boot: Some(BootId([boot; 16])),
+            kind: RecordKind::Panic,
+            at: Some(NOW),
+            missing: 0,
+            cut: false,
+            text: "Kernel panic - not syncing: x".into(),
+        }),
+        lines: lines(0, 2).lines,
+    };
+    store.commit(NOW, &change()).expect("stored");
+    let found = Change {
+        deaths: vec![death(2)],
+        records: vec![record(1), record(2)],
+        ..Change::default()
+    };
+    for _ in 0..2 {
+        store.commit(NOW, &found).expect("stored");
+    }
+    let kept: i64 = store
+        .reader()
+        .query_row("SELECT count(*) FROM record", [], |row| row.get(0))
+        .expect("readable");
+    assert_eq!(kept, 2);
+    let count = |boot| store.lines(&death(boot), 10).expect("readable").len();
+    assert_eq!((count(1), count(2)), (3, 2), "boot 1 had sent its own");
+    store.prune(NOW).expect("pruned");
+    assert_eq!(count(2), 2);
 }

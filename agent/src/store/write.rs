@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use agent_core::engine::{self, Action};
-use agent_core::model::{BootId, Death, DeathName, Inventory, Line, NodeName, Silence, Timestamp};
+use agent_core::model::{
+    BootId, Death, DeathName, Inventory, Line, NodeName, Record, Silence, Timestamp,
+};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use super::{Error, PodNote, Store};
@@ -12,6 +14,8 @@ use super::{Error, PodNote, Store};
 const LINES_MAX: i64 = 8_192;
 /// Most deaths kept; the oldest go first.
 const DEATHS_MAX: i64 = 10_000;
+/// Most records kept (64 KiB each at most); the oldest go first.
+const RECORDS_MAX: i64 = 2_000;
 /// How long the pods of a boot without a death are remembered.
 const PODS_KEPT_MS: u64 = 30 * 24 * 3_600 * 1_000;
 
@@ -41,6 +45,19 @@ pub struct BootLines {
     pub lines: Vec<Line>,
 }
 
+/// What the kernel of an earlier boot left.
+#[derive(Clone, Debug)]
+pub struct KeptRecord {
+    /// The node that it was found on.
+    pub node: NodeName,
+    /// Its name: the SHA-256 of its text, in hex.
+    pub id: String,
+    /// The record.
+    pub record: Box<Record>,
+    /// Its lines, for a boot of which no others came.
+    pub lines: Vec<Line>,
+}
+
 /// Everything that follows from one batch of facts.
 #[derive(Clone, Debug, Default)]
 pub struct Change {
@@ -52,6 +69,8 @@ pub struct Change {
     pub deaths: Vec<Death>,
     /// New lines of a boot.
     pub lines: Vec<BootLines>,
+    /// What was found of earlier boots.
+    pub records: Vec<KeptRecord>,
     /// What is to be done, in order.
     pub actions: Vec<Action>,
 }
@@ -63,6 +82,7 @@ impl Change {
             && self.silences.is_empty()
             && self.deaths.is_empty()
             && self.lines.is_empty()
+            && self.records.is_empty()
             && self.actions.is_empty()
     }
 }
@@ -100,6 +120,14 @@ impl Store {
             .collect::<Result<Vec<_>, serde_json::Error>>()
             .map_err(|e| self.record_error(e))?;
         let mut run = || -> rusqlite::Result<()> {
+            // The node may let go of a record that is here: then it must outlive
+            // a power cut, too.
+            let synchronous = if change.records.is_empty() {
+                "normal"
+            } else {
+                "full"
+            };
+            writer.pragma_update(None, "synchronous", synchronous)?;
             let tx = writer.transaction()?;
             for node in &change.nodes {
                 see_node(&tx, now, node)?;
@@ -112,6 +140,9 @@ impl Store {
             }
             for lines in &change.lines {
                 done.lines_cut += put_lines(&tx, lines)?;
+            }
+            for record in &change.records {
+                put_record(&tx, now, record)?;
             }
             for action in &change.actions {
                 done.tasks.push(put_task(&tx, action)?);
@@ -290,6 +321,45 @@ fn put_lines(tx: &Transaction<'_>, new: &BootLines) -> rusqlite::Result<u64> {
     Ok(new.lines.len().saturating_sub(room) as u64)
 }
 
+fn put_record(tx: &Transaction<'_>, now: Timestamp, kept: &KeptRecord) -> rusqlite::Result<()> {
+    let record = &kept.record;
+    let new = tx
+        .prepare_cached(
+            "INSERT OR IGNORE INTO record
+             (node, id, boot, channel, source, at_ms, received_ms, text)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![
+            kept.node.as_str(),
+            kept.id,
+            record.boot.map(|boot| boot.to_string()),
+            format!("{:?}", record.channel),
+            record.source,
+            record.at.map(|at| at.0 as i64),
+            now.0 as i64,
+            record.text,
+        ])?;
+    let Some(boot) = record.boot.filter(|_| new > 0) else {
+        return Ok(());
+    };
+    let heard: bool = tx
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM line WHERE node = ?1 AND boot = ?2)")?
+        .query_row(params![kept.node.as_str(), boot.to_string()], |row| {
+            row.get(0)
+        })?;
+    if !heard {
+        // No session of an agent: those are random numbers.
+        let lines = BootLines {
+            node: kept.node.clone(),
+            boot,
+            session: 0,
+            lines: kept.lines.clone(),
+        };
+        put_lines(tx, &lines)?;
+    }
+    Ok(())
+}
+
 /// Puts an action at the end of its death's queue. What it makes pointless is
 /// taken out: nothing is marked that is revoked right after.
 fn put_task(tx: &Transaction<'_>, action: &Action) -> rusqlite::Result<Task> {
@@ -335,6 +405,11 @@ fn prune(writer: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
         "DELETE FROM line WHERE NOT EXISTS
          (SELECT 1 FROM death WHERE death.node = line.node AND death.boot = line.boot)",
         [],
+    )?;
+    tx.execute(
+        "DELETE FROM record WHERE received_ms <=
+         (SELECT received_ms FROM record ORDER BY received_ms DESC LIMIT 1 OFFSET ?1)",
+        [RECORDS_MAX],
     )?;
     tx.execute(
         "DELETE FROM pod WHERE seen_ms < ?1

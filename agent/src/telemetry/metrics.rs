@@ -203,6 +203,7 @@ impl Metrics {
         self.open_deaths.set(stats.deaths as i64);
         self.set_lost("node_evicted", stats.evicted_nodes);
         self.set_lost("death_evicted", stats.evicted_deaths);
+        self.set_lost("record_of_no_known_boot", stats.records_unplaced);
         self.set_lost("evidence_cut", stats.evidence_cut);
         self.set_lost("word_cut", stats.words_cut);
     }

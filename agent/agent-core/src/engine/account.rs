@@ -62,6 +62,14 @@ fn account(channel: Channel, witness: &Witness<'_>) -> Option<(&'static str, Str
                 None => "is to come: no other boot has spoken".to_owned(),
             },
         ),
+        Channel::Pstore => (
+            "the log of a panic, at the next boot, where the kernel has a place for it",
+            "has brought nothing".to_owned(),
+        ),
+        Channel::Vmcore => (
+            "the log of a panic, at the next boot, where a crash kernel was loaded",
+            "has brought nothing".to_owned(),
+        ),
         Channel::Lease => (
             "that the kubelet lives, and only the agent or the way to us is gone",
             match witness.lease {

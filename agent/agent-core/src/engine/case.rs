@@ -246,6 +246,14 @@ impl Case {
         self.stale = true;
     }
 
+    /// Whether the timeline has this already.
+    pub(super) fn has_noted(&self, channel: Channel, text: &str) -> bool {
+        let mut text = text.to_owned();
+        cut_text(&mut text);
+        let mut evidence = self.death.evidence.iter();
+        evidence.any(|e| e.channel == channel && e.text == text)
+    }
+
     /// Says why a level was reached. When there are too many the middle goes,
     /// as in the timeline.
     fn take_step(

@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::text::escaped;
+use super::text::{escaped, rfc3339};
 use crate::model::{
-    Context, Death, DeathState, HoldPoint, Notice, Opinion, Proof, ReasonCode, Report, RetryAdvice,
-    Silence, Word,
+    Context, Death, DeathState, HoldPoint, Notice, Opinion, Proof, ReasonCode, Record, RecordKind,
+    Report, RetryAdvice, Silence, Word,
 };
 
 /// Longest reason line, in bytes: fits an annotation, a condition's message
@@ -228,6 +228,48 @@ pub(super) fn word_of(report: &Report, at_ns: u64) -> Word {
         held_at: HoldPoint::None,
         holds_expired: 0,
     }
+}
+
+/// The words that a record stands for. A panic was the boot's last act.
+pub(super) fn word_of_record(record: &Record, report: Option<&Report>, printed_ns: u64) -> Word {
+    let (notice, at_ns) = match record.kind {
+        RecordKind::Panic => (Notice::Panic, Word::LAST),
+        RecordKind::Oops => (Notice::Oops, printed_ns),
+    };
+    Word {
+        notice,
+        cpu: 0,
+        pid: 0,
+        comm: report.and_then(|r| r.comm.clone()).unwrap_or_default(),
+        context: Context::Unknown,
+        line: report.map(|r| r.line.clone()).unwrap_or_default(),
+        at_ns,
+        held_ns: 0,
+        held_at: HoldPoint::None,
+        holds_expired: 0,
+    }
+}
+
+/// A record as an entry of the timeline. The same record gives the same text.
+pub(super) fn record_text(record: &Record, report: Option<&Report>) -> String {
+    let kind = match record.kind {
+        RecordKind::Panic => "panic",
+        RecordKind::Oops => "oops",
+    };
+    let mut text = format!("{kind} recorded by {}", record.source);
+    if let Some(at) = record.at {
+        let _ = write!(text, " at {}", rfc3339(at));
+    }
+    if let Some(report) = report {
+        let _ = write!(text, ": {}", report.title);
+    }
+    match record.missing {
+        0 => {}
+        parts => {
+            let _ = write!(text, " ({parts} parts of it are lost)");
+        }
+    }
+    text
 }
 
 /// An entry of the timeline.

@@ -9,6 +9,10 @@ use crate::model::{BootId, Inventory, NodeName, Timestamp};
 /// Boots remembered per node: enough to know a late datagram of an earlier
 /// boot from the first one of a new boot.
 const BOOTS_MAX: usize = 8;
+/// A record that names no boot is of the one that was last heard this long
+/// before or after it at most, in milliseconds: heartbeats come every second, and
+/// the clocks of node and annotator differ.
+const NEAR_MS: u64 = 60_000;
 
 /// One boot of a node, by its own clock.
 #[derive(Clone, Debug)]
@@ -193,8 +197,8 @@ impl Fleet {
         }
     }
 
-    /// Takes in a boot that was never heard, as the one before the newest.
-    pub(super) fn insert_before(&mut self, node: &NodeName, before: BootId) {
+    /// Takes in a boot that was never heard, as the one before `next`.
+    pub(super) fn insert_before(&mut self, node: &NodeName, before: BootId, next: BootId) {
         let Some(node) = self.nodes.get_mut(node) else {
             return;
         };
@@ -202,7 +206,8 @@ impl Fleet {
             if node.boots.len() >= BOOTS_MAX {
                 node.boots.remove(0);
             }
-            let place = node.boots.len().saturating_sub(1);
+            let place = node.boots.iter().position(|b| b.id == next);
+            let place = place.unwrap_or(node.boots.len().saturating_sub(1));
             node.boots.insert(place, Boot::new(before));
         }
     }
@@ -212,6 +217,29 @@ impl Fleet {
         let boot = self.recall(node, boot, clock_ms);
         boot.introduced = true;
         boot
+    }
+
+    /// The boot that was heard before `next`, if it ended about `at`.
+    pub(super) fn ended_near(
+        &self,
+        node: &NodeName,
+        next: BootId,
+        at: Option<Timestamp>,
+    ) -> Option<BootId> {
+        let boots = &self.nodes.get(node)?.boots;
+        let place = boots.iter().position(|b| b.id == next)?;
+        let before = boots[..place].last()?;
+        let apart = before.heard?.0.abs_diff(at?.0);
+        (apart <= NEAR_MS).then_some(before.id)
+    }
+
+    /// Makes this boot, which is known, the one that runs.
+    pub(super) fn put_last(&mut self, node: &NodeName, boot: BootId) {
+        if let Some(node) = self.nodes.get_mut(node)
+            && let Some(at) = node.boots.iter().position(|b| b.id == boot)
+        {
+            node.boots[at..].rotate_left(1);
+        }
     }
 
     /// The boot that runs on a node now.

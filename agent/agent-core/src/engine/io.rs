@@ -1,7 +1,7 @@
 //! What goes into the engine and what comes out of it.
 
 use crate::model::{
-    BootId, Death, DeathName, Gasp, Inventory, Lease, NodeName, Report, Silence, Timestamp,
+    BootId, Death, DeathName, Gasp, Inventory, Lease, NodeName, Record, Report, Silence, Timestamp,
 };
 
 /// What the engine may hold and how long it waits.
@@ -59,6 +59,20 @@ pub enum Input {
         node: NodeName,
         /// Its Lease.
         lease: Lease,
+    },
+    /// A boot has found what an earlier one left of its end.
+    Recorded {
+        /// The node.
+        node: NodeName,
+        /// The boot that found it.
+        by: BootId,
+        /// What it found.
+        record: Box<Record>,
+        /// When its last line was printed, in nanoseconds since that boot, if
+        /// it says so.
+        printed_ns: Option<u64>,
+        /// What its text means, if it means anything.
+        report: Option<Report>,
     },
     /// Time passes; to be given about once a second.
     Tick,
@@ -169,6 +183,8 @@ pub struct Stats {
     pub evicted_nodes: u64,
     /// Deaths dropped from memory because there were too many.
     pub evicted_deaths: u64,
+    /// Records of boots that are not known: no death follows from them.
+    pub records_unplaced: u64,
     /// Entries cut from timelines that were full.
     pub evidence_cut: u64,
     /// Words not kept because one death had too many.

@@ -12,6 +12,7 @@ mod explain;
 mod fleet;
 mod io;
 mod lease;
+mod record;
 mod text;
 mod unheard;
 mod verdict;
@@ -21,6 +22,7 @@ use std::collections::BTreeMap;
 use case::Case;
 use fleet::Fleet;
 use lease::LeaseWatch;
+use record::Found;
 use verdict::Facts;
 
 use crate::model::{
@@ -50,6 +52,7 @@ pub struct Engine {
     last: Option<Timestamp>,
     clock_ms: u64,
     evicted_deaths: u64,
+    unplaced: u64,
     cut: case::Cut,
 }
 
@@ -63,6 +66,7 @@ impl Engine {
             last: None,
             clock_ms: 0,
             evicted_deaths: 0,
+            unplaced: 0,
             cut: case::Cut::default(),
         }
     }
@@ -108,6 +112,8 @@ impl Engine {
                 boot.lease.opinion = silence.lease;
                 self.fleet.restore_silence(&known.node, silence.since);
             }
+            // A death of an earlier boot may have been found later.
+            self.fleet.put_last(&known.node, known.boot);
         }
     }
 
@@ -124,6 +130,22 @@ impl Engine {
                 self.decoded(now, node, boot, report, &mut out);
             }
             Input::Leased { node, lease } => self.lease(now, &node, lease, &mut out),
+            Input::Recorded {
+                node,
+                by,
+                record,
+                printed_ns,
+                report,
+            } => {
+                self.meet(now, &node, None, by, &mut out);
+                let found = Found {
+                    by,
+                    record,
+                    printed_ns,
+                    report,
+                };
+                self.recorded(now, node, found, &mut out);
+            }
             Input::Tick => self.tick(now, &mut out),
         }
         out
@@ -137,6 +159,7 @@ impl Engine {
             deaths: self.cases.len(),
             evicted_nodes: self.fleet.evicted(),
             evicted_deaths: self.evicted_deaths,
+            records_unplaced: self.unplaced,
             evidence_cut: self.cut.evidence,
             words_cut: self.cut.words,
         }
@@ -169,7 +192,8 @@ impl Engine {
                 self.look_back(now, &gasp.node, gasp.boot, previous, out);
                 self.alive(now, &(gasp.node, gasp.boot), fresh, out);
             }
-            Body::Heartbeat => {
+            // What the record says comes as `Recorded`.
+            Body::Heartbeat | Body::Record(_) => {
                 boot.alive_ns = boot.alive_ns.max(mono);
                 self.alive(now, &(gasp.node, gasp.boot), fresh, out);
             }

@@ -26,7 +26,7 @@ impl Engine {
             Some(previous) if previous.stopped => {
                 // After whatever it survived.
                 let key = (node.clone(), previous.boot);
-                self.fleet.insert_before(node, previous.boot);
+                self.fleet.insert_before(node, previous.boot, boot);
                 let ended = self.fleet.recall(node, previous.boot, self.clock_ms);
                 ended.survived_ns = u64::MAX;
                 self.settle(now, &key, out);
@@ -43,7 +43,7 @@ impl Engine {
             },
         };
         let key = (node.clone(), before);
-        self.fleet.insert_before(node, before);
+        self.fleet.insert_before(node, before, boot);
         let facts = self.facts(&key);
         if facts.stopped || self.cases.get(&key).is_some_and(Case::has_last_word) {
             return;

@@ -32,14 +32,20 @@ pub enum Channel {
     Lease,
     /// The Node object, and who deleted it.
     NodeObject,
+    /// What the kernel kept in pstore: RAM, EFI variables, ACPI ERST.
+    Pstore,
+    /// The dmesg that a crash kernel (kdump) saved.
+    Vmcore,
 }
 
 impl Channel {
     /// All channels, in the order in which they are shown.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 7] = [
         Self::Gasp,
         Self::Heartbeat,
         Self::PreviousBoot,
+        Self::Pstore,
+        Self::Vmcore,
         Self::Lease,
         Self::NodeObject,
     ];

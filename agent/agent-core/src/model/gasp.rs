@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootId, Inventory, NodeName};
+use super::{BootId, Inventory, NodeName, Record};
 
 /// One authenticated, replay-checked message of an agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,9 @@ pub enum Body {
     Lines(Vec<Line>),
     /// A death that was announced did not happen: the kernel lived on.
     Survived,
+    /// What an earlier boot left of its end: what it means comes by itself
+    /// (`engine::Input::Recorded`).
+    Record(Box<Record>),
 }
 
 /// The first words of a death, small enough for one datagram.
@@ -55,7 +58,8 @@ pub struct Word {
     pub context: Context,
     /// The line that says why; empty where the kernel printed none.
     pub line: String,
-    /// The kernel's monotonic clock when its hook fired, in nanoseconds.
+    /// The kernel's monotonic clock when its hook fired, in nanoseconds;
+    /// [`Self::LAST`] for a panic that only a record tells of.
     pub at_ns: u64,
     /// How long the kernel had been held when this was sent, in nanoseconds.
     pub held_ns: u64,
@@ -69,6 +73,10 @@ pub struct Word {
 }
 
 impl Word {
+    /// Later than everything: a record has no time by that clock, but a kernel
+    /// that panicked said nothing after.
+    pub const LAST: u64 = u64::MAX;
+
     /// What it comes to. An oops in an interrupt, or of the idle task, is a
     /// panic that has not been printed yet (`oops_end`, arm64 `die`,
     /// `make_task_dead`).

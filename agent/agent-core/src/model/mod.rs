@@ -6,6 +6,7 @@ mod death;
 mod gasp;
 mod identity;
 mod inventory;
+mod record;
 mod report;
 mod silence;
 mod time;
@@ -14,6 +15,7 @@ pub use death::{Account, Channel, Death, DeathState, Evidence, Proof, RetryAdvic
 pub use gasp::{Body, Context, Gasp, HoldPoint, Line, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
 pub use inventory::{Inventory, PreviousBoot};
+pub use record::{Record, RecordKind};
 pub use report::{ReasonCode, Report};
 pub use silence::{Lease, Opinion, Silence};
 pub use time::Timestamp;

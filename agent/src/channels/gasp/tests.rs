@@ -28,6 +28,7 @@ fn received(boot: u8, session: u64, body: Body) -> Received {
         source: SocketAddr::from(([10, 0, 0, 1], 1)),
         at: Timestamp(0),
         below_udp: true,
+        key_id: 0,
     }
 }
 

@@ -1,7 +1,8 @@
 //! Reading frames: bytes from anywhere.
 
 use agent_core::model::{
-    Body, BootId, Context, Gasp, HoldPoint, Inventory, Line, NodeName, Notice, Word,
+    Body, BootId, Channel, Context, Gasp, HoldPoint, Inventory, Line, NodeName, Notice, Record,
+    Word,
 };
 
 use super::{
@@ -95,7 +96,7 @@ impl<'a> Frame<'a> {
             mac,
         };
         let (index, count) = frame.fragment();
-        if index >= count || count > MAX_FRAGMENTS || (count > 1 && kind != Kind::Hello) {
+        if index >= count || count > MAX_FRAGMENTS || (count > 1 && !kind.has_fragments()) {
             return Err(Malformed("its fragment numbers are impossible"));
         }
         if frame.seq() <= u64::from(index) {
@@ -164,22 +165,32 @@ impl<'a> Frame<'a> {
         self.signed[at::FLAGS] & flag::BELOW_UDP != 0
     }
 
-    /// The bytes of its kind; of a hello, one fragment.
+    /// The bytes of its kind; of a hello or a record, one fragment.
     pub fn payload(&self) -> &'a [u8] {
         self.payload
     }
 
-    /// What it says. Of a hello in several fragments, put the payloads
-    /// together and use [`hello`].
+    /// What it says. Of a message in several fragments, put the payloads
+    /// together and use [`Self::whole`].
     pub fn body(&self) -> Result<Body, BodyError> {
         Ok(match self.kind {
-            Kind::Hello => hello(self.payload)?,
+            Kind::Hello | Kind::Record => self.whole(self.payload)?,
             Kind::Heartbeat => Body::Heartbeat,
             Kind::Goodbye => Body::Goodbye,
             Kind::Word => Body::Word(word(self.payload)?),
             Kind::Lines => Body::Lines(lines(self.payload)?),
             Kind::Survived => Body::Survived,
+            Kind::Receipt => return Err(BodyError::Malformed("a receipt goes to an agent")),
         })
+    }
+
+    /// What the fragments of a message of this frame's kind say together.
+    pub fn whole(&self, payload: &[u8]) -> Result<Body, BodyError> {
+        match self.kind {
+            Kind::Hello => hello(payload),
+            Kind::Record => record(payload),
+            _ => Err(BodyError::Malformed("its kind has no fragments")),
+        }
     }
 
     /// The message that this frame, or the last fragment of it, completes.
@@ -207,6 +218,19 @@ pub fn hello(json: &[u8]) -> Result<Body, BodyError> {
     serde_json::from_slice::<Inventory>(json)
         .map(|inventory| Body::Hello(Box::new(inventory)))
         .map_err(|_| BodyError::Malformed("its hello is no inventory in JSON"))
+}
+
+/// Reads a whole record.
+pub fn record(json: &[u8]) -> Result<Body, BodyError> {
+    if json.len() > MAX_HELLO {
+        return Err(BodyError::Malformed("its record is longer than 64 KiB"));
+    }
+    let record = serde_json::from_slice::<Record>(json)
+        .map_err(|_| BodyError::Malformed("its record is none in JSON"))?;
+    if !matches!(record.channel, Channel::Pstore | Channel::Vmcore) {
+        return Err(BodyError::Malformed("its record has another channel"));
+    }
+    Ok(Body::Record(Box::new(record)))
 }
 
 fn word(payload: &[u8]) -> Result<Word, BodyError> {
