@@ -52,11 +52,11 @@ impl Kernel {
     }
 
     /// Where in the count the depth of hard interrupts begins; that of NMIs is behind it
-    /// (`HARDIRQ_SHIFT`, include/linux/preempt.h). Kernels that count NMIs beside it
-    /// (`nmi_nesting`) put another eight bits before it.
+    /// (`HARDIRQ_SHIFT`, include/linux/preempt.h). Kernels that count how often interrupts
+    /// were disabled (include/linux/interrupt_rc.h) do so in eight bits before it.
     fn hardirq_shift(&self) -> u64 {
-        let counts_beside = |btf: &Btf| btf.has_variable("nmi_nesting");
-        if self.btf.as_ref().is_some_and(counts_beside) {
+        let counts_disabled = |btf: &Btf| btf.has_variable("local_interrupt_disable_state");
+        if self.btf.as_ref().is_some_and(counts_disabled) {
             24
         } else {
             16

@@ -13,6 +13,10 @@ pub(crate) fn missing(way: &Way) -> Option<String> {
     if way.is_of_x86() && !cfg!(target_arch = "x86_64") {
         return Some("this is no x86 processor".to_owned());
     }
+    let one_cpu = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() == 1);
+    if way.is_of_several_cpus() && one_cpu {
+        return Some("this machine has one CPU".to_owned());
+    }
     let file = way.files().find(|file| !Path::new(file).exists())?;
     Some(format!("this kernel has no {file}"))
 }

@@ -127,6 +127,13 @@ impl Way {
         })
     }
 
+    /// Whether it takes a second CPU: on the one that stands still no grace period of
+    /// RCU begins, so none is late.
+    pub fn is_of_several_cpus(&self) -> bool {
+        let stalls = |step: &Step| matches!(step, Step::Module { kind: "stall", .. });
+        self.steps.iter().any(stalls)
+    }
+
     /// What is done to the machine from outside.
     pub fn monitor(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| match step {

@@ -101,25 +101,23 @@ pub fn all<'a>(
     tasks
 }
 
-/// Every scene once on every machine that has the CPUs for it, but those that `known`
-/// has.
+/// Every scene `runs` times on every machine that has the CPUs for it, less what `known`
+/// has of it.
 pub fn scenes<'a>(
     prepared: &'a [Prepared],
     scenes: &[&'static Scene],
+    runs: usize,
     known: &[Record],
     dice: &mut Dice,
 ) -> VecDeque<Task<'a>> {
-    let had: BTreeSet<(&str, &str)> = known
-        .iter()
-        .map(|record| (record.case.kernel.as_str(), record.case.way.as_str()))
-        .collect();
     let mut tasks = VecDeque::new();
     for scene in scenes {
         for on in prepared.iter().filter(|on| on.machine.cpus == scene.cpus) {
-            let task = dice.task(on, How::Scene(scene), true);
-            if !had.contains(&(on.kernel.as_str(), scene.name)) {
-                tasks.push_back(task);
-            }
+            let of_it =
+                |record: &&Record| record.case.kernel == on.kernel && record.case.way == scene.name;
+            let had = known.iter().filter(of_it).count();
+            let more = (had..runs).map(|_| dice.task(on, How::Scene(scene), true));
+            tasks.extend(more);
         }
     }
     tasks

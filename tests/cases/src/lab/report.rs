@@ -167,6 +167,10 @@ pub fn table(matrix: &Matrix) -> String {
             "{machine:<15} {way:<17} {:>5} {:>5} {:>6} {:>5}  {:>6.1} {:>7.1}  {:>6.1} {:>7.1}",
             cell.runs, cell.words, cell.complete, cell.good, word, word_max, hold, hold_max
         );
+        for (channel, said) in &cell.channels {
+            let said: Vec<String> = said.iter().map(|(s, n)| format!("{s} {n}")).collect();
+            let _ = writeln!(text, "{:<33} {channel}: {}", "", said.join(", "));
+        }
     }
     text.push_str("word and hold: median and greatest; word counts from the kernel's hook\n");
     let mut held_at: BTreeMap<&str, usize> = BTreeMap::new();

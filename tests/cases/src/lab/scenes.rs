@@ -288,6 +288,12 @@ pub static ALL: &[Scene] = &[
         plot: Plot::Story(stories::orderly_reboot),
     },
     Scene {
+        name: "healthy",
+        about: "two minutes of a machine that is busy and well: no death",
+        cpus: 2,
+        plot: Plot::Story(stories::healthy),
+    },
+    Scene {
         name: "agent-upgrade",
         about: "the agent is replaced, then killed and started again, in one boot: no death",
         cpus: 2,
@@ -376,6 +382,9 @@ impl Act {
     }
 }
 
+/// A machine's life in a story, at most.
+const STORY: Duration = Duration::from_secs(300);
+
 /// Lets a story happen on this machine.
 pub fn tell(story: fn(&mut stories::Stage) -> Result<()>, machine: &Machine) -> Result<()> {
     let dir = tempfile::Builder::new()
@@ -384,5 +393,6 @@ pub fn tell(story: fn(&mut stories::Stage) -> Result<()>, machine: &Machine) -> 
     let annotator = Annotator::start(dir.path(), None)?;
     let mut machine = machine.clone();
     machine.forward = Some(annotator.listen);
+    machine.limit = STORY;
     story(&mut stories::Stage { machine, annotator })
 }

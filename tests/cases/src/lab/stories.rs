@@ -18,6 +18,9 @@ use crate::node;
 const SHORT: Duration = Duration::from_secs(6);
 const LONG: Duration = Duration::from_secs(16);
 
+/// How long a machine is watched that is well.
+const HEALTHY: Duration = Duration::from_secs(120);
+
 /// A node that lives says so within this.
 const SIGN: Duration = Duration::from_secs(20);
 
@@ -176,6 +179,23 @@ pub fn orderly_reboot(stage: &mut Stage) -> Result<()> {
     ensure!(outcome.ended, "the machine did not reboot");
     let mut next = stage.boot()?;
     beats(&mut next, 2)?;
+    stage.no_death()
+}
+
+/// See `scenes`.
+pub fn healthy(stage: &mut Stage) -> Result<()> {
+    let mut vm = stage.boot()?;
+    for cpu in 0..stage.machine.cpus {
+        vm.ask(&format!("churn {cpu}"))?;
+    }
+    vm.ask("pour 10.0.2.2:9 1")?;
+    let until = Instant::now() + HEALTHY;
+    while Instant::now() < until {
+        // Much is logged, and what kills no machine happens.
+        vm.ask("flood 200 2000")?;
+        vm.ask("sh echo w > /proc/sysrq-trigger; echo l > /proc/sysrq-trigger")?;
+        beats(&mut vm, 1)?;
+    }
     stage.no_death()
 }
 
