@@ -17,8 +17,13 @@ pub(crate) fn missing(way: &Way) -> Option<String> {
     if way.is_of_several_cpus() && one_cpu {
         return Some("this machine has one CPU".to_owned());
     }
-    let file = way.files().find(|file| !Path::new(file).exists())?;
-    Some(format!("this kernel has no {file}"))
+    if let Some(file) = way.files().find(|file| !Path::new(file).exists()) {
+        return Some(format!("this kernel has no {file}"));
+    }
+    way.needs().find_map(|(file, wanted)| {
+        let text = fs::read_to_string(file).unwrap_or_default();
+        (text.trim() != wanted).then(|| format!("{file} is {} here", text.trim()))
+    })
 }
 
 /// Dies; returns only if that did not work, or if it is survived.
@@ -41,8 +46,8 @@ fn take(step: &Step) -> Result<()> {
         Step::Halt => machine::reboot(libc::LINUX_REBOOT_CMD_HALT)?,
         Step::Exit => return Err(machine::exit()),
         Step::Down(name) => machine::down(name)?,
-        // The host's.
-        Step::Monitor(_) => {}
+        // The host's, and what was looked at before.
+        Step::Monitor(_) | Step::Need(..) => {}
         Step::EatMemory => machine::in_child(machine::eat_memory)?,
     }
     Ok(())

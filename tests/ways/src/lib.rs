@@ -42,6 +42,8 @@ pub struct Way {
 pub enum Step {
     /// Writes a text into a file: a sysctl, a parameter, sysrq.
     Write(&'static str, &'static str),
+    /// Does nothing; but a machine that has another text in this file cannot die so.
+    Need(&'static str, &'static str),
     /// Loads the crash module: this fault in this context
     /// (`tests/guest/module/boom.c`).
     Module {
@@ -142,10 +144,18 @@ impl Way {
         })
     }
 
+    /// What files must have in them for it.
+    pub fn needs(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Need(path, text) => Some((*path, *text)),
+            _ => None,
+        })
+    }
+
     /// The files that a kernel must have for it.
     pub fn files(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| match step {
-            Step::Write(path, _) => Some(*path),
+            Step::Write(path, _) | Step::Need(path, _) => Some(*path),
             Step::Module { .. } | Step::ModuleInChild { .. } => Some(MODULE),
             _ => None,
         })

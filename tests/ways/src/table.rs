@@ -342,6 +342,25 @@ pub static ALL: &[Way] = &[
         demand: Demand::Everything,
     },
     Way {
+        // Another CPU finds it. With two, the one that would send is the one that is
+        // locked up; with more it may be.
+        name: "hard-lockup-panic",
+        steps: &[
+            // No detector without counters of the processor, or a CPU that watches another.
+            Step::Need("/proc/sys/kernel/nmi_watchdog", "1"),
+            SHOW_ALL,
+            Step::Write("/proc/sys/kernel/hardlockup_panic", "1"),
+            WATCHDOG_SOON,
+            module("spin", "hardirq"),
+        ],
+        notice: Notice::Panic,
+        code: ReasonCode::HardLockup,
+        line: "watchdog: Watchdog detected hard LOCKUP on cpu |Watchdog detected hard LOCKUP on cpu ",
+        function: None,
+        context: Context::Hardirq,
+        demand: Demand::End,
+    },
+    Way {
         name: "hung-task",
         steps: &[
             SHOW_ALL,

@@ -131,6 +131,28 @@ pub static ALL: &[Scene] = &[
         }),
     },
     Scene {
+        name: "hard-lockup",
+        about: "a CPU is locked up with its interrupts off, the one that watches it panics, and \
+                another one sends",
+        cpus: 4,
+        plot: Plot::Death(Death {
+            way: "hard-lockup-panic",
+            on_cpu: 2,
+            ..plain()
+        }),
+    },
+    Scene {
+        name: "hard-lockup-sender",
+        about: "one of the two CPUs that send is locked up, and the other one panics: nobody sends",
+        cpus: 4,
+        plot: Plot::Death(Death {
+            way: "hard-lockup-panic",
+            on_cpu: 0,
+            demand: Demand::End,
+            ..plain()
+        }),
+    },
+    Scene {
         name: "queue-full",
         about: "programs send all the time as much as the device takes",
         cpus: 2,
