@@ -11,6 +11,9 @@ use agent_core::model::{BootId, Context, HoldPoint, Inventory, NodeName, Notice,
 use lastgasp::gasp::protocol::{Identity, Key, Kind, MAX_FRAME, Sealer, Stamp, WordParts};
 use serde_json::Value;
 
+#[path = "annotator/netconsole.rs"]
+mod netconsole;
+
 const BIN: &str = env!("CARGO_BIN_EXE_lastgasp");
 const SECOND: u64 = 1_000_000_000;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -30,6 +33,7 @@ fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
 struct Annotator {
     child: Child,
     listen: String,
+    netconsole: String,
     url: String,
 }
 
@@ -39,6 +43,7 @@ impl Annotator {
         let child = Command::new(BIN)
             .args(["annotator", "--log-format", "json"])
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(["--netconsole-listen", "127.0.0.1:0"])
             .arg("--store")
             .arg(dir.join("store.db"))
             .arg("--key-file")
@@ -58,6 +63,7 @@ impl Annotator {
         Self {
             child,
             listen: text("listen"),
+            netconsole: text("netconsole"),
             url: format!("http://{}", text("http")),
         }
     }

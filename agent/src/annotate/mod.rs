@@ -28,6 +28,7 @@ use lanes::Lanes;
 use looks::{Look, Looks};
 
 use crate::channels::gasp::{Assembler, Limits as AssemblerLimits};
+use crate::channels::netconsole::{Addresses, Overheard};
 use crate::channels::record;
 use crate::gasp::receipt::{Receipt, Receipts, RecordId};
 use crate::gasp::receiver::Received;
@@ -66,6 +67,7 @@ pub struct Annotator {
     looks: Looks,
     keys: Arc<Keys>,
     metrics: Arc<Metrics>,
+    addresses: Arc<Addresses>,
     lanes: Lanes,
     running: JoinSet<Done>,
     backlog: Backlog,
@@ -90,6 +92,7 @@ impl Annotator {
         executor: Executor,
         keys: Keys,
         metrics: Arc<Metrics>,
+        addresses: Arc<Addresses>,
     ) -> Result<(Self, watch::Receiver<State>), store::Error> {
         let count = u32::try_from(limits.deaths).unwrap_or(u32::MAX);
         let deaths: Vec<Death> = store.deaths(count)?.into_iter().map(|s| s.death).collect();
@@ -123,6 +126,7 @@ impl Annotator {
             executor,
             keys: Arc::new(keys),
             metrics,
+            addresses,
             lanes,
             running: JoinSet::new(),
             backlog: Backlog::default(),
@@ -144,6 +148,7 @@ impl Annotator {
     pub async fn run(
         mut self,
         mut queue: mpsc::Receiver<Received>,
+        mut overheard: mpsc::Receiver<Overheard>,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -168,6 +173,7 @@ impl Annotator {
                 }
                 look = self.looks.next() => self.looked(look).await,
                 _ = second.tick() => self.tick().await,
+                Some(heard) = overheard.recv() => self.overhear(heard).await,
                 () = until(due), if due.is_some() => {}
             }
             self.start();
@@ -185,6 +191,8 @@ impl Annotator {
                 _ => None,
             };
             let by = received.gasp.boot;
+            self.addresses
+                .learn(received.source.ip(), &received.gasp.node, received.at);
             let update = self.assembler.take(&received);
             let (at, session) = (received.at, received.gasp.session);
             let mono_ns = received.gasp.mono_ns;
@@ -278,6 +286,20 @@ impl Annotator {
         let mut change = Change::default();
         let said = self.engine.step(now(), Input::Leased { node, lease });
         self.collect(said, &mut change);
+        self.commit(change).await;
+    }
+
+    async fn overhear(&mut self, heard: Overheard) {
+        let mut change = Change::default();
+        let Overheard {
+            node,
+            boot,
+            report,
+            at,
+        } = heard;
+        let heard = Input::Overheard { node, boot, report };
+        let outputs = self.engine.step(at, heard);
+        self.collect(outputs, &mut change);
         self.commit(change).await;
     }
 

@@ -2,4 +2,5 @@
 //! into evidence.
 
 pub mod gasp;
+pub mod netconsole;
 pub mod record;

@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
-use crate::config::{self, agent::Agent};
+use crate::config::{self, agent::Agent, agent::Netconsole as Wanted};
 use crate::gasp::beacon;
 use crate::gasp::drain::{Drain, Losses, MAX_COLLECTORS, Reserve, Shared};
 use crate::gasp::protocol::{Identity, Key, KeyRing, Sealer};
@@ -22,7 +22,9 @@ use crate::kernel::packet::PacketSocket;
 use crate::kernel::sched;
 use crate::node::leftovers::{self, Leftovers};
 use crate::node::marker::Marker;
-use crate::node::{identity, inventory, uplink};
+use crate::node::netconsole::Netconsole;
+use crate::node::uplink::{self, Uplink};
+use crate::node::{identity, inventory};
 use crate::{probes, telemetry};
 
 /// Watch this node's kernel and get its last words out before it dies.
@@ -70,6 +72,7 @@ struct Started {
     threads: Vec<JoinHandle<()>>,
     collectors: Vec<SocketAddr>,
     ports: Vec<u16>,
+    netconsole: Option<Netconsole>,
     marker: Marker,
     /// With what receipts are told by; taken by its thread.
     leftovers: Option<(Leftovers, Identity, KeyRing)>,
@@ -137,6 +140,11 @@ impl Started {
             state: agent.state_dir.clone(),
         };
         let leftovers = Leftovers::new(settings, marker.before(), began);
+        // Below UDP as well, so of no use to a collector behind an overlay.
+        let wanted = agent.netconsole == Wanted::Auto && !agent.udp_only;
+        let (node, boot) = (identity.node.as_str(), identity.boot.to_string());
+        let netconsole =
+            wanted.then(|| Netconsole::new(&agent.configfs, agent.netconsole_port, node, &boot));
         info!(node = %identity.node, boot = %identity.boot, cpus = ?cpus, "watching");
         Ok(Self {
             shared,
@@ -144,6 +152,7 @@ impl Started {
             threads,
             collectors,
             ports,
+            netconsole,
             marker,
             leftovers: Some((leftovers, identity, KeyRing::pre_shared(key))),
         })
@@ -190,15 +199,28 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         }
         shared.ring.set_crash_kernel(crash_kernel_loaded());
         if next_hello <= Instant::now() {
+            let mut statuses = statuses.clone();
+            let netconsole = started
+                .netconsole
+                .as_ref()
+                .map_or("off", Netconsole::status);
+            statuses.push(("netconsole".to_owned(), netconsole.to_owned()));
             beacon::hello(
                 &shared,
-                &inventory::collect(&agent.pod_logs, statuses.clone(), started.marker.previous()),
+                &inventory::collect(&agent.pod_logs, statuses, started.marker.previous()),
             );
             next_hello = Instant::now() + beacon::HELLO;
         }
         beacon::heartbeat(&shared);
         if !agent.udp_only {
             ways.refresh(&netlink, &started, &shared).await;
+            if let Some(netconsole) = &mut started.netconsole
+                && ways.fresh
+                && netconsole.refresh(&ways.uplinks)
+            {
+                info!(status = netconsole.status(), "netconsole");
+                next_hello = Instant::now();
+            }
         }
         if !ready && (agent.udp_only || ways.tried) {
             ready = true;
@@ -218,6 +240,9 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         let _ = thread.join();
     }
     beacon::goodbye(&shared);
+    if let Some(netconsole) = started.netconsole {
+        netconsole.stop();
+    }
     if let Err(error) = started.marker.stop() {
         warn!("{:#}", anyhow::Error::from(error));
     }
@@ -230,6 +255,9 @@ struct Ways {
     /// Whether all were looked up with success, or long enough without.
     tried: bool,
     rounds: u32,
+    /// As they were looked up last, and whether that was just now.
+    uplinks: Vec<Option<Uplink>>,
+    fresh: bool,
     said: [bool; MAX_COLLECTORS],
 }
 
@@ -239,15 +267,20 @@ impl Ways {
         self.rounds += 1;
         let known = |links: &[Option<_>]| links.iter().flatten().count();
         let old = shared.links.lock().map(|l| *l).unwrap_or_default();
-        if known(&old) == started.collectors.len() && !self.rounds.is_multiple_of(10) {
+        self.fresh = known(&old) != started.collectors.len() || self.rounds.is_multiple_of(10);
+        if !self.fresh {
             return;
         }
         // A way that is not found any more may still be the right one: a next hop that
         // does not answer is mostly where it was.
         let mut links = old;
+        self.uplinks.resize(started.collectors.len(), None);
         for (i, (to, port)) in started.collectors.iter().zip(&started.ports).enumerate() {
             match uplink::resolve(netlink, *to, *port).await {
-                Ok(link) => links[i] = Some(link),
+                Ok(way) => {
+                    links[i] = Some(way.link);
+                    self.uplinks[i] = Some(way);
+                }
                 Err(error) if links[i].is_some() => {
                     debug!(collector = %to, "the way below UDP is as it was: {error}");
                 }

@@ -10,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::annotate::{self, Annotator, Executor, State};
+use crate::channels::netconsole::{self, Addresses, Listener};
 use crate::config::annotator::{Kube, Low, Settings, default_stores};
 use crate::config::layer;
 use crate::gasp::counters::{Counters, Outcome};
@@ -83,12 +84,14 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         }
         None => (Executor::Standalone, None),
     };
+    let addresses = Arc::new(Addresses::new());
     let (annotator, state) = Annotator::new(
         settings.limits,
         Arc::clone(&store),
         executor,
         settings.keys.clone(),
         Arc::clone(&metrics),
+        Arc::clone(&addresses),
     )?;
     // The pages first: if their address is taken, no gasp was taken in vain.
     let listener = tokio::net::TcpListener::bind(settings.http)
@@ -105,6 +108,8 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let annotator = annotator.with_receipts(receiver.receipts(keys));
     let receiver = Arc::new(receiver);
     let listen = receiver.local_addr().unwrap_or(settings.listen);
+    let (netconsole, overheard) = hear(settings.netconsole, addresses)?;
+    let hears = netconsole.as_ref().and_then(|l| l.local_addr().ok());
 
     let (stopper, stop) = watch::channel(false);
     let pages = Pages {
@@ -112,14 +117,20 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         metrics,
         refresh: {
             let receiver = Arc::clone(&receiver);
-            Box::new(move |metrics| show_receiver(metrics, &receiver))
+            Box::new(move |metrics| {
+                show_receiver(metrics, &receiver);
+                if let Some(listener) = &netconsole {
+                    show_netconsole(metrics, listener);
+                }
+            })
         },
         problems: Box::new(move || problems(&state.borrow(), api.as_ref())),
     };
     let mut web = tokio::spawn(web::serve(listener, pages, stop.clone()));
-    let mut work = tokio::spawn(annotator.run(queue, stop));
+    let mut work = tokio::spawn(annotator.run(queue, overheard, stop));
     tracing::info!(
         %listen,
+        netconsole = hears.map_or_else(|| "off".to_owned(), |to| to.to_string()),
         %http,
         store = %path.display(),
         kubernetes = settings.kube.is_some(),
@@ -147,6 +158,28 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         tracing::warn!("some answers were still being given; stopped all the same");
     }
     Ok(())
+}
+
+type Overheard = tokio::sync::mpsc::Receiver<netconsole::Overheard>;
+
+/// Listens for netconsole, if it may. Where nobody named the address, somebody
+/// else may have it: gasps are heard all the same.
+fn hear(
+    wanted: Option<(std::net::SocketAddr, bool)>,
+    addresses: Arc<Addresses>,
+) -> anyhow::Result<(Option<Listener>, Overheard)> {
+    let nothing = || (None, tokio::sync::mpsc::channel(1).1);
+    let Some((address, named)) = wanted else {
+        return Ok(nothing());
+    };
+    match Listener::spawn(address, addresses, annotate::now) {
+        Ok((listener, overheard)) => Ok((Some(listener), overheard)),
+        Err(error) if named => Err(error.into()),
+        Err(error) => {
+            tracing::warn!("{:#}", anyhow::Error::from(error));
+            Ok(nothing())
+        }
+    }
 }
 
 async fn terminated() -> anyhow::Result<&'static str> {
@@ -244,5 +277,18 @@ fn show_receiver(metrics: &Metrics, receiver: &Receiver) {
     metrics.set_lost("socket_error", load(&counters.receive_errors));
     if let Some(drops) = receiver.kernel_drops() {
         metrics.set_lost("socket_buffer_full", drops);
+    }
+}
+
+fn show_netconsole(metrics: &Metrics, listener: &Listener) {
+    let counters = listener.counters();
+    for outcome in netconsole::Outcome::ALL {
+        metrics.set_netconsole(outcome.as_str(), counters.of(outcome));
+    }
+    for (what, count) in counters.losses() {
+        metrics.set_lost(what, count);
+    }
+    if let Some(drops) = listener.kernel_drops() {
+        metrics.set_lost("netconsole_buffer_full", drops);
     }
 }

@@ -1,15 +1,18 @@
 //! `lastgasp doctor`.
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use super::out;
+use crate::config::agent::CONFIGFS;
 use crate::kernel::attach::{self, Status};
 use crate::kernel::caps::{self, Capability};
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::sched;
+use crate::node::netconsole;
 use crate::probes;
 
 /// Say what this kernel allows: which probe attaches how, and what to change.
@@ -45,6 +48,17 @@ struct Finding {
     error: Option<String>,
     roles: Vec<RoleFinding>,
     needs: Vec<Need>,
+    /// Ways out that are the kernel's own: nothing fails without them.
+    channels: Vec<Channel>,
+}
+
+/// A way out beside the probes.
+#[derive(Debug, Serialize)]
+struct Channel {
+    name: &'static str,
+    works: bool,
+    /// How it stands, and what to change.
+    status: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -111,12 +125,14 @@ fn look() -> Finding {
             without: "the drain threads may have been swapped out; add IPC_LOCK",
         },
     ];
+    let channels = vec![netconsole()];
     match attach::attach(&probes::roles(), false) {
         Err(error) => Finding {
             kernel,
             error: Some(format!("{:#}", anyhow::Error::from(error))),
             roles: Vec::new(),
             needs,
+            channels,
         },
         Ok((attached, _memory)) => {
             needs.push(Need {
@@ -133,8 +149,23 @@ fn look() -> Finding {
                 error: None,
                 roles: roles.collect(),
                 needs,
+                channels,
             }
         }
+    }
+}
+
+fn netconsole() -> Channel {
+    let found = netconsole::find(Path::new(CONFIGFS));
+    let status = match (&found, netconsole::muted()) {
+        (Err(missing), _) => missing.to_string(),
+        (Ok(_), Some(why)) => why.to_owned(),
+        (Ok(_), None) => "the agent sets it up (--netconsole off: it does not)".to_owned(),
+    };
+    Channel {
+        name: "netconsole",
+        works: found.is_ok(),
+        status,
     }
 }
 
@@ -167,6 +198,12 @@ fn text(finding: &Finding) -> String {
         if !need.have {
             let _ = writeln!(text, "     without it: {}", need.without);
         }
+    }
+    text.push('\n');
+    for channel in &finding.channels {
+        let sign = if channel.works { "yes" } else { "no " };
+        let status = out::sanitize(&channel.status);
+        let _ = writeln!(text, "{sign}  {}: {status}", channel.name);
     }
     let refused = |r: &RoleFinding| {
         r.status.attempts.iter().any(|a| {

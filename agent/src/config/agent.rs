@@ -63,6 +63,17 @@ pub struct Low {
     /// Send by UDP only, not below it.
     #[arg(long, env = "LASTGASP_UDP_ONLY", num_args = 0..=1, default_missing_value = "true")]
     pub udp_only: Option<bool>,
+    /// Have the kernel's own netconsole send its log to the collectors too: what
+    /// it says proves nothing, but some ends only it sees. `auto` sets it up
+    /// where the module is loaded [default: auto].
+    #[arg(long, env = "LASTGASP_NETCONSOLE", value_name = "auto|off")]
+    pub netconsole: Option<Netconsole>,
+    /// The collectors' port for netconsole [default: 6666].
+    #[arg(long, env = "LASTGASP_NETCONSOLE_PORT", value_name = "PORT")]
+    pub netconsole_port: Option<u16>,
+    /// Where configfs is mounted, for netconsole [default: /sys/kernel/config].
+    #[arg(long, env = "LASTGASP_CONFIGFS", value_name = "DIR")]
+    pub configfs: Option<PathBuf>,
     /// Keep all capabilities after attaching.
     #[arg(long, env = "LASTGASP_KEEP_CAPABILITIES", num_args = 0..=1, default_missing_value = "true")]
     pub keep_capabilities: Option<bool>,
@@ -118,6 +129,20 @@ pub struct Leftovers {
     pub pstore_delete: bool,
 }
 
+/// Whether netconsole is set up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Netconsole {
+    /// Where the kernel has it.
+    #[default]
+    Auto,
+    /// Never.
+    Off,
+}
+
+/// Where configfs is, unless configured.
+pub const CONFIGFS: &str = "/sys/kernel/config";
+
 /// Checked and typed.
 #[derive(Clone, Debug)]
 pub struct Agent {
@@ -139,6 +164,12 @@ pub struct Agent {
     pub cpus: Option<Vec<u32>>,
     /// No AF_PACKET.
     pub udp_only: bool,
+    /// Whether netconsole is set up.
+    pub netconsole: Netconsole,
+    /// The collectors' port for it.
+    pub netconsole_port: u16,
+    /// Where configfs is.
+    pub configfs: PathBuf,
     /// Keep capabilities.
     pub keep_capabilities: bool,
     /// The kubelet's directory.
@@ -221,6 +252,13 @@ impl Low {
             priority: in_range("priority", self.priority.unwrap_or(90), 1..=99)?,
             cpus: self.cpus,
             udp_only: self.udp_only.unwrap_or(false),
+            netconsole: self.netconsole.unwrap_or_default(),
+            netconsole_port: in_range(
+                "netconsole-port",
+                self.netconsole_port.unwrap_or(super::NETCONSOLE_PORT),
+                1..=u16::MAX,
+            )?,
+            configfs: self.configfs.unwrap_or_else(|| CONFIGFS.into()),
             keep_capabilities: self.keep_capabilities.unwrap_or(false),
             pod_logs: self.pod_logs.unwrap_or_else(|| "/var/log/pods".into()),
             state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/lastgasp".into()),

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use agent_core::engine::{Keys, Limits, is_prefix};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, in_range};
+use super::{Error, NETCONSOLE_PORT, in_range};
 
 /// UDP port for gasps unless configured.
 pub const GASP_PORT: u16 = 9618;
@@ -21,6 +21,11 @@ pub struct Low {
     #[arg(long, value_name = "ADDR:PORT", env = "LASTGASP_LISTEN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
+    /// UDP address to hear netconsole on, or `off`. What it says is shown and
+    /// never acted on: anybody on the network may send it [default: 0.0.0.0:6666]
+    #[arg(long, value_name = "ADDR:PORT", env = "LASTGASP_NETCONSOLE_LISTEN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netconsole_listen: Option<String>,
     /// TCP address of health, metrics and answers [default: 127.0.0.1:9619]
     #[arg(long, value_name = "ADDR:PORT", env = "LASTGASP_HTTP")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,6 +85,8 @@ pub struct Low {
 pub struct Settings {
     /// UDP address for gasps.
     pub listen: SocketAddr,
+    /// UDP address for netconsole, and whether it was asked for by name.
+    pub netconsole: Option<(SocketAddr, bool)>,
     /// TCP address for HTTP.
     pub http: SocketAddr,
     /// The store's file; `None` leaves it to [`default_stores`].
@@ -111,6 +118,7 @@ impl TryFrom<Low> for Settings {
     fn try_from(low: Low) -> Result<Self, Error> {
         let Low {
             listen,
+            netconsole_listen,
             http,
             store,
             key_file,
@@ -158,6 +166,11 @@ impl TryFrom<Low> for Settings {
         });
         Ok(Self {
             listen: listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], GASP_PORT))),
+            netconsole: match netconsole_listen {
+                None => Some((SocketAddr::from(([0, 0, 0, 0], NETCONSOLE_PORT)), false)),
+                Some(text) if text == "off" => None,
+                Some(text) => Some((address("netconsole-listen", text)?, true)),
+            },
             http: http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9619))),
             store,
             key_file,
@@ -182,6 +195,14 @@ pub fn default_stores() -> Vec<PathBuf> {
     std::iter::once(system).chain(own).collect()
 }
 
+fn address(name: &'static str, value: String) -> Result<SocketAddr, Error> {
+    value.parse().map_err(|_| Error::Range {
+        name,
+        value,
+        expected: "ADDR:PORT or `off`".to_owned(),
+    })
+}
+
 fn domain(name: &'static str, value: String) -> Result<String, Error> {
     if is_prefix(&value) {
         return Ok(value);
@@ -202,6 +223,8 @@ mod tests {
         let settings = Settings::try_from(Low::default()).expect("defaults are valid");
         assert_eq!(settings.listen.to_string(), "0.0.0.0:9618");
         assert_eq!(settings.http.to_string(), HTTP);
+        let netconsole = settings.netconsole.map(|(to, _)| to.to_string());
+        assert_eq!(netconsole.as_deref(), Some("0.0.0.0:6666"));
         assert!(settings.kube.is_none());
         assert_eq!(settings.keys, Keys::default());
     }
@@ -221,6 +244,10 @@ mod tests {
             (low(|l| l.pods_in_flight = Some(0)), "pods-in-flight"),
             (low(|l| l.max_nodes = Some(1)), "max-nodes"),
             (low(|l| l.prefix = Some("no/slash".into())), "prefix"),
+            (
+                low(|l| l.netconsole_listen = Some("6666".into())),
+                "netconsole-listen",
+            ),
         ] {
             assert!(error.starts_with(name), "{error}");
         }

@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+/// UDP port for netconsole unless configured.
+pub const NETCONSOLE_PORT: u16 = 6666;
+
 /// What can be wrong with a settings file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -7,6 +7,7 @@ pub(crate) mod bounded;
 mod cause;
 pub mod counters;
 pub mod drain;
+pub(crate) mod drops;
 pub mod link;
 pub mod protocol;
 mod reassembly;

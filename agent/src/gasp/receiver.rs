@@ -5,13 +5,11 @@
 //! the socket's buffer and not behind other work.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
-use std::{fs, io, thread};
+use std::{io, thread};
 
 use agent_core::model::{Gasp, Timestamp};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -20,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::counters::{Counters, Outcome, add};
+use super::drops::kernel_drops;
 use super::protocol::{BodyError, Frame, KeyRing, Kind, MAX_FRAME, ParseError, VerifyError};
 use super::reassembly::{Reassembly, Step};
 use super::receipt::Receipts;
@@ -307,17 +306,10 @@ impl Receiver {
         &self.counters
     }
 
-    /// Datagrams that the kernel dropped because the socket's buffer was full,
-    /// from `/proc/net/udp` (Documentation/networking/proc_net_tcp.rst has the
-    /// columns); `None` if that cannot be read.
+    /// Datagrams that the kernel dropped because the socket's buffer was full;
+    /// `None` if that cannot be read.
     pub fn kernel_drops(&self) -> Option<u64> {
-        let inode = fs::metadata(format!("/proc/self/fd/{}", self.socket.as_raw_fd()))
-            .ok()?
-            .ino();
-        ["/proc/net/udp", "/proc/net/udp6"]
-            .iter()
-            .filter_map(|path| fs::read_to_string(path).ok())
-            .find_map(|table| drops_of(&table, inode))
+        kernel_drops(&self.socket)
     }
 
     /// Stops the thread and waits for its end, a fifth of a second at most.
@@ -388,15 +380,6 @@ fn receive(
             },
         }
     }
-}
-
-/// The column `drops` of the socket with this inode.
-fn drops_of(table: &str, inode: u64) -> Option<u64> {
-    table.lines().skip(1).find_map(|line| {
-        let mut columns = line.split_ascii_whitespace().skip(9);
-        let is_ours = columns.next()?.parse() == Ok(inode);
-        is_ours.then(|| columns.nth(2)?.parse().ok()).flatten()
-    })
 }
 
 #[cfg(test)]

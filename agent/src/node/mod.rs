@@ -5,4 +5,5 @@ pub mod identity;
 pub mod inventory;
 pub mod leftovers;
 pub mod marker;
+pub mod netconsole;
 pub mod uplink;

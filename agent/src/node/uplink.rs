@@ -35,8 +35,18 @@ pub enum Error {
     NotEthernet(String),
 }
 
+/// A way to a collector, and what it is called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The way below UDP.
+    pub link: Link,
+    /// The device that the route names, which may be a VLAN, a bridge or a bond
+    /// over the one that frames leave by.
+    pub device: String,
+}
+
 /// Looks up the way to `to`, for a socket bound to `port`.
-pub async fn resolve(handle: &Handle, to: SocketAddr, port: u16) -> Result<Link, Error> {
+pub async fn resolve(handle: &Handle, to: SocketAddr, port: u16) -> Result<Uplink, Error> {
     let netlink = |source| Error::Netlink {
         to: to.ip(),
         source: Box::new(source),
@@ -63,14 +73,20 @@ pub async fn resolve(handle: &Handle, to: SocketAddr, port: u16) -> Result<Link,
     };
     // A VLAN or bridge has an address of its own, and that is what the next
     // hop answers to.
-    let source_mac = read_mac(&upper).ok_or(Error::NotEthernet(upper))?;
-    Ok(Link {
+    let Some(source_mac) = read_mac(&upper) else {
+        return Err(Error::NotEthernet(upper));
+    };
+    let link = Link {
         interface: index,
         source_mac,
         next_hop_mac,
         vlan,
         from: SocketAddr::new(from, port),
         to,
+    };
+    Ok(Uplink {
+        link,
+        device: upper,
     })
 }
 

@@ -300,7 +300,7 @@ impl Store {
                     "SELECT namespace, pod.name, uid, NULL, NULL, 'known', seen_ms, death.name
                      FROM pod JOIN death ON death.node = pod.node AND death.boot = pod.boot
                      WHERE pod.name = :name AND (:namespace IS NULL OR namespace = :namespace)
-                     ORDER BY detected_ms DESC LIMIT 1",
+                     ORDER BY proof = 'P0', detected_ms DESC LIMIT 1",
                 )?
                 .query_row(asked, note)
                 .optional()
@@ -317,7 +317,7 @@ impl Store {
         let found = self.summaries(
             "SELECT body, (SELECT count(*) FROM note WHERE note.death = death.name
                 AND note.outcome IN ('annotated', 'recorded'))
-             FROM death WHERE node = ?1 ORDER BY detected_ms DESC LIMIT 1",
+             FROM death WHERE node = ?1 ORDER BY proof = 'P0', detected_ms DESC LIMIT 1",
             params![node],
         )?;
         Ok(found.into_iter().next())

@@ -277,8 +277,11 @@ fn put_silence(
 
 fn put_death(tx: &Transaction<'_>, death: &Death, body: &str) -> rusqlite::Result<()> {
     tx.prepare_cached(
+        // What nobody has proven never takes the place of what somebody has.
         "INSERT OR REPLACE INTO death (name, node, boot, state, proof, code, detected_ms, body)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8
+         WHERE ?5 <> 'P0'
+            OR NOT EXISTS (SELECT 1 FROM death WHERE name = ?1 AND proof <> 'P0')",
     )?
     .execute(params![
         death.name.as_str(),

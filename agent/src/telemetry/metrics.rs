@@ -45,6 +45,7 @@ pub struct Metrics {
     actions: Family<ActionLabels, Total>,
     pods: Family<ResultLabel, Total>,
     datagrams: Family<ResultLabel, Total>,
+    netconsole: Family<ResultLabel, Total>,
     losses: Family<ResultLabel, Total>,
     looks: Family<ResultLabel, Total>,
     /// Receipt of a death's first datagram to the end of its first write.
@@ -68,6 +69,7 @@ impl Metrics {
             actions: Family::default(),
             pods: Family::default(),
             datagrams: Family::default(),
+            netconsole: Family::default(),
             losses: Family::default(),
             looks: Family::default(),
             first_write: seconds(),
@@ -96,6 +98,11 @@ impl Metrics {
             "collector_datagrams",
             "Datagrams, by what became of them",
             metrics.datagrams.clone(),
+        );
+        r.register(
+            "netconsole_datagrams",
+            "Datagrams of netconsole, by what became of them",
+            metrics.netconsole.clone(),
         );
         r.register(
             "losses",
@@ -196,6 +203,11 @@ impl Metrics {
         set(&self.datagrams, result, total);
     }
 
+    /// The same for datagrams of netconsole.
+    pub fn set_netconsole(&self, result: &'static str, total: u64) {
+        set(&self.netconsole, result, total);
+    }
+
     /// What the engine holds and dropped.
     pub fn engine(&self, stats: &Stats) {
         self.nodes.set(stats.nodes as i64);
@@ -206,6 +218,7 @@ impl Metrics {
         self.set_lost("record_of_no_known_boot", stats.records_unplaced);
         self.set_lost("evidence_cut", stats.evidence_cut);
         self.set_lost("word_cut", stats.words_cut);
+        self.set_lost("unproven_dropped", stats.unproven_dropped);
     }
 
     /// How many actions wait.

@@ -7,6 +7,9 @@ use crate::model::{Account, Channel, Opinion, Timestamp};
 /// Longest list of probes in words, in bytes.
 const REACH_MAX: usize = 400;
 
+/// What the agent calls its netconsole among its probes.
+const NETCONSOLE: &str = "netconsole";
+
 /// How the status of a probe begins that is not attached.
 const NOT_ATTACHED: &str = "not attached";
 
@@ -17,6 +20,10 @@ pub(super) struct Witness<'a> {
     pub(super) heard: Option<Timestamp>,
     /// Its probes, as [`reach`] has them.
     pub(super) reach: Option<&'a str>,
+    /// How its netconsole stands, as [`netconsole`] has it.
+    pub(super) netconsole: Option<&'a str>,
+    /// What was said by that without proof.
+    pub(super) overheard: Option<&'a str>,
     /// What the disk said of it, if another boot has looked.
     pub(super) marker: Option<&'a str>,
     /// What its Lease said once it was silent.
@@ -49,6 +56,14 @@ fn account(channel: Channel, witness: &Witness<'_>) -> Option<(&'static str, Str
             match witness.reach {
                 Some(reach) => format!("said nothing; {reach}"),
                 None => "said nothing; what it could hear is not known".to_owned(),
+            },
+        ),
+        Channel::Netconsole => (
+            "what the kernel's console shows, without proof",
+            match (witness.overheard, witness.netconsole) {
+                (Some(text), _) => format!("said {text}"),
+                (None, Some(status)) => format!("said nothing; {status}"),
+                (None, None) => "said nothing".to_owned(),
             },
         ),
         Channel::Heartbeat => (
@@ -96,6 +111,7 @@ pub(super) fn reach(probes: &[(String, String)]) -> Option<String> {
     let names = |attached: bool| -> Vec<&str> {
         let wanted = probes
             .iter()
+            .filter(|(role, _)| role != NETCONSOLE)
             .filter(|(_, status)| status.starts_with(NOT_ATTACHED) != attached);
         wanted.map(|(role, _)| role.as_str()).collect()
     };
@@ -109,6 +125,14 @@ pub(super) fn reach(probes: &[(String, String)]) -> Option<String> {
             format!("attached were: {heard}; not: {missing}")
         }
     };
+    text.truncate(text.floor_char_boundary(REACH_MAX));
+    Some(text)
+}
+
+/// How a boot's netconsole stands, from the same.
+pub(super) fn netconsole(probes: &[(String, String)]) -> Option<String> {
+    let (_, status) = probes.iter().find(|(role, _)| role == NETCONSOLE)?;
+    let mut text = status.clone();
     text.truncate(text.floor_char_boundary(REACH_MAX));
     Some(text)
 }

@@ -15,6 +15,9 @@ const REASON_MAX: usize = 512;
 /// What is said of a node where no channel spoke.
 const UNHEARD: &str = "Ended without a word: power, hardware, hypervisor or firmware, or a kernel that could not speak";
 
+/// What is said where nobody spoke who could prove who he is.
+const UNPROVEN: &str = "Unauthenticated text";
+
 /// Advice with the reason for it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Retry {
@@ -97,6 +100,7 @@ pub fn reason_code(death: &Death) -> ReasonCode {
 /// `Kernel panic: NULL pointer dereference in boom_timer [boom]`.
 pub fn reason(death: &Death) -> String {
     let notice = match death.notice {
+        None if death.proof == Proof::P0 => UNPROVEN,
         None => UNHEARD,
         Some(Notice::Oops) => "Kernel oops",
         Some(Notice::Panic) => "Kernel panic",

@@ -32,6 +32,8 @@ pub(super) struct Boot {
     pub(super) noted: Option<Timestamp>,
     /// What its probes would have heard, in words, by its hello.
     pub(super) reach: Option<String>,
+    /// How its netconsole stands, by its hello.
+    pub(super) netconsole: Option<String>,
     /// Its Lease, since it is in doubt.
     pub(super) lease: LeaseWatch,
     /// The end of the boot before it was looked at.
@@ -57,6 +59,9 @@ impl Boot {
         if let Some(reach) = account::reach(&inventory.probes) {
             self.reach = Some(reach);
         }
+        if let Some(status) = account::netconsole(&inventory.probes) {
+            self.netconsole = Some(status);
+        }
     }
 
     fn new(id: BootId) -> Self {
@@ -69,6 +74,7 @@ impl Boot {
             heard: None,
             noted: None,
             reach: None,
+            netconsole: None,
             lease: LeaseWatch::default(),
             introduced: false,
         }
@@ -240,6 +246,12 @@ impl Fleet {
         {
             node.boots[at..].rotate_left(1);
         }
+    }
+
+    /// Whether this boot of the node was heard of.
+    pub(super) fn knows(&self, node: &NodeName, boot: BootId) -> bool {
+        let node = self.nodes.get(node);
+        node.is_some_and(|n| n.boots.iter().any(|b| b.id == boot))
     }
 
     /// The boot that runs on a node now.

@@ -74,6 +74,17 @@ pub enum Input {
         /// What its text means, if it means anything.
         report: Option<Report>,
     },
+    /// Somebody who has the node's address says so, without proof. It is
+    /// recorded, and nothing else follows from it, now or later.
+    Overheard {
+        /// The node.
+        node: NodeName,
+        /// The boot that it names, if it does; another than one that was heard
+        /// of is not believed.
+        boot: Option<BootId>,
+        /// What the text says.
+        report: Report,
+    },
     /// Time passes; to be given about once a second.
     Tick,
 }
@@ -189,6 +200,9 @@ pub struct Stats {
     pub evidence_cut: u64,
     /// Words not kept because one death had too many.
     pub words_cut: u64,
+    /// Unproven reports that are not kept: of a node that is not known, or
+    /// there were too many.
+    pub unproven_dropped: u64,
 }
 
 /// A node as the store remembers it, for [`Engine::restore`].

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use super::account::{self, Witness};
-use super::{Engine, Key, Output, rfc3339};
+use super::{Engine, Key, Output, overheard, rfc3339};
 use crate::model::{BootId, Channel, DeathState, Lease, NodeName, Opinion, Silence, Timestamp};
 
 /// How often a Lease in doubt is looked at, in milliseconds.
@@ -189,9 +189,12 @@ impl Engine {
         let boot = self.fleet.recall(node, boot, self.clock_ms);
         let lease = boot.lease.opinion_of(leases);
         let heard = boot.heard.or(boot.noted);
+        let overheard = overheard::said_of(&self.cases, &self.unproven, &key);
         let channels = account::accounts(&Witness {
             heard,
             reach: boot.reach.as_deref(),
+            netconsole: boot.netconsole.as_deref(),
+            overheard: overheard.as_deref(),
             marker: None,
             lease: &lease,
         });

@@ -12,6 +12,7 @@ mod explain;
 mod fleet;
 mod io;
 mod lease;
+mod overheard;
 mod record;
 mod text;
 mod unheard;
@@ -22,11 +23,13 @@ use std::collections::BTreeMap;
 use case::Case;
 use fleet::Fleet;
 use lease::LeaseWatch;
+use overheard::Unproven;
 use record::Found;
 use verdict::Facts;
 
 use crate::model::{
-    Body, BootId, Channel, Death, DeathState, Gasp, NodeName, Notice, Report, Timestamp, Word,
+    Body, BootId, Channel, Death, DeathState, Gasp, NodeName, Notice, Proof, Report, Timestamp,
+    Word,
 };
 
 pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
@@ -49,6 +52,8 @@ pub struct Engine {
     limits: Limits,
     fleet: Fleet,
     cases: BTreeMap<Key, Case>,
+    /// Of boots that no case is of.
+    unproven: Unproven,
     last: Option<Timestamp>,
     clock_ms: u64,
     evicted_deaths: u64,
@@ -63,6 +68,7 @@ impl Engine {
             limits,
             fleet: Fleet::new(limits.nodes),
             cases: BTreeMap::new(),
+            unproven: Unproven::default(),
             last: None,
             clock_ms: 0,
             evicted_deaths: 0,
@@ -97,8 +103,12 @@ impl Engine {
                 // Its goodbye came late.
                 boot.goodbye_ns = boot.goodbye_ns.max(1);
             }
-            self.make_room();
             let key = (death.node.clone(), death.boot);
+            if death.proof == Proof::P0 {
+                self.unproven.put(key, death);
+                continue;
+            }
+            self.make_room();
             self.cases.insert(key, Case::restore(death, self.clock_ms));
         }
         for known in nodes {
@@ -119,10 +129,15 @@ impl Engine {
 
     /// Takes in one fact at a time `now` and says what follows from it.
     pub fn step(&mut self, now: Timestamp, input: Input) -> Vec<Output> {
+        let mut out = Vec::new();
+        if let Input::Overheard { node, boot, report } = input {
+            // Not even time passes: whoever sends these must not prove silence.
+            self.overheard(now, node, boot, report, &mut out);
+            return out;
+        }
         let passed = self.last.map_or(0, |last| now.since(last));
         self.clock_ms += passed.min(STEP_MAX_MS);
         self.last = Some(now);
-        let mut out = Vec::new();
         match input {
             Input::Said(gasp) => self.said(now, gasp, &mut out),
             Input::Decoded { node, boot, report } => {
@@ -147,6 +162,7 @@ impl Engine {
                 self.recorded(now, node, found, &mut out);
             }
             Input::Tick => self.tick(now, &mut out),
+            Input::Overheard { .. } => {}
         }
         out
     }
@@ -156,18 +172,20 @@ impl Engine {
         Stats {
             nodes: self.fleet.len(),
             silent: self.fleet.silent(),
-            deaths: self.cases.len(),
+            deaths: self.cases.len() + self.unproven.len(),
             evicted_nodes: self.fleet.evicted(),
             evicted_deaths: self.evicted_deaths,
             records_unplaced: self.unplaced,
             evidence_cut: self.cut.evidence,
             words_cut: self.cut.words,
+            unproven_dropped: self.unproven.dropped(),
         }
     }
 
     /// The deaths in memory, by node and boot.
     pub fn deaths(&self) -> impl Iterator<Item = &Death> {
-        self.cases.values().map(|case| &case.death)
+        let cases = self.cases.values().map(|case| &case.death);
+        cases.chain(self.unproven.deaths())
     }
 
     fn said(&mut self, now: Timestamp, gasp: Gasp, out: &mut Vec<Output>) {
@@ -264,6 +282,7 @@ impl Engine {
     /// A sign of life of this boot; `fresh`: none sent later is known.
     fn alive(&mut self, now: Timestamp, key: &Key, fresh: bool, out: &mut Vec<Output>) {
         let Some(case) = self.cases.get_mut(key) else {
+            self.refute(now, key, fresh, out);
             return;
         };
         if fresh {
@@ -375,6 +394,8 @@ impl Engine {
         let over = self.fleet.current(&key.0).is_some_and(|b| b != key.1);
         let mut case = Case::open(now, key, notice, happened, over);
         case.death.lease = LeaseWatch::default().opinion_of(self.limits.leases);
+        // From here on it is a part of what is known.
+        case.death.evidence = self.unproven.take(key);
         self.cases.insert(key.clone(), case);
     }
 

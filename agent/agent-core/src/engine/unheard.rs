@@ -3,7 +3,7 @@
 use super::account::{self, Witness};
 use super::case::Case;
 use super::fleet::Introduction;
-use super::{Engine, Output};
+use super::{Engine, Output, overheard};
 use crate::model::{BootId, Channel, NodeName, PreviousBoot, Timestamp};
 
 impl Engine {
@@ -51,9 +51,12 @@ impl Engine {
         let leases = self.limits.leases;
         let ended = self.fleet.recall(node, before, self.clock_ms);
         let lease = ended.lease.opinion_of(leases);
+        let overheard = overheard::said_of(&self.cases, &self.unproven, &key);
         let channels = account::accounts(&Witness {
             heard: facts.heard.or(ended.noted),
             reach: ended.reach.as_deref(),
+            netconsole: ended.netconsole.as_deref(),
+            overheard: overheard.as_deref(),
             marker: Some(match channel {
                 Channel::PreviousBoot => "says that its agent was not told to stop",
                 _ => "said nothing of this boot",

@@ -24,6 +24,8 @@ pub enum Proof {
 pub enum Channel {
     /// Our authenticated datagrams.
     Gasp,
+    /// Text that nobody has proven.
+    Netconsole,
     /// Heartbeats that stopped, or came back.
     Heartbeat,
     /// What the boot before left on the node's disk.
@@ -40,8 +42,9 @@ pub enum Channel {
 
 impl Channel {
     /// All channels, in the order in which they are shown.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Gasp,
+        Self::Netconsole,
         Self::Heartbeat,
         Self::PreviousBoot,
         Self::Pstore,

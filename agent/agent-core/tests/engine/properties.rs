@@ -2,6 +2,9 @@
 
 use super::*;
 
+#[path = "overheard.rs"]
+mod overheard;
+
 /// What each boot found on its disk of the one before: nothing, or whether
 /// that was told to stop. Each hello of a boot says the same.
 type Disks = [Option<bool>; 3];

@@ -175,7 +175,7 @@ fn a_death_without_a_word_says_so_and_gives_no_advice() {
         let account = death.channels.iter().find(|a| a.channel == channel);
         account.map(|account| account.did.as_str())
     };
-    assert_eq!(death.channels.len(), 6);
+    assert_eq!(death.channels.len(), 7);
     assert_eq!(
         did(Channel::Heartbeat),
         Some("stopped; heard last at 2023-11-14T22:13:20.000Z")

@@ -287,12 +287,3 @@ fn an_address_that_is_taken_is_named() {
         .expect_err("the address is taken");
     assert!(error.to_string().contains(&listen.to_string()), "{error}");
 }
-
-#[test]
-fn drops_are_read_from_the_kernels_table() {
-    let table = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n  \
-        397: 0100007F:0277 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4242 2 0000000000000000 17\n";
-    assert_eq!(drops_of(table, 4242), Some(17));
-    assert_eq!(drops_of(table, 4243), None);
-    assert_eq!(drops_of("", 4242), None);
-}

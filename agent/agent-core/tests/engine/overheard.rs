@@ -1,0 +1,167 @@
+//! What is said without proof.
+
+use super::*;
+use agent_core::model::Channel;
+
+fn overheard(n: u8, boot: Option<u8>, title: &str) -> Input {
+    Input::Overheard {
+        node: node(n),
+        boot: boot.map(|boot| BootId([boot; 16])),
+        report: Report {
+            code: ReasonCode::NullPointerDereference,
+            title: title.into(),
+            line: "BUG: kernel NULL pointer dereference, address: 0".into(),
+            fault_function: None,
+            module: None,
+            kernel_release: None,
+            comm: None,
+            corrupted: None,
+        },
+    }
+}
+
+fn hello() -> Input {
+    gasp(1, 1, Body::Hello(Box::default()))
+}
+
+/// The only death, and how often such text is in its timeline.
+fn only(engine: &Engine) -> (&Death, usize) {
+    let mut deaths = engine.deaths();
+    let death = deaths.next().expect("a death");
+    assert!(deaths.next().is_none(), "one boot dies once");
+    let own = |e: &&agent_core::model::Evidence| e.channel == Channel::Netconsole;
+    (death, death.evidence.iter().filter(own).count())
+}
+
+#[test]
+fn alone_it_is_a_record_and_a_sign_of_life_refutes_it() {
+    let mut engine = Engine::new(Limits::default());
+    // Nobody knows that node, or which boot it would be of.
+    assert!(tell(&mut engine, vec![overheard(0, Some(1), "x")]).is_empty());
+    assert_eq!(engine.stats().unproven_dropped, 1);
+    let story = vec![hello(), overheard(0, None, "x"), overheard(0, Some(9), "x")];
+    assert_eq!(tell(&mut engine, story), ["Suspected P0"]);
+    let (death, times) = only(&engine);
+    assert_eq!((death.boot, times), (BootId([1; 16]), 1));
+    assert_eq!(reason(death), "Unauthenticated text: x");
+    assert_eq!(retry(death).advice, RetryAdvice::Unknown);
+
+    let mut again = Engine::new(Limits::default());
+    again.restore([], [death.clone()]);
+    for engine in [&mut engine, &mut again] {
+        let soon = gasp(1, 5, Body::Heartbeat);
+        let later = Timestamp(1_700_000_100_000);
+        assert!(brief(&engine.step(Timestamp(1_700_000_003_000), soon)).is_empty());
+        let lives = engine.step(later, gasp(1, 100, Body::Heartbeat));
+        assert_eq!(brief(&lives), ["Survived P0"]);
+        let anew = engine.step(later, overheard(0, None, "x"));
+        assert_eq!(brief(&anew), ["Suspected P0"]);
+    }
+}
+
+#[test]
+fn it_joins_the_death_that_is_proven_before_or_after() {
+    let panic = || gasp(1, 100, word(Notice::Panic, 100));
+    let text = |title| overheard(0, None, title);
+    let dead = ["Dead P2", "MarkNode", "AnnotatePods"];
+    for (story, records) in [
+        (vec![hello(), text("x"), panic(), text("x")], (1, 0)),
+        (vec![hello(), panic(), text("x"), text("x")], (0, 1)),
+    ] {
+        let mut engine = Engine::new(Limits::default());
+        let out = tell(&mut engine, story);
+        let wanted = [
+            vec!["Suspected P0"; records.0],
+            dead.to_vec(),
+            vec!["Dead P2"; records.1],
+        ];
+        assert_eq!(out, wanted.concat());
+        let (death, times) = only(&engine);
+        assert_eq!((death.proof, times), (Proof::P2, 1));
+        assert!(
+            reason(death).starts_with("Kernel panic: "),
+            "{}",
+            reason(death)
+        );
+    }
+    // Nobody else said why the boot before ended.
+    let mut engine = Engine::new(Limits::default());
+    tell(
+        &mut engine,
+        vec![hello(), text("x"), gasp(2, 1, Body::Hello(Box::default()))],
+    );
+    let (death, times) = only(&engine);
+    assert_eq!(
+        (death.state, death.proof, times),
+        (DeathState::Returned, Proof::P4, 1)
+    );
+    assert!(
+        reason(death).starts_with("Ended without a word"),
+        "{}",
+        reason(death)
+    );
+}
+
+#[test]
+fn however_much_is_said_little_is_kept() {
+    let mut engine = Engine::new(Limits::default());
+    tell(&mut engine, vec![hello()]);
+    for i in 0..100 {
+        engine.step(Timestamp(i), overheard(0, None, &format!("{i}")));
+    }
+    assert_eq!(only(&engine).1, 4);
+    assert_eq!(only(&engine).0.evidence[3].text, "unauthenticated: 99");
+}
+
+type Acts = Vec<(usize, Action)>;
+
+/// What is done on a story; `Overheard` does not count as a fact.
+fn acts(story: &[(u64, Input)]) -> (Acts, BTreeMap<DeathName, Death>) {
+    let mut engine = Engine::new(Limits::default());
+    let (mut acts, mut at) = (Vec::new(), 0);
+    for (now, input) in story {
+        at += usize::from(!matches!(input, Input::Overheard { .. }));
+        for output in engine.step(Timestamp(*now), input.clone()) {
+            if let Output::Act(action) = output {
+                acts.push((at, action));
+            }
+        }
+    }
+    let strip = |death: &Death| {
+        let mut death = death.clone();
+        death.evidence.retain(|e| e.channel != Channel::Netconsole);
+        death.channels.retain(|a| a.channel != Channel::Netconsole);
+        (death.name.clone(), death)
+    };
+    let proven = engine.deaths().filter(|d| d.proof > Proof::P0).map(strip);
+    (acts, proven.collect())
+}
+
+proptest! {
+    /// Whoever can send such text can neither have anything done nor keep it
+    /// from being done, nor change a word of what is proven.
+    #[test]
+    fn it_changes_nothing_that_is_done(
+        facts in super::story(2, 3),
+        times in prop::collection::vec(0u64..30_000, 48),
+        texts in prop::collection::vec(
+            (any::<prop::sample::Index>(), 0u8..3, prop::option::of(0u8..4), "[a-c]", any::<u64>()),
+            0..40,
+        ),
+    ) {
+        let mut now = 0;
+        let plain: Vec<(u64, Input)> = facts
+            .into_iter()
+            .zip(times)
+            .map(|(fact, passed)| {
+                now += passed;
+                (now, fact)
+            })
+            .collect();
+        let mut mixed = plain.clone();
+        for (place, n, boot, title, when) in texts {
+            mixed.insert(place.index(mixed.len() + 1), (when, overheard(n, boot, &title)));
+        }
+        prop_assert_eq!(acts(&plain), acts(&mixed));
+    }
+}

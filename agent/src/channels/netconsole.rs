@@ -1,0 +1,271 @@
+//! What kernels say by netconsole: text that nobody has proven, over UDP.
+//!
+//! [`Collector`] reads datagrams without socket and clock; [`Listener`] runs it
+//! on a thread of its own. Whatever is sent here, however much of it, costs the
+//! channels that can prove who they are neither time nor memory.
+
+mod addresses;
+mod listener;
+mod pieces;
+mod record;
+mod stream;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use agent_core::model::{BootId, NodeName, Report, Timestamp};
+
+pub use addresses::{Addresses, Owner};
+pub use listener::{Error, Listener};
+use pieces::{Pieces, Step};
+use record::Datagram;
+use stream::{Stream, Taken};
+
+use crate::gasp::bounded::Bounded;
+
+/// Nodes whose text is kept: with all that one may hold, 64 MiB.
+const NODES: usize = 1_024;
+/// Longest datagram: the kernel's are 1,000 bytes (`MAX_PRINT_CHUNK`).
+const DATAGRAM_MAX: usize = 2_048;
+
+/// A crash that somebody told of in a node's name, without proof.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overheard {
+    /// The node that has the address it came from.
+    pub node: NodeName,
+    /// The boot that the text names, if it names one.
+    pub boot: Option<BootId>,
+    /// What the text says.
+    pub report: Report,
+    /// When it was received.
+    pub at: Timestamp,
+}
+
+/// What became of one datagram: each has exactly one.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[repr(usize)]
+pub enum Outcome {
+    /// Its text was taken.
+    Accepted,
+    /// A piece of a record that is not whole yet.
+    Fragment,
+    /// It came before.
+    Duplicate,
+    /// Too far behind what came before.
+    Late,
+    /// A program wrote it to the kernel's log, not the kernel.
+    FromProgram,
+    /// A piece that does not fit its record.
+    Malformed,
+    /// Longer than any kernel sends.
+    TooLong,
+    /// From an address that is no node's.
+    UnknownSource,
+    /// From an address of several nodes, and it names none.
+    AmbiguousSource,
+    /// It names a node that does not have this address.
+    WrongSource,
+}
+
+impl Outcome {
+    /// All outcomes.
+    pub const ALL: [Self; 10] = [
+        Self::Accepted,
+        Self::Fragment,
+        Self::Duplicate,
+        Self::Late,
+        Self::FromProgram,
+        Self::Malformed,
+        Self::TooLong,
+        Self::UnknownSource,
+        Self::AmbiguousSource,
+        Self::WrongSource,
+    ];
+
+    /// The word for metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Fragment => "fragment",
+            Self::Duplicate => "duplicate",
+            Self::Late => "late",
+            Self::FromProgram => "from_program",
+            Self::Malformed => "malformed",
+            Self::TooLong => "too_long",
+            Self::UnknownSource => "unknown_source",
+            Self::AmbiguousSource => "ambiguous_source",
+            Self::WrongSource => "wrong_source",
+        }
+    }
+}
+
+/// Counts of one listener, read from anywhere.
+#[derive(Debug, Default)]
+pub struct Counters {
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+    /// Numbers of records that never came: lost, or below the console's log
+    /// level.
+    missing: AtomicU64,
+    /// Records of which some pieces never came.
+    given_up: AtomicU64,
+    /// Nodes whose text was forgotten because there were too many.
+    nodes_evicted: AtomicU64,
+    /// Crashes that were not told: one node told of too many.
+    suppressed: AtomicU64,
+    /// Crashes that were not told: too many waited.
+    queue_full: AtomicU64,
+    /// Errors of the socket.
+    receive_errors: AtomicU64,
+}
+
+impl Counters {
+    /// Datagrams with this outcome.
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize].load(Ordering::Relaxed)
+    }
+
+    /// What was lost, by its word for metrics.
+    pub fn losses(&self) -> [(&'static str, u64); 6] {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        [
+            ("netconsole_missing", load(&self.missing)),
+            ("netconsole_fragments", load(&self.given_up)),
+            ("netconsole_node_evicted", load(&self.nodes_evicted)),
+            ("netconsole_suppressed", load(&self.suppressed)),
+            ("netconsole_queue_full", load(&self.queue_full)),
+            ("netconsole_socket_error", load(&self.receive_errors)),
+        ]
+    }
+
+    fn add(counter: &AtomicU64, more: u64) {
+        counter.fetch_add(more, Ordering::Relaxed);
+    }
+}
+
+/// Reads datagrams one by one. No socket, no clock.
+#[derive(Debug)]
+pub struct Collector {
+    addresses: Arc<Addresses>,
+    counters: Arc<Counters>,
+    pieces: Pieces,
+    nodes: Bounded<NodeName, Stream>,
+}
+
+impl Collector {
+    /// One that has heard nothing.
+    pub fn new(addresses: Arc<Addresses>, counters: Arc<Counters>) -> Self {
+        Self {
+            addresses,
+            counters,
+            pieces: Pieces::new(),
+            nodes: Bounded::new(NODES),
+        }
+    }
+
+    /// Takes one datagram and counts what became of it. Gives what the node's
+    /// text says since, if that is a crash and it is news.
+    pub fn take(&mut self, datagram: &[u8], source: IpAddr, now: Timestamp) -> Option<Overheard> {
+        let (outcome, overheard) = self.read(datagram, source, now);
+        Counters::add(&self.counters.outcomes[outcome as usize], 1);
+        overheard
+    }
+
+    fn read(
+        &mut self,
+        datagram: &[u8],
+        source: IpAddr,
+        now: Timestamp,
+    ) -> (Outcome, Option<Overheard>) {
+        // Before anything is kept of it.
+        let owner = self.addresses.owner(source, None);
+        if owner == Owner::Unknown {
+            return (Outcome::UnknownSource, None);
+        }
+        if datagram.len() > DATAGRAM_MAX {
+            return (Outcome::TooLong, None);
+        }
+        let (head, body) = match record::parse(datagram) {
+            Err(record::Malformed) => return (Outcome::Malformed, None),
+            Ok(Datagram::Plain(text)) => {
+                let Owner::Node(node) = owner else {
+                    return (Outcome::AmbiguousSource, None);
+                };
+                let text = String::from_utf8_lossy(text);
+                return self.hear(node, None, now, |stream| stream.plain(&text));
+            }
+            Ok(Datagram::Record {
+                head,
+                fragment: None,
+                body,
+            }) => (head, body.to_vec()),
+            Ok(Datagram::Record {
+                head,
+                fragment: Some(fragment),
+                body,
+            }) => {
+                let before = self.pieces.given_up();
+                let step = self.pieces.take(source, head, fragment, body);
+                let given_up = self.pieces.given_up() - before;
+                Counters::add(&self.counters.given_up, given_up);
+                match step {
+                    Step::Kept => return (Outcome::Fragment, None),
+                    Step::Copy => return (Outcome::Duplicate, None),
+                    Step::Refused => return (Outcome::Malformed, None),
+                    Step::Whole(body) => (head, body),
+                }
+            }
+        };
+        let (text, [named, boot]) = record::text_and(&body, ["node", "boot"]);
+        let owner = match named {
+            Some(named) => self.addresses.owner(source, Some(&named)),
+            None => owner,
+        };
+        let node = match owner {
+            Owner::Node(node) => node,
+            Owner::Another => return (Outcome::WrongSource, None),
+            Owner::Ambiguous => return (Outcome::AmbiguousSource, None),
+            Owner::Unknown => return (Outcome::UnknownSource, None),
+        };
+        if head.facility != 0 {
+            return (Outcome::FromProgram, None);
+        }
+        let boot = boot.and_then(|boot| BootId::parse(&boot));
+        self.hear(node, boot, now, |stream| stream.record(head, text, boot))
+    }
+
+    fn hear(
+        &mut self,
+        node: NodeName,
+        boot: Option<BootId>,
+        now: Timestamp,
+        take: impl FnOnce(&mut Stream) -> Taken,
+    ) -> (Outcome, Option<Overheard>) {
+        let (stream, evicted) = self.nodes.get_or_insert(&node, Stream::default);
+        Counters::add(&self.counters.nodes_evicted, u64::from(evicted.is_some()));
+        let before = stream.missing();
+        let outcome = match take(stream) {
+            Taken::New => Outcome::Accepted,
+            Taken::Copy => Outcome::Duplicate,
+            Taken::Late => Outcome::Late,
+        };
+        Counters::add(&self.counters.missing, stream.missing() - before);
+        let Some(report) = stream.news() else {
+            return (outcome, None);
+        };
+        if !stream.may_tell(now) {
+            Counters::add(&self.counters.suppressed, 1);
+            return (outcome, None);
+        }
+        let overheard = Overheard {
+            node,
+            boot,
+            report,
+            at: now,
+        };
+        (outcome, Some(overheard))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! The socket and its thread.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{io, thread};
+
+use agent_core::model::Timestamp;
+use socket2::SockRef;
+use tokio::sync::mpsc;
+
+use super::{Addresses, Collector, Counters, DATAGRAM_MAX, Overheard};
+use crate::gasp::drops::kernel_drops;
+
+/// Bytes of socket buffer to ask for; the kernel may give less. A report of a
+/// hundred lines takes about 80 KiB of it.
+const BUFFER: usize = 8 << 20;
+/// Crashes that may wait to be taken.
+const QUEUE: usize = 256;
+/// How long the thread waits in the socket before it looks whether to stop.
+const STOP_POLL: Duration = Duration::from_millis(200);
+
+/// Why nothing can be heard.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket cannot be had.
+    #[error(
+        "cannot listen for netconsole on UDP {listen}; choose another address with --netconsole-listen, or `off`"
+    )]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The thread cannot be had.
+    #[error("cannot start the thread that hears netconsole; is the limit of processes reached?")]
+    Thread {
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+/// A thread that hears. Dropping it stops the thread.
+#[derive(Debug)]
+pub struct Listener {
+    socket: Arc<UdpSocket>,
+    counters: Arc<Counters>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Listener {
+    /// Opens the socket and starts the thread. `clock` gives the time that
+    /// crashes are stamped with.
+    pub fn spawn(
+        listen: SocketAddr,
+        addresses: Arc<Addresses>,
+        clock: impl Fn() -> Timestamp + Send + 'static,
+    ) -> Result<(Self, mpsc::Receiver<Overheard>), Error> {
+        let socket = open(listen).map_err(|source| Error::Listen { listen, source })?;
+        let socket = Arc::new(socket);
+        let counters = Arc::new(Counters::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (queue, taker) = mpsc::channel(QUEUE);
+        let thread = {
+            let (socket, stop, counters) = (
+                Arc::clone(&socket),
+                Arc::clone(&stop),
+                Arc::clone(&counters),
+            );
+            thread::Builder::new()
+                .name("netconsole".to_owned())
+                .spawn(move || hear(&socket, addresses, &counters, &queue, &stop, &clock))
+                .map_err(|source| Error::Thread { source })?
+        };
+        let listener = Self {
+            socket,
+            counters,
+            stop,
+            thread: Some(thread),
+        };
+        Ok((listener, taker))
+    }
+
+    /// The address it listens on, with the port that the kernel chose.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// What became of the datagrams.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Datagrams that the kernel dropped because the socket's buffer was full;
+    /// `None` if that cannot be read.
+    pub fn kernel_drops(&self) -> Option<u64> {
+        kernel_drops(&self.socket)
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that hears netconsole had panicked");
+        }
+    }
+}
+
+fn open(listen: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(listen)?;
+    SockRef::from(&socket).set_recv_buffer_size(BUFFER)?;
+    socket.set_read_timeout(Some(STOP_POLL))?;
+    Ok(socket)
+}
+
+fn hear(
+    socket: &UdpSocket,
+    addresses: Arc<Addresses>,
+    counters: &Arc<Counters>,
+    queue: &mpsc::Sender<Overheard>,
+    stop: &AtomicBool,
+    clock: &impl Fn() -> Timestamp,
+) {
+    let mut collector = Collector::new(addresses, Arc::clone(counters));
+    // One byte more than a datagram: what fills it was too long.
+    let mut buf = [0; DATAGRAM_MAX + 1];
+    while !stop.load(Ordering::Acquire) {
+        match socket.recv_from(&mut buf) {
+            Ok((len, source)) => {
+                let overheard = collector.take(&buf[..len], source.ip(), clock());
+                if overheard.is_some_and(|overheard| queue.try_send(overheard).is_err()) {
+                    Counters::add(&counters.queue_full, 1);
+                }
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock
+                | io::ErrorKind::TimedOut
+                | io::ErrorKind::Interrupted => {}
+                _ => {
+                    Counters::add(&counters.receive_errors, 1);
+                    // An error that stays must not become a busy loop.
+                    thread::sleep(Duration::from_millis(10));
+                }
+            },
+        }
+    }
+}
