@@ -17,9 +17,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use lastgasp::channels::gasp::{Assembler, Limits as AssemblerLimits};
 use lastgasp::gasp::counters::{Counters, Outcome};
 use lastgasp::gasp::protocol::{Identity, Key, KeyRing, Kind, MAX_FRAME, Sealer, Stamp, WordParts};
+use lastgasp::gasp::queue::queue;
 use lastgasp::gasp::receiver::{Handler, Limits, Received};
 use sha2::Sha256;
-use tokio::sync::mpsc;
 
 const DEFAULT: u64 = 20_000;
 const SEED: u64 = 0x1a57_9a5b;
@@ -266,7 +266,7 @@ fn main() {
     let limits = Limits::default();
     let counters = Arc::new(Counters::new(limits.sources));
     let keys = KeyRing::pre_shared(Key::new(SECRET).expect("32 bytes"));
-    let (sender, mut taker) = mpsc::channel::<Received>(512);
+    let (sender, mut taker) = queue::<Received>(512);
     let mut handler = Handler::new(Arc::new(keys), sender, Arc::clone(&counters), limits);
     let mut assembler = Assembler::new(AssemblerLimits::default());
     let mut attacker = Attacker::new(seed);
@@ -276,6 +276,7 @@ fn main() {
     let (mut messages, mut reports) = (0u64, 0u64);
     let mut outcome_counts = [0u64; Outcome::ALL.len()];
     let mut pace = 1;
+    let mut taken = Vec::new();
     let start = Instant::now();
     for n in 0..datagrams {
         let datagram = attacker.datagram();
@@ -287,10 +288,8 @@ fn main() {
         if n % 4_000 == 0 {
             pace = attacker.random.below(3);
         }
-        for _ in 0..pace {
-            let Ok(received) = taker.try_recv() else {
-                break;
-            };
+        taker.take_now(&mut taken, pace);
+        for received in taken.drain(..) {
             messages += 1;
             let update = assembler.take(&received);
             reports += u64::from(update.is_some_and(|update| update.report.is_some()));

@@ -30,6 +30,7 @@ use looks::{Look, Looks};
 use crate::channels::gasp::{Assembler, Limits as AssemblerLimits};
 use crate::channels::netconsole::{Addresses, Overheard};
 use crate::channels::record;
+use crate::gasp::queue::Taker;
 use crate::gasp::receipt::{Receipt, Receipts, RecordId};
 use crate::gasp::receiver::Received;
 use crate::store::{self, BootLines, Change, KeptRecord, SeenNode, Store, Task};
@@ -147,7 +148,7 @@ impl Annotator {
     /// Runs until `stop` says so or the receiver ends.
     pub async fn run(
         mut self,
-        mut queue: mpsc::Receiver<Received>,
+        mut queue: Taker<Received>,
         mut overheard: mpsc::Receiver<Overheard>,
         mut stop: watch::Receiver<bool>,
     ) {
@@ -165,7 +166,7 @@ impl Annotator {
                         self.finish(done).await;
                     }
                 }
-                count = queue.recv_many(&mut batch, BATCH) => {
+                count = queue.take(&mut batch, BATCH) => {
                     if count == 0 {
                         break;
                     }

@@ -36,9 +36,20 @@ impl<K: Hash + Eq + Clone, V> Bounded<K, V> {
 
     /// The value of `key`, which counts as touched.
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        let slot = &mut self.slots[*self.index.get(key)?];
+        let at = self.find(key)?;
+        Some(self.at_mut(at))
+    }
+
+    /// Where `key` is, until something is put in or taken out.
+    pub(crate) fn find(&self, key: &K) -> Option<usize> {
+        self.index.get(key).copied()
+    }
+
+    /// The value at a place that was found, which counts as touched.
+    pub(crate) fn at_mut(&mut self, at: usize) -> &mut V {
+        let slot = &mut self.slots[at];
         slot.touched = true;
-        Some(&mut slot.value)
+        &mut slot.value
     }
 
     /// The value of `key`, made if it is not there; and the entry that had to

@@ -10,6 +10,7 @@ pub mod drain;
 pub(crate) mod drops;
 pub mod link;
 pub mod protocol;
+pub mod queue;
 mod reassembly;
 pub mod receipt;
 pub mod receiver;

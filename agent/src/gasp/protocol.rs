@@ -25,6 +25,9 @@ pub const MAX_HELLO: usize = 64 * 1024;
 /// that a frame with the longest node name leaves, and a reserve.
 pub const MAX_FRAGMENTS: u16 = 128;
 
+/// Where the kind of a frame is, in bytes from its start.
+pub const KIND_AT: u32 = at::KIND as u32;
+
 const MAGIC: [u8; 4] = *b"LGSP";
 const VERSION: u8 = 1;
 /// Bytes before the node name.

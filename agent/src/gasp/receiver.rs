@@ -2,9 +2,12 @@
 //!
 //! [`Handler`] is all of it without socket and clock; [`Receiver`] runs it on
 //! a thread of its own, so that a burst from a thousand dying nodes waits in
-//! the socket's buffer and not behind other work.
+//! the socket's buffer and not behind other work. The port has two sockets: the
+//! kernel puts heartbeats into the second ([`udp::sort_by_byte`]), so that
+//! however many come, they take no place from the words of the dying.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,25 +15,34 @@ use std::time::Duration;
 use std::{io, thread};
 
 use agent_core::model::{Gasp, Timestamp};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 
 use super::counters::{Counters, Outcome, add};
 use super::drops::kernel_drops;
-use super::protocol::{BodyError, Frame, KeyRing, Kind, MAX_FRAME, ParseError, VerifyError};
+use super::protocol::{self, BodyError, Frame, KeyRing, Kind, MAX_FRAME, ParseError, VerifyError};
+use super::queue::{Refused, Sender, Taker, queue};
 use super::reassembly::{Reassembly, Step};
 use super::receipt::Receipts;
 use super::replay::{Seen, Sessions};
+use crate::kernel::udp::{self, Batch};
 
 /// How long after a warning about a source the next one may come, in
 /// milliseconds.
 const WARN_SOURCE_MS: u64 = 60_000;
 /// How many such warnings there may be within that time from all sources.
 const WARN_ALL: u32 = 10;
-/// How long the thread waits in the socket before it looks whether to stop.
-const STOP_POLL: Duration = Duration::from_millis(200);
+/// How long the thread waits for datagrams before it looks whether to stop, in
+/// milliseconds.
+const STOP_POLL_MS: u16 = 200;
+/// Datagrams taken from a socket at once.
+const BATCH: usize = 64;
+/// Of them heartbeats, while others come too.
+const BESIDE: usize = 16;
+/// How long the thread leaves datagrams in the sockets while the queue is full,
+/// or a socket fails.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// One message of an agent, proven and new.
 #[derive(Clone, Debug)]
@@ -75,7 +87,7 @@ pub struct Handler {
     counters: Arc<Counters>,
     sessions: Sessions,
     hellos: Reassembly,
-    queue: mpsc::Sender<Received>,
+    queue: Sender<Received>,
     /// Places in the queue that heartbeats leave free for what matters more.
     reserve: usize,
     /// Since when, and how many warnings there were.
@@ -86,7 +98,7 @@ impl Handler {
     /// Hands messages to `queue`, a quarter of which no heartbeat may fill.
     pub fn new(
         keys: Arc<KeyRing>,
-        queue: mpsc::Sender<Received>,
+        queue: Sender<Received>,
         counters: Arc<Counters>,
         limits: Limits,
     ) -> Self {
@@ -95,14 +107,31 @@ impl Handler {
             counters,
             sessions: Sessions::new(limits.sessions),
             hellos: Reassembly::new(limits.messages),
-            reserve: queue.max_capacity() / 4,
+            reserve: queue.capacity() / 4,
             queue,
             warnings: (Timestamp(0), 0),
         }
     }
 
+    /// Messages that the queue has a place for. Nobody takes any more: all, so
+    /// that each is counted as such.
+    fn room(&self) -> usize {
+        if self.queue.is_closed() {
+            usize::MAX
+        } else {
+            self.queue.room()
+        }
+    }
+
     /// Takes one datagram, and counts what became of it.
     pub fn handle(&mut self, datagram: &[u8], source: SocketAddr, now: Timestamp) -> Outcome {
+        self.queue.look();
+        let outcome = self.count(datagram, source, now);
+        self.queue.flush();
+        outcome
+    }
+
+    fn count(&mut self, datagram: &[u8], source: SocketAddr, now: Timestamp) -> Outcome {
         let outcome = self.judge(datagram, source, now);
         self.counters.count(outcome);
         outcome
@@ -121,7 +150,8 @@ impl Handler {
             };
         }
         let (boot, session, seq) = (frame.boot(), frame.session(), frame.seq());
-        match self.sessions.look(boot, session, seq, now) {
+        let (place, seen) = self.sessions.look(boot, session, seq, now);
+        match seen {
             Seen::New => {}
             Seen::Copy => return Outcome::Duplicate,
             Seen::Replay => return Outcome::Replay,
@@ -130,14 +160,14 @@ impl Handler {
         // What the queue had no place for is not remembered: its copy by
         // another way may find one.
         let is_kept = matches!(outcome, Outcome::Accepted | Outcome::Fragment);
-        if is_kept && self.sessions.mark(boot, session, seq, now) {
+        if is_kept && self.sessions.mark(place, boot, session, seq, now) {
             add(&self.counters.sessions_evicted);
         }
         outcome
     }
 
     fn hand_on(&mut self, frame: &Frame<'_>, source: SocketAddr, now: Timestamp) -> Outcome {
-        if frame.kind() == Kind::Heartbeat && self.queue.capacity() <= self.reserve {
+        if frame.kind() == Kind::Heartbeat && self.queue.room() <= self.reserve {
             return Outcome::HeartbeatDropped;
         }
         let body = if frame.fragment().1 == 1 {
@@ -165,10 +195,10 @@ impl Handler {
             below_udp: frame.below_udp(),
             key_id: frame.key_id(),
         };
-        match self.queue.try_send(received) {
+        match self.queue.put(received) {
             Ok(()) => Outcome::Accepted,
-            Err(TrySendError::Full(_)) => Outcome::QueueFull,
-            Err(TrySendError::Closed(_)) => Outcome::Closed,
+            Err(Refused::Full) => Outcome::QueueFull,
+            Err(Refused::Closed) => Outcome::Closed,
         }
     }
 
@@ -252,7 +282,7 @@ pub enum Error {
 /// A thread that receives. Dropping it stops the thread.
 #[derive(Debug)]
 pub struct Receiver {
-    socket: Arc<UdpSocket>,
+    sockets: Arc<Sockets>,
     counters: Arc<Counters>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -265,25 +295,25 @@ impl Receiver {
         settings: &Settings,
         keys: Arc<KeyRing>,
         clock: impl Fn() -> Timestamp + Send + 'static,
-    ) -> Result<(Self, mpsc::Receiver<Received>), Error> {
-        let socket = open(settings).map_err(|source| Error::Listen {
+    ) -> Result<(Self, Taker<Received>), Error> {
+        let sockets = open(settings).map_err(|source| Error::Listen {
             listen: settings.listen,
             source,
         })?;
-        let (queue, taker) = mpsc::channel(settings.queue.max(1));
+        let (queue, taker) = queue(settings.queue);
         let counters = Arc::new(Counters::new(settings.limits.sources));
         let handler = Handler::new(keys, queue, Arc::clone(&counters), settings.limits);
-        let socket = Arc::new(socket);
+        let sockets = Arc::new(sockets);
         let stop = Arc::new(AtomicBool::new(false));
         let thread = {
-            let (socket, stop) = (Arc::clone(&socket), Arc::clone(&stop));
+            let (sockets, stop) = (Arc::clone(&sockets), Arc::clone(&stop));
             thread::Builder::new()
                 .name("gasp-receiver".to_owned())
-                .spawn(move || receive(&socket, handler, &stop, &clock))
+                .spawn(move || receive(&sockets, handler, &stop, &clock))
                 .map_err(|source| Error::Thread { source })?
         };
         let receiver = Self {
-            socket,
+            sockets,
             counters,
             stop,
             thread: Some(thread),
@@ -293,12 +323,12 @@ impl Receiver {
 
     /// The address it listens on, with the port that the kernel chose.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.socket.local_addr()
+        self.sockets.words.local_addr()
     }
 
     /// What sends receipts from this address, sealed with `keys`.
     pub fn receipts(&self, keys: Arc<KeyRing>) -> Receipts {
-        Receipts::new(Arc::clone(&self.socket), keys)
+        Receipts::new(Arc::clone(&self.sockets.words), keys)
     }
 
     /// What became of the datagrams.
@@ -306,10 +336,10 @@ impl Receiver {
         &self.counters
     }
 
-    /// Datagrams that the kernel dropped because the socket's buffer was full;
+    /// Datagrams that the kernel dropped because a socket's buffer was full;
     /// `None` if that cannot be read.
     pub fn kernel_drops(&self) -> Option<u64> {
-        kernel_drops(&self.socket)
+        self.sockets.all().map(kernel_drops).sum()
     }
 
     /// Stops the thread and waits for its end, a fifth of a second at most.
@@ -334,51 +364,120 @@ impl Drop for Receiver {
     }
 }
 
-fn open(settings: &Settings) -> io::Result<UdpSocket> {
-    let domain = Domain::for_address(settings.listen);
-    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+/// What listens on the port.
+#[derive(Debug)]
+struct Sockets {
+    /// For all but heartbeats; for them too where the kernel cannot sort.
+    words: Arc<UdpSocket>,
+    beats: Option<UdpSocket>,
+}
+
+impl Sockets {
+    /// In the order in which they are read.
+    fn all(&self) -> impl Iterator<Item = &UdpSocket> {
+        std::iter::once(&*self.words).chain(&self.beats)
+    }
+}
+
+fn open(settings: &Settings) -> io::Result<Sockets> {
+    // Only the second may share the port: a port that somebody has is refused.
+    let words = bind(settings, settings.listen, false)?;
+    let beats = second(settings, &words)
+        .inspect_err(|error| {
+            tracing::warn!(
+                %error,
+                "the kernel does not sort heartbeats out: when there are too many of them, words may be lost too"
+            );
+        })
+        .ok();
+    Ok(Sockets {
+        words: Arc::new(words),
+        beats,
+    })
+}
+
+/// The socket that shares the port of `words` and gets the heartbeats.
+fn second(settings: &Settings, words: &UdpSocket) -> io::Result<UdpSocket> {
+    socket2::SockRef::from(words).set_reuse_port(true)?;
+    let beats = bind(settings, words.local_addr()?, true)?;
+    udp::sort_by_byte(words.as_fd(), protocol::KIND_AT, Kind::Heartbeat as u8)?;
+    Ok(beats)
+}
+
+fn bind(settings: &Settings, address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
     // Forced where we may (CAP_NET_ADMIN), else up to net.core.rmem_max.
     if setsockopt(&socket, sockopt::RcvBufForce, &settings.socket_buffer).is_err() {
         socket.set_recv_buffer_size(settings.socket_buffer)?;
     }
     // The kernel reports twice what was asked for: it counts its own overhead.
     let given = socket.recv_buffer_size()? / 2;
-    if given < settings.socket_buffer {
+    if given < settings.socket_buffer && !shared {
         tracing::info!(
             given,
             wanted = settings.socket_buffer,
             "small receive buffer: a storm of deaths may overflow it; raise net.core.rmem_max or give CAP_NET_ADMIN"
         );
     }
-    socket.set_read_timeout(Some(STOP_POLL))?;
-    socket.bind(&settings.listen.into())?;
+    socket.set_reuse_port(shared)?;
+    socket.bind(&address.into())?;
     Ok(socket.into())
 }
 
 fn receive(
-    socket: &UdpSocket,
+    sockets: &Sockets,
     mut handler: Handler,
     stop: &AtomicBool,
     clock: &impl Fn() -> Timestamp,
 ) {
     // One byte more than a frame: what fills it was too long.
-    let mut buf = [0; MAX_FRAME + 1];
+    let mut batch = Batch::new(BATCH, MAX_FRAME + 1);
     while !stop.load(Ordering::Acquire) {
-        match socket.recv_from(&mut buf) {
-            Ok((len, source)) => {
-                handler.handle(&buf[..len], source, clock());
-            }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock
-                | io::ErrorKind::TimedOut
-                | io::ErrorKind::Interrupted => {}
-                _ => {
+        let mut taken = 0;
+        handler.queue.look();
+        for (socket, reserve) in sockets.all().zip([0, handler.reserve]) {
+            // What does not fit yet is kept better by the kernel, which has
+            // room for many more.
+            let room = handler.room().saturating_sub(reserve);
+            let count = if taken == 0 { BATCH } else { BESIDE }.min(room);
+            match batch.receive(socket.as_fd(), count) {
+                Ok(count) => taken += count,
+                Err(error) if is_nothing(&error) => continue,
+                Err(_) => {
                     add(&handler.counters.receive_errors);
                     // An error that stays must not become a busy loop.
-                    thread::sleep(Duration::from_millis(10));
+                    thread::sleep(PAUSE);
+                    continue;
                 }
-            },
+            }
+            let now = clock();
+            for (datagram, source) in batch.iter() {
+                handler.count(datagram, source, now);
+            }
+            handler.queue.flush();
         }
+        if taken == 0 {
+            wait(sockets, handler.room() > handler.reserve);
+        }
+    }
+}
+
+fn is_nothing(error: &io::Error) -> bool {
+    use io::ErrorKind::{Interrupted, WouldBlock};
+    matches!(error.kind(), WouldBlock | Interrupted)
+}
+
+/// Waits for datagrams, or a moment for room in the queue.
+fn wait(sockets: &Sockets, has_room: bool) {
+    let for_input = |socket| PollFd::new(UdpSocket::as_fd(socket), PollFlags::POLLIN);
+    let beats = sockets.beats.as_ref().unwrap_or(&sockets.words);
+    let mut both = [&*sockets.words, beats].map(for_input);
+    if !has_room || poll(&mut both, PollTimeout::from(STOP_POLL_MS)).is_err() {
+        thread::sleep(PAUSE);
     }
 }
 

@@ -34,15 +34,34 @@ impl Sessions {
         Self(Bounded::new(max))
     }
 
-    /// Whether this frame was seen before.
-    pub(super) fn look(&mut self, boot: BootId, session: u64, seq: u64, now: Timestamp) -> Seen {
-        self.0
-            .get_mut(&(boot, session))
-            .map_or(Seen::New, |window| window.look(seq, now))
+    /// Whether this frame was seen before, and where its session is, if it is
+    /// known: for [`Self::mark`], if that comes next.
+    pub(super) fn look(
+        &mut self,
+        boot: BootId,
+        session: u64,
+        seq: u64,
+        now: Timestamp,
+    ) -> (Option<usize>, Seen) {
+        let place = self.0.find(&(boot, session));
+        let seen = place.map_or(Seen::New, |at| self.0.at_mut(at).look(seq, now));
+        (place, seen)
     }
 
-    /// Remembers this frame. True if another session had to be forgotten.
-    pub(super) fn mark(&mut self, boot: BootId, session: u64, seq: u64, now: Timestamp) -> bool {
+    /// Remembers this frame, whose session was looked for right before. True if
+    /// another session had to be forgotten.
+    pub(super) fn mark(
+        &mut self,
+        place: Option<usize>,
+        boot: BootId,
+        session: u64,
+        seq: u64,
+        now: Timestamp,
+    ) -> bool {
+        if let Some(at) = place {
+            self.0.at_mut(at).mark(seq, now);
+            return false;
+        }
         let (window, evicted) = self
             .0
             .get_or_insert(&(boot, session), || Window::new(seq, now));
@@ -56,35 +75,40 @@ impl Sessions {
 #[derive(Debug)]
 struct Window {
     newest: u64,
-    seen: [u64; WORDS],
-    /// Marked since `turned`.
-    young: [u64; WORDS],
-    /// Marked in the turn before.
-    old: [u64; WORDS],
     turned: Timestamp,
+    words: [Word; WORDS],
+}
+
+/// Sixty-four numbers, side by side in memory: one frame touches one.
+#[derive(Clone, Copy, Debug, Default)]
+struct Word {
+    seen: u64,
+    /// Marked since `turned`.
+    young: u64,
+    /// Marked in the turn before.
+    old: u64,
 }
 
 impl Window {
     fn new(newest: u64, now: Timestamp) -> Self {
         Self {
             newest,
-            seen: [0; WORDS],
-            young: [0; WORDS],
-            old: [0; WORDS],
             turned: now,
+            words: [Word::default(); WORDS],
         }
     }
 
     fn look(&mut self, seq: u64, now: Timestamp) -> Seen {
         self.turn(now);
-        let (word, bit) = place(seq);
+        let (at, bit) = place(seq);
+        let word = self.words[at];
         if seq > self.newest {
             Seen::New
         } else if self.newest - seq > REACH {
             Seen::Replay
-        } else if self.seen[word] & bit == 0 {
+        } else if word.seen & bit == 0 {
             Seen::New
-        } else if (self.young[word] | self.old[word]) & bit != 0 {
+        } else if (word.young | word.old) & bit != 0 {
             Seen::Copy
         } else {
             Seen::Replay
@@ -96,17 +120,19 @@ impl Window {
         if seq > self.newest {
             let steps = (seq - self.newest).min(BITS);
             for passed in 0..steps {
-                let (word, bit) = place(seq - passed);
-                for ring in [&mut self.seen, &mut self.young, &mut self.old] {
-                    ring[word] &= !bit;
-                }
+                let (at, bit) = place(seq - passed);
+                let word = &mut self.words[at];
+                word.seen &= !bit;
+                word.young &= !bit;
+                word.old &= !bit;
             }
             self.newest = seq;
         }
         if self.newest - seq <= REACH {
-            let (word, bit) = place(seq);
-            self.seen[word] |= bit;
-            self.young[word] |= bit;
+            let (at, bit) = place(seq);
+            let word = &mut self.words[at];
+            word.seen |= bit;
+            word.young |= bit;
         }
     }
 
@@ -115,8 +141,10 @@ impl Window {
         if turns == 0 {
             return;
         }
-        self.old = if turns == 1 { self.young } else { [0; WORDS] };
-        self.young = [0; WORDS];
+        for word in &mut self.words {
+            word.old = if turns == 1 { word.young } else { 0 };
+            word.young = 0;
+        }
         self.turned = now;
     }
 }
@@ -137,9 +165,9 @@ mod tests {
     const BOOT: BootId = BootId([1; 16]);
 
     fn step(sessions: &mut Sessions, seq: u64, at: u64) -> Seen {
-        let seen = sessions.look(BOOT, 1, seq, Timestamp(at));
+        let (place, seen) = sessions.look(BOOT, 1, seq, Timestamp(at));
         if seen == Seen::New {
-            sessions.mark(BOOT, 1, seq, Timestamp(at));
+            sessions.mark(place, BOOT, 1, seq, Timestamp(at));
         }
         seen
     }
@@ -170,7 +198,7 @@ mod tests {
     fn forgotten_sessions_are_said() {
         let mut sessions = Sessions::new(2);
         let forgot: Vec<bool> = (0..4)
-            .map(|session| sessions.mark(BOOT, session, 1, Timestamp(0)))
+            .map(|session| sessions.mark(None, BOOT, session, 1, Timestamp(0)))
             .collect();
         assert_eq!(forgot, [false, false, true, true]);
     }

@@ -12,3 +12,4 @@ pub mod ring;
 pub mod role;
 pub mod sched;
 pub mod symbols;
+pub mod udp;

@@ -82,6 +82,14 @@ impl Store {
         Ok(lines)
     }
 
+    /// Log lines of all boots.
+    pub fn lines_kept(&self) -> Result<u64, Error> {
+        self.reader()
+            .query_row("SELECT count(*) FROM line", [], |row| row.get::<_, i64>(0))
+            .map(i64::cast_unsigned)
+            .map_err(|e| self.error(e))
+    }
+
     /// What was written on the pods of a death.
     pub fn pod_notes(&self, death: &DeathName) -> Result<Vec<PodNote>, Error> {
         let reader = self.reader();

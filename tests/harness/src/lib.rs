@@ -13,6 +13,7 @@ pub mod packages;
 pub mod priority;
 pub mod progress;
 pub mod qmp;
+pub mod rsyslog;
 pub mod sources;
 pub mod tool;
 pub mod vm;

@@ -46,6 +46,8 @@ pub const MKFS: Tool = Tool::new("mkfs.ext4", "e2fsprogs");
 pub const NICE: Tool = Tool::new("nice", "coreutils");
 /// Gives a compiler its own view of the file system.
 pub const UNSHARE: Tool = Tool::new("unshare", "util-linux");
+/// Another receiver of log lines.
+pub const RSYSLOGD: Tool = Tool::new("rsyslogd", "rsyslog");
 
 impl Tool {
     const fn new(name: &'static str, package: &'static str) -> Self {

@@ -64,11 +64,26 @@ impl Node {
     }
 }
 
-fn handler(queue: usize, limits: Limits) -> (Handler, mpsc::Receiver<Received>) {
-    let (sender, taker) = mpsc::channel(queue);
+fn handler(places: usize, limits: Limits) -> (Handler, Taker<Received>) {
+    let (sender, taker) = queue(places);
     let counters = Arc::new(Counters::new(limits.sources));
     let keys = Arc::new(KeyRing::pre_shared(key()));
     (Handler::new(keys, sender, counters, limits), taker)
+}
+
+fn next(taker: &mut Taker<Received>) -> Option<Received> {
+    let mut messages = Vec::new();
+    taker.take_now(&mut messages, 1);
+    messages.pop()
+}
+
+/// The next message, waited for.
+fn wait_for(taker: &mut Taker<Received>) -> Option<Received> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let mut messages = Vec::new();
+    let take = taker.take(&mut messages, 1);
+    runtime.expect("a runtime").block_on(take);
+    messages.pop()
 }
 
 fn source() -> SocketAddr {
@@ -87,13 +102,13 @@ fn a_message_is_handed_on_once() {
     assert_eq!(take(&mut handler, &beat, 1_000), Outcome::Accepted);
     assert_eq!(take(&mut handler, &beat, 1_001), Outcome::Duplicate);
     assert_eq!(take(&mut handler, &beat, 60_000), Outcome::Replay);
-    let received = taker.try_recv().expect("one message");
+    let received = next(&mut taker).expect("one message");
     assert_eq!(received.gasp.body, Body::Heartbeat);
     assert_eq!(
         (received.source, received.at, received.below_udp),
         (source(), Timestamp(1_000), true)
     );
-    assert!(taker.try_recv().is_err());
+    assert!(next(&mut taker).is_none());
     // The same number in another session, or another boot, is another frame.
     for mut other in [Node::new(1, 2, &key()), Node::new(2, 1, &key())] {
         let beat = other.say(Kind::Heartbeat);
@@ -174,7 +189,7 @@ fn heartbeats_give_way_before_words_do() {
     let notice = node.say(Kind::Survived);
     assert_eq!(take(&mut handler, &notice, 0), Outcome::QueueFull);
     // It was never handed on, so its copy by another way is no duplicate.
-    taker.try_recv().expect("a message");
+    next(&mut taker).expect("a message");
     assert_eq!(take(&mut handler, &notice, 1), Outcome::Accepted);
     drop(taker);
     let notice = node.say(Kind::Survived);
@@ -192,9 +207,9 @@ fn a_hello_is_put_together_in_any_order() {
         assert_eq!(take(&mut handler, part, 0), Outcome::Fragment);
         assert_eq!(take(&mut handler, part, 0), Outcome::Duplicate);
     }
-    assert!(taker.try_recv().is_err());
+    assert!(next(&mut taker).is_none());
     assert_eq!(take(&mut handler, &last, 0), Outcome::Accepted);
-    let Body::Hello(inventory) = taker.try_recv().expect("a hello").gasp.body else {
+    let Body::Hello(inventory) = next(&mut taker).expect("a hello").gasp.body else {
         panic!("not a hello")
     };
     assert_eq!(inventory.modules.len(), 500);
@@ -218,7 +233,7 @@ fn hellos_under_way_are_bounded_in_number_and_size() {
     for part in &hellos[2][1..] {
         take(&mut handler, part, 0);
     }
-    assert!(taker.try_recv().is_ok(), "the newest is whole");
+    assert!(next(&mut taker).is_some(), "the newest is whole");
 
     let mut node = Node::new(1, 9, &key());
     let refused = (0..100)
@@ -262,7 +277,7 @@ fn a_real_socket_receives_and_stops() {
     for datagram in [&beat, &b"x".to_vec(), &long] {
         socket.send_to(datagram, to).expect("sent");
     }
-    let message = taker.blocking_recv().expect("a message");
+    let message = wait_for(&mut taker).expect("a message");
     assert_eq!(message.gasp.body, Body::Heartbeat);
     assert_eq!(message.at, Timestamp(42));
     assert_eq!(message.source, socket.local_addr().expect("an address"));
@@ -275,7 +290,79 @@ fn a_real_socket_receives_and_stops() {
     assert_eq!(counters.of(Outcome::Malformed), 1, "too long is no frame");
     assert_eq!(receiver.kernel_drops(), Some(0));
     receiver.stop();
-    assert!(taker.blocking_recv().is_none(), "the queue is closed");
+    assert!(wait_for(&mut taker).is_none(), "the queue is closed");
+}
+
+/// Datagrams that wait in a socket: heartbeats, and others.
+fn waiting(socket: &UdpSocket) -> [usize; 2] {
+    let mut batch = Batch::new(BATCH, MAX_FRAME);
+    let mut found = [0; 2];
+    while batch.receive(socket.as_fd(), BATCH).is_ok() {
+        for (datagram, _) in batch.iter() {
+            let kind = datagram.get(protocol::KIND_AT as usize);
+            found[usize::from(kind != Some(&(Kind::Heartbeat as u8)))] += 1;
+        }
+    }
+    found
+}
+
+#[test]
+fn no_number_of_heartbeats_takes_the_place_of_a_word() {
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        let settings = Settings {
+            socket_buffer: 64 << 10,
+            ..Settings::new(listen.parse().expect("an address"))
+        };
+        let sockets = open(&settings).expect("sockets");
+        let to = sockets.words.local_addr().expect("an address");
+        let socket = UdpSocket::bind(settings.listen).expect("a socket");
+        let mut node = Node::new(1, 1, &key());
+        // Many more than fit.
+        for _ in 0..3_000 {
+            let beat = node.say(Kind::Heartbeat);
+            socket.send_to(&beat, to).expect("sent");
+        }
+        for kind in [Kind::Word, Kind::Lines, Kind::Goodbye] {
+            let notice = node.say(kind);
+            socket.send_to(&notice, to).expect("sent");
+        }
+        socket.send_to(b"x", to).expect("sent");
+        assert_eq!(waiting(&sockets.words), [0, 4]);
+        let [beats, others] = waiting(sockets.beats.as_ref().expect("a second socket"));
+        assert!(beats > 0 && beats < 3_000, "{beats} of 3,000 fit");
+        assert_eq!(others, 0);
+    }
+}
+
+#[test]
+fn two_receivers_do_not_share_a_port() {
+    let first = open(&Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)))).expect("sockets");
+    let taken = Settings::new(first.words.local_addr().expect("an address"));
+    let error = open(&taken).expect_err("the port is taken");
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+}
+
+#[test]
+fn what_the_queue_has_no_place_for_waits_in_the_socket() {
+    let settings = Settings {
+        queue: 8,
+        ..Settings::new(SocketAddr::from(([127, 0, 0, 1], 0)))
+    };
+    let keys = Arc::new(KeyRing::pre_shared(key()));
+    let (receiver, mut taker) =
+        Receiver::spawn(&settings, keys, || Timestamp(42)).expect("a receiver");
+    let to = receiver.local_addr().expect("an address");
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut node = Node::new(1, 1, &key());
+    for _ in 0..100 {
+        let notice = node.say(Kind::Survived);
+        socket.send_to(&notice, to).expect("sent");
+    }
+    for _ in 0..100 {
+        wait_for(&mut taker).expect("a message");
+    }
+    assert_eq!(receiver.counters().of(Outcome::Accepted), 100);
+    assert_eq!(receiver.counters().received(), 100);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Measurements, each beside its yardstick.
 
 pub mod agent;
+pub mod collector;
 mod place;
 
 use serde_json::{Value, json};

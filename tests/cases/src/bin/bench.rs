@@ -7,10 +7,11 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cases::bench::{Figure, agent};
+use cases::bench::{Figure, agent, collector};
 use cases::kube;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum as _};
 use harness::controlplane::Options;
+use harness::priority;
 use harness::tool::Skip;
 
 /// Measures, each thing beside its yardstick in the same run.
@@ -45,6 +46,19 @@ enum Bench {
         #[arg(long, default_value_t = 1)]
         runs: usize,
     },
+    /// What the collector takes in on one core: the highest rate without a loss,
+    /// a burst, overload, memory, lines on disk.
+    ///
+    /// Beside a bare recvmmsg loop and rsyslog, over loopback. Needs two CPUs
+    /// that nobody else uses, and CAP_NET_ADMIN for large buffers.
+    Collector {
+        /// How often each rate is looked for.
+        #[arg(long, default_value_t = 3)]
+        rounds: usize,
+        /// Only these parts.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<collector::Part>,
+    },
     /// Random and mutated datagrams through the receiver: no crash, no memory
     /// without bound, every one counted.
     Hostile {
@@ -58,6 +72,13 @@ enum Bench {
         /// Dead nodes.
         #[arg(long, default_value_t = 5)]
         runs: usize,
+    },
+    /// A receiver of `collector`, in a process of its own.
+    #[command(hide = true)]
+    Sink {
+        kind: collector::sink::Kind,
+        #[arg(long, default_value_t = 0)]
+        pause_us: u64,
     },
 }
 
@@ -90,8 +111,12 @@ fn bench(args: &Args) -> Result<()> {
             };
             bench_agent(kernel, times)?
         }
+        Bench::Collector { rounds, only } => bench_collector(only, (*rounds).max(1))?,
         Bench::Hostile { count } => hostile(*count)?,
         Bench::Pods { runs } => pods(*runs)?,
+        Bench::Sink { kind, pause_us } => {
+            return collector::sink::run(*kind, Duration::from_micros(*pause_us));
+        }
     };
     if let Some(path) = &args.json {
         fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
@@ -115,6 +140,22 @@ fn bench_agent(kernels: &[String], times: agent::Times) -> Result<String> {
         let name = format!("the agent on {kernel}, emulated processor");
         show(&name, agent::in_vm(kernel, times)?)?;
     }
+    Ok(json)
+}
+
+fn bench_collector(only: &[collector::Part], rounds: usize) -> Result<String> {
+    priority::raise();
+    let all = collector::Part::value_variants();
+    let parts = if only.is_empty() { all } else { only };
+    let mut json = String::new();
+    println!("{}", collector::heading());
+    let measured = collector::run(parts, rounds, &mut |figure| {
+        println!("{}", collector::line(&figure));
+        writeln!(json, "{}", figure.json("collector"))?;
+        Ok(())
+    });
+    priority::lower();
+    measured?;
     Ok(json)
 }
 

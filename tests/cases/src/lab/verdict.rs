@@ -16,8 +16,8 @@ use harness::wire::Datagram;
 use lastgasp::channels::gasp::{self as channel, Assembler};
 use lastgasp::gasp::counters::Counters;
 use lastgasp::gasp::protocol::{Key, KeyRing};
+use lastgasp::gasp::queue::queue;
 use lastgasp::gasp::receiver::{self, Handler};
-use tokio::sync::mpsc;
 
 use super::ways::{Demand, Way};
 use crate::node;
@@ -233,7 +233,8 @@ struct Heard {
 impl Heard {
     fn from(datagrams: &[Datagram]) -> Result<Self> {
         let key = Key::new(node::KEY.trim_ascii()).context("the lab's key")?;
-        let (sender, mut queue) = mpsc::channel(8192);
+        let (sender, mut taker) = queue(8192);
+        let mut messages = Vec::new();
         let counters = Arc::new(Counters::new(16));
         let keys = Arc::new(KeyRing::pre_shared(key));
         let mut handler = Handler::new(keys, sender, counters, receiver::Limits::default());
@@ -254,7 +255,8 @@ impl Heard {
             if !matches!(outcome, "accepted" | "duplicate" | "fragment") {
                 heard.refused += 1;
             }
-            while let Ok(received) = queue.try_recv() {
+            taker.take_now(&mut messages, usize::MAX);
+            for received in messages.drain(..) {
                 heard
                     .bodies
                     .push((received.gasp.mono_ns, received.gasp.body.clone()));
