@@ -13,6 +13,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod asked;
+
 /// Slots in the ring; a power of two.
 pub const RING_SLOTS: u32 = 2048;
 
@@ -72,6 +74,11 @@ pub mod notice {
     /// The machine, not a control group, is out of memory; likewise.
     pub const OUT_OF_MEMORY: u16 = 11;
 
+    /// Whether somebody told the kernel to stop.
+    pub const fn is_order(notice: u16) -> bool {
+        matches!(notice, RESTART..=EMERGENCY_RESTART)
+    }
+
     /// Whether there is no way back from it.
     pub const fn is_final(notice: u16) -> bool {
         matches!(notice, PANIC..=EMERGENCY_RESTART)
@@ -116,8 +123,8 @@ pub struct Slot {
     pub flags: u8,
     /// `CONTEXT_*`; only marks know it.
     pub context: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// For a mark: one if its text is an [`asked::Asked`]; zero otherwise.
+    pub asked: u8,
     /// Process id (tgid) of the current task.
     pub pid: u32,
     /// `comm` of the current task, NUL-padded; only marks carry it.

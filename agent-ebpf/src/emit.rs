@@ -16,6 +16,7 @@ use crate::{
     atomic,
     kernel::preempt,
     maps::{BELL_A, BELL_B, CONTROL, RING},
+    told,
 };
 
 /// One text to keep: where it lies in the kernel, and what is known of it.
@@ -51,7 +52,7 @@ fn take(control: *mut Control, kind: u16) -> Option<(*mut Slot, u64)> {
         (*slot).level = LEVEL_UNKNOWN;
         (*slot).flags = 0;
         (*slot).context = 0;
-        (*slot).reserved = 0;
+        (*slot).asked = 0;
     }
     Some((slot, seq))
 }
@@ -115,6 +116,7 @@ pub fn mark(what: u16) {
         if bpf_get_current_comm((&raw mut (*slot).comm).cast(), COMM_MAX as u32) != 0 {
             (*slot).comm = [0; COMM_MAX];
         }
+        told::explain(slot, what);
     }
     publish(slot, seq);
     declare(control, slot, seq, what);

@@ -12,6 +12,7 @@ mod hold;
 mod kernel;
 mod maps;
 mod probes;
+mod told;
 
 #[cfg(not(test))]
 #[panic_handler]

@@ -1,6 +1,9 @@
 //! Every map and every global, declared once.
 
-use agent_common::{Control, RING_SLOTS, Slot};
+use agent_common::{
+    Control, RING_SLOTS, Slot,
+    asked::{TOLD_SLOTS, Told, means},
+};
 use aya_ebpf::{
     macros::map,
     maps::{Array, PerCpuArray, RingBuf},
@@ -34,6 +37,17 @@ pub const PAD_HALF: u32 = 64 * 1024;
 #[cfg(feature = "basic")]
 #[map]
 pub static PAD: Array<[u8; 2 * PAD_HALF as usize]> = Array::with_max_entries(1, 0);
+
+/// Means by which somebody may tell, and the number that none has.
+const MEANS: u32 = means::LAST as u32 + 1;
+
+/// Who told last, by each means.
+#[map]
+pub static TOLD: Array<Told> = Array::with_max_entries(MEANS * TOLD_SLOTS, 0);
+
+/// How many have, by each means.
+#[map]
+pub static TOLD_NEXT: Array<u64> = Array::with_max_entries(MEANS, 0);
 
 /// What `printk_sprint` is about to write, between its entry and its return. An
 /// NMI in between takes the place: that costs the line it interrupted.
@@ -82,6 +96,62 @@ static HARDIRQ_SHIFT: u64 = 0;
 #[unsafe(no_mangle)]
 static OOM_MEMCG: u64 = 0;
 
+/// Offset of `tgid` in `struct task_struct`, or zero if not known.
+#[unsafe(no_mangle)]
+static TASK_TGID: u64 = 0;
+
+/// Offset of `comm` in `struct task_struct`, or zero if not known.
+#[unsafe(no_mangle)]
+static TASK_COMM: u64 = 0;
+
+/// Offset of `group_leader` in `struct task_struct`, or zero if not known.
+#[unsafe(no_mangle)]
+static TASK_LEADER: u64 = 0;
+
+/// Offset of `real_parent` in `struct task_struct`, or zero if not known.
+#[unsafe(no_mangle)]
+static TASK_PARENT: u64 = 0;
+
+/// Offset of `cgroups` in `struct task_struct`, or zero if not known.
+#[unsafe(no_mangle)]
+static TASK_CGROUPS: u64 = 0;
+
+/// Offset of `thread_pid` in `struct task_struct`, or zero if not known.
+#[unsafe(no_mangle)]
+static TASK_PID: u64 = 0;
+
+/// Offset of `mm` in `struct task_struct`, or zero if not known.
+#[unsafe(no_mangle)]
+static TASK_MEMORY: u64 = 0;
+
+/// Offset of `level` in `struct pid`, or zero if not known.
+#[unsafe(no_mangle)]
+static PID_LEVEL: u64 = 0;
+
+/// Offset of `arg_start` in `struct mm_struct`, or zero if not known.
+#[unsafe(no_mangle)]
+static MEMORY_ARG_START: u64 = 0;
+
+/// Offset of `arg_end` in `struct mm_struct`, or zero if not known.
+#[unsafe(no_mangle)]
+static MEMORY_ARG_END: u64 = 0;
+
+/// Offset of `dfl_cgrp` in `struct css_set`, or zero if not known.
+#[unsafe(no_mangle)]
+static CSS_SET_CGROUP: u64 = 0;
+
+/// Offset of `kn` in `struct cgroup`, or zero if not known.
+#[unsafe(no_mangle)]
+static CGROUP_NODE: u64 = 0;
+
+/// Offset of `name` in `struct kernfs_node`, or zero if not known.
+#[unsafe(no_mangle)]
+static NODE_NAME: u64 = 0;
+
+/// Offset of its parent in `struct kernfs_node`, or zero if not known.
+#[unsafe(no_mangle)]
+static NODE_PARENT: u64 = 0;
+
 /// One to log the programs' own trouble through aya-log.
 #[unsafe(no_mangle)]
 static VERBOSE: u32 = 0;
@@ -106,4 +176,18 @@ global!(preempt_count, PREEMPT_COUNT, u64);
 global!(preempt_in_task, PREEMPT_IN_TASK, u64);
 global!(hardirq_shift, HARDIRQ_SHIFT, u64);
 global!(oom_memcg, OOM_MEMCG, u64);
+global!(task_tgid, TASK_TGID, u64);
+global!(task_comm, TASK_COMM, u64);
+global!(task_leader, TASK_LEADER, u64);
+global!(task_parent, TASK_PARENT, u64);
+global!(task_cgroups, TASK_CGROUPS, u64);
+global!(task_pid, TASK_PID, u64);
+global!(task_memory, TASK_MEMORY, u64);
+global!(pid_level, PID_LEVEL, u64);
+global!(memory_arg_start, MEMORY_ARG_START, u64);
+global!(memory_arg_end, MEMORY_ARG_END, u64);
+global!(css_set_cgroup, CSS_SET_CGROUP, u64);
+global!(cgroup_node, CGROUP_NODE, u64);
+global!(node_name, NODE_NAME, u64);
+global!(node_parent, NODE_PARENT, u64);
 global!(verbose, VERBOSE, u32);

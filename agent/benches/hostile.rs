@@ -157,6 +157,7 @@ impl Attacker {
                     held_ns: self.random.next(),
                     held_at: HoldPoint::from_wire(self.random.next() as u8),
                     holds_expired: self.random.next() as u8,
+                    asked: None,
                     comm: b"swapper/1",
                     line: LINES[self.random.below(LINES.len())],
                 });

@@ -206,6 +206,7 @@ impl Node {
                 held_ns: 0,
                 held_at: HoldPoint::None,
                 holds_expired: 0,
+                asked: None,
                 comm: b"swapper/1",
                 line: line.as_bytes(),
             });

@@ -3,3 +3,4 @@
 pub mod oom;
 pub mod preempt;
 pub mod printk;
+pub mod task;

@@ -7,6 +7,7 @@ mod printk;
 mod restart;
 mod stall;
 mod stop;
+mod told;
 
 /// An fentry and a kprobe program for the same body: `entries!(oops_enter =>
 /// body())` gives `fe_oops_enter` and `kp_oops_enter`.

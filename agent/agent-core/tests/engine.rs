@@ -12,6 +12,8 @@ use agent_core::model::{
 };
 use proptest::prelude::*;
 
+#[path = "engine/advice.rs"]
+mod advice;
 #[path = "engine/properties.rs"]
 mod properties;
 #[path = "engine/records.rs"]
@@ -56,6 +58,7 @@ fn word(notice: Notice, at_s: u64) -> Body {
         held_ns: 0,
         held_at: HoldPoint::None,
         holds_expired: 0,
+        asked: None,
     })
 }
 
@@ -561,40 +564,5 @@ fn annotations_explain_and_are_bounded() {
     for value in annotations(&death, &keys).values() {
         assert!(value.len() <= VALUE_MAX);
         assert!(!value.contains(['\u{1b}', '\u{202e}']), "{value}");
-    }
-}
-
-#[test]
-fn retry_advice_follows_the_cause() {
-    use DeathState::{Dead, Survived};
-    use ReasonCode::{KernelBug, MachineCheck, OutOfMemory, Restart, SoftLockup};
-
-    let mut engine = Engine::new(Limits::default());
-    tell(&mut engine, vec![gasp(1, 100, word(Notice::Panic, 100))]);
-    let death = engine.deaths().next().expect("one death").clone();
-    let with = |code, context, state| {
-        let mut death: Death = death.clone();
-        death.state = state;
-        if let (Some(report), Some(word)) = (&mut death.report, &mut death.word) {
-            report.code = code;
-            word.context = context;
-        }
-        retry(&death).advice
-    };
-    for (code, context, state, want) in [
-        (MachineCheck, Context::Process, Dead, RetryAdvice::Safe),
-        (Restart, Context::Process, Dead, RetryAdvice::Safe),
-        (KernelBug, Context::Softirq, Dead, RetryAdvice::Safe),
-        (KernelBug, Context::Process, Dead, RetryAdvice::Unknown),
-        (KernelBug, Context::Unknown, Dead, RetryAdvice::Unknown),
-        (OutOfMemory, Context::Hardirq, Dead, RetryAdvice::Unknown),
-        (SoftLockup, Context::Hardirq, Dead, RetryAdvice::Unknown),
-        (MachineCheck, Context::Nmi, Survived, RetryAdvice::Unknown),
-    ] {
-        assert_eq!(
-            with(code, context, state),
-            want,
-            "{code:?} {context:?} {state:?}"
-        );
     }
 }

@@ -4,6 +4,7 @@
 //! timer lies between a datagram and the first write. What the store cannot
 //! take (a full disk) is kept in memory, acted on, and stored later.
 
+mod asked;
 mod backlog;
 mod executor;
 mod lanes;
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::engine::{Engine, Input, Keys, Limits, Output, Stats};
 use agent_core::model::{
-    Body, BootId, Death, DeathName, DeathState, Lease, NodeName, Record, Timestamp,
+    Body, BootId, Death, DeathName, DeathState, Gasp, Lease, NodeName, Record, Timestamp,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -185,8 +186,9 @@ impl Annotator {
     async fn take(&mut self, batch: impl Iterator<Item = Received>) {
         let mut change = Change::default();
         let mut receipts = Vec::new();
-        for received in batch {
+        for mut received in batch {
             receipts.extend(Receipt::of(&received));
+            self.name_pods(&mut received.gasp, &change).await;
             let found = match &received.gasp.body {
                 Body::Record(record) => Some((received.gasp.node.clone(), record.clone())),
                 _ => None,
@@ -302,6 +304,21 @@ impl Annotator {
         let outputs = self.engine.step(at, heard);
         self.collect(outputs, &mut change);
         self.commit(change).await;
+    }
+
+    /// Names the pods of those who asked for an end. Without the store they stay uids.
+    async fn name_pods(&self, gasp: &mut Gasp, change: &Change) {
+        if asked::unnamed(gasp).is_empty() {
+            return;
+        }
+        let pods = if let Some(pods) = asked::fresh_pods(change, gasp) {
+            pods.to_vec()
+        } else {
+            let (node, boot) = (gasp.node.clone(), gasp.boot);
+            let read = self.on_store(move |store| store.pods_of(&node, boot)).await;
+            read.and_then(Result::ok).unwrap_or_default()
+        };
+        asked::name(asked::unnamed(gasp), &pods);
     }
 
     async fn tick(&mut self) {

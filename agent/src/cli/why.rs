@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use agent_core::engine::rfc3339;
-use agent_core::model::{Account, Channel, DeathState, Line, Proof, RetryAdvice};
+use agent_core::engine::{asker_text, rfc3339, told_text};
+use agent_core::model::{Account, Asked, Channel, DeathState, Line, Proof, RetryAdvice};
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, Style, sanitize, styled};
@@ -171,6 +171,22 @@ impl Page {
         Ok(())
     }
 
+    fn asked(&mut self, asked: &Asked) -> std::fmt::Result {
+        self.field("asked by", &sanitize(&asker_text(&asked.by)))?;
+        if let Some(told) = &asked.told {
+            self.field("", &sanitize(&told_text(told)))?;
+        }
+        let origin = asked.origin().unwrap_or(&asked.by);
+        for parent in &origin.parents {
+            let text = format!("started by {} (pid {})", parent.comm, parent.pid);
+            self.field("", &sanitize(&text))?;
+        }
+        if !origin.cgroups.is_empty() {
+            self.field("cgroup", &sanitize(&origin.cgroup()))?;
+        }
+        Ok(())
+    }
+
     fn death(&mut self, summary: &Summary, pod: Option<&PodNote>) -> std::fmt::Result {
         let death = &summary.death;
         let style = match death.state {
@@ -186,6 +202,9 @@ impl Page {
         self.field("boot", &death.boot.to_string())?;
         if let Some(release) = &death.kernel_release {
             self.field("kernel", &sanitize(release))?;
+        }
+        if let Some(asked) = death.word.as_ref().and_then(|word| word.asked.as_ref()) {
+            self.asked(asked)?;
         }
         self.field("when", &rfc3339(death.happened_at))?;
         self.field("state", state(death.state))?;

@@ -402,6 +402,7 @@ impl<'a> Drain<'a> {
             held_at: HoldPoint::from_wire(ring.hold_point()),
             holds_expired: ring.holds_expired().min(u8::MAX.into()) as u8,
             comm: self.entry.comm(),
+            asked: self.entry.asked(),
             line: if death.weight > 0 {
                 self.cause.text()
             } else {

@@ -5,6 +5,7 @@
 //! without allocation; a receiver reads them with [`Frame::parse`], proves
 //! them with [`Frame::verify`] and only then turns them into the model.
 
+mod asked;
 mod frame;
 mod key;
 mod seal;

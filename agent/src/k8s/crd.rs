@@ -87,6 +87,12 @@ pub struct NodeDeathStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub module: Option<String>,
+    /// Who asked for it, of a restart and its like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub asked_by: Option<AskedBy>,
+    /// Who had told that one, where it acts for others, as PID 1 does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub told_by: Option<AskedBy>,
     /// When the node itself says that it happened.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("format" = "date-time"))]
@@ -113,6 +119,41 @@ pub struct NodeDeathStatus {
         "x-kubernetes-list-map-keys" = ["type"]
     ))]
     pub conditions: Vec<Condition>,
+}
+
+/// A process that asked for an end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AskedBy {
+    /// In words, with how it told and how sure that is.
+    #[schemars(length(max = 1024))]
+    pub text: String,
+    /// Its name; absent where it was no process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub process: Option<String>,
+    /// Process id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i64>,
+    /// User id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uid: Option<i64>,
+    /// Names of who started it, nearest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub parents: Vec<String>,
+    /// The end of its cgroup's path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub cgroup: Option<String>,
+    /// Its pod: `namespace/name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub pod: Option<String>,
+    /// Its pod's uid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub pod_uid: Option<String>,
 }
 
 /// One thing that one channel said.

@@ -1,14 +1,14 @@
 //! Writing a `NodeDeath`: created once, its status by read-modify-write.
 
-use agent_core::engine::{escaped, reason, reason_code, rfc3339};
-use agent_core::model::{Death, DeathState, Proof};
+use agent_core::engine::{asker_text, escaped, reason, reason_code, rfc3339, told_text};
+use agent_core::model::{Asker, Death, DeathState, Proof};
 use kube::Api as KubeApi;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::json;
 
 use super::client::Api;
 use super::crd::{
-    ChannelAccount, Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, ProofStep, Said,
+    AskedBy, ChannelAccount, Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, ProofStep, Said,
 };
 use super::names::FIELD_MANAGER;
 use super::text::MESSAGE_MAX;
@@ -178,6 +178,11 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
         status.fault_function = short(&report.fault_function);
         status.module = short(&report.module);
     }
+    if let Some(asked) = death.word.as_ref().and_then(|word| word.asked.as_ref()) {
+        status.asked_by = Some(asked_by(asker_text(&asked.by), Some(&asked.by)));
+        let told = asked.told.as_ref();
+        status.told_by = told.map(|told| asked_by(told_text(told), told.by.as_ref()));
+    }
     status.evidence = death
         .evidence
         .iter()
@@ -217,6 +222,29 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
     let message = format!("proof {proof}, {} pieces of evidence", death.evidence.len());
     set(status, CONFIRMED, confirmed, &proof, message);
     status.proof = Some(proof);
+}
+
+fn asked_by(text: String, asker: Option<&Asker>) -> AskedBy {
+    let text = escaped(&text, MESSAGE_MAX);
+    let Some(asker) = asker else {
+        return AskedBy {
+            text,
+            ..AskedBy::default()
+        };
+    };
+    let short = |text: &str| escaped(text, 256);
+    let pod = asker.pod.as_ref();
+    let cgroup = escaped(&asker.cgroup(), MESSAGE_MAX);
+    AskedBy {
+        text,
+        process: Some(short(&asker.process.comm)),
+        pid: Some(asker.process.pid.into()),
+        uid: Some(asker.uid.into()),
+        parents: asker.parents.iter().map(|p| short(&p.comm)).collect(),
+        cgroup: Some(cgroup).filter(|path| !path.is_empty()),
+        pod: pod.map(|pod| escaped(&format!("{}/{}", pod.namespace, pod.name), 512)),
+        pod_uid: asker.pod_uid(),
+    }
 }
 
 fn set(status: &mut NodeDeathStatus, type_: &str, value: &str, reason: &str, message: String) {

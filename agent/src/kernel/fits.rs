@@ -29,11 +29,16 @@ impl Kernel {
 
     /// The globals of the eBPF object that are about the kernel; zero where it
     /// does not tell.
-    pub(super) fn globals(&self) -> [(&'static str, u64); 7] {
+    pub(super) fn globals(&self) -> [(&'static str, u64); 21] {
         let offset = |structure, member| {
             let btf = self.btf.as_ref();
             btf.and_then(|btf| btf.offset(structure, member))
                 .unwrap_or(0)
+        };
+        // Renamed when it became one that is read under RCU (6.15).
+        let parent = match offset("kernfs_node", "__parent") {
+            0 => offset("kernfs_node", "parent"),
+            known => known,
         };
         [
             ("PER_CPU_OFFSETS", self.symbols.preempt.per_cpu_offsets),
@@ -43,6 +48,20 @@ impl Kernel {
             ("OOM_MEMCG", offset("oom_control", "memcg")),
             ("PRINTK_TEXT", self.symbols.printk_text),
             ("PRINTK_ASIDE", offset("printk_safe_seq_buf", "buffer")),
+            ("TASK_TGID", offset("task_struct", "tgid")),
+            ("TASK_COMM", offset("task_struct", "comm")),
+            ("TASK_LEADER", offset("task_struct", "group_leader")),
+            ("TASK_PARENT", offset("task_struct", "real_parent")),
+            ("TASK_CGROUPS", offset("task_struct", "cgroups")),
+            ("TASK_PID", offset("task_struct", "thread_pid")),
+            ("TASK_MEMORY", offset("task_struct", "mm")),
+            ("PID_LEVEL", offset("pid", "level")),
+            ("MEMORY_ARG_START", offset("mm_struct", "arg_start")),
+            ("MEMORY_ARG_END", offset("mm_struct", "arg_end")),
+            ("CSS_SET_CGROUP", offset("css_set", "dfl_cgrp")),
+            ("CGROUP_NODE", offset("cgroup", "kn")),
+            ("NODE_NAME", offset("kernfs_node", "name")),
+            ("NODE_PARENT", parent),
         ]
     }
 

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use agent_common::asked::Asked;
 use agent_common::{Control, RING_SLOTS, Slot, TEXT_MAX};
 
 /// A mapping of a whole BPF array.
@@ -78,9 +79,22 @@ impl Entry {
 
     /// `comm` of the task that a mark was made in.
     pub fn comm(&self) -> &[u8] {
-        let end = self.slot.comm.iter().position(|b| *b == 0);
-        &self.slot.comm[..end.unwrap_or(self.slot.comm.len())]
+        until_zero(&self.slot.comm)
     }
+
+    /// Who asked for what a mark announces.
+    pub fn asked(&self) -> Option<&Asked> {
+        let text = &raw const self.slot.text;
+        // SAFETY: there is room for one, aligned, which `agent_common::asked` asserts;
+        // it is plain numbers, for which every bit pattern is valid.
+        (self.slot.asked == 1).then(|| unsafe { &*text.cast::<Asked>() })
+    }
+}
+
+/// A text of the kernel's, up to its first zero byte.
+pub fn until_zero(text: &[u8]) -> &[u8] {
+    let end = text.iter().position(|b| *b == 0);
+    &text[..end.unwrap_or(text.len())]
 }
 
 /// What a look at one sequence number found.

@@ -8,6 +8,7 @@ mod printk;
 mod restart;
 mod stall;
 mod stop;
+mod told;
 
 use crate::kernel::role::Role;
 
@@ -18,6 +19,7 @@ pub static ALL: &[&[Role]] = &[
     oops::ROLES,
     panic::ROLES,
     stop::ROLES,
+    told::ROLES,
     restart::ROLES,
     stall::ROLES,
     oom::ROLES,

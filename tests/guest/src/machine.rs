@@ -1,6 +1,6 @@
 //! What an init does: file systems, modules, the network.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -76,7 +76,7 @@ pub(crate) fn port(name: &str) -> Result<File> {
     }
 }
 
-fn mount(kind: &str, what: &str, target: &str) -> Result<()> {
+pub(crate) fn mount(kind: &str, what: &str, target: &str) -> Result<()> {
     let (kind, target) = (CString::new(kind)?, CString::new(target)?);
     let what = CString::new(what)?;
     // SAFETY: all strings outlive the call; no data is passed.
@@ -352,10 +352,82 @@ pub(crate) fn exit() -> anyhow::Error {
 pub(crate) const EXIT: &str = "exit";
 
 /// reboot(2) with this command: it does not shut anything down by itself.
-pub(crate) fn reboot(command: libc::c_int) -> Result<()> {
+pub(crate) fn reboot(command: libc::c_int) -> io::Result<()> {
     // SAFETY: numbers only.
-    check(unsafe { libc::reboot(command) })?;
+    check(unsafe { libc::reboot(command) })
+}
+
+/// Gives the calling thread, and the process that it is the first of, a name.
+pub(crate) fn name(name: &CStr) {
+    // SAFETY: the kernel reads the name up to its end, at most 16 bytes.
+    unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Sends a signal.
+pub(crate) fn signal(pid: libc::pid_t, signal: libc::c_int) -> io::Result<()> {
+    // SAFETY: numbers only.
+    check(unsafe { libc::kill(pid, signal) })
+}
+
+/// From now on this signal has the machine restart at once, as systemd does for
+/// some.
+pub(crate) fn on_signal(signal: libc::c_int) -> io::Result<()> {
+    extern "C" fn restart(_signal: libc::c_int) {
+        let _ = reboot(libc::LINUX_REBOOT_CMD_RESTART);
+    }
+    let handler: extern "C" fn(libc::c_int) = restart;
+    // SAFETY: the handler makes one system call and nothing else.
+    let before = unsafe { libc::signal(signal, handler as libc::sighandler_t) };
+    if before == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
     Ok(())
+}
+
+/// What `kexec` starts here: not a kernel, but what ends the machine at once.
+/// x86: a pulse on the reset line of the keyboard controller. arm64: PSCI's
+/// SYSTEM_RESET.
+#[cfg(target_arch = "x86_64")]
+const NEXT_KERNEL: [u8; 6] = [0xb0, 0xfe, 0xe6, 0x64, 0xeb, 0xfe];
+#[cfg(target_arch = "aarch64")]
+const NEXT_KERNEL: [u8; 16] = [
+    0x20, 0x01, 0x80, 0xd2, 0x00, 0x80, 0xb0, 0xf2, 0x02, 0x00, 0x00, 0xd4, 0x00, 0x00, 0x00, 0x14,
+];
+
+/// Where in memory it goes, and how much of it that takes.
+const NEXT_KERNEL_AT: usize = if cfg!(target_arch = "aarch64") {
+    0x4800_0000
+} else {
+    0x0100_0000
+};
+const PAGE: usize = 4096;
+
+/// Loads what `kexec` starts (kexec_load(2)).
+pub(crate) fn load_kernel() -> io::Result<()> {
+    #[repr(C)]
+    struct Segment {
+        from: *const u8,
+        len: usize,
+        to: usize,
+        room: usize,
+    }
+    let segment = Segment {
+        from: NEXT_KERNEL.as_ptr(),
+        len: NEXT_KERNEL.len(),
+        to: NEXT_KERNEL_AT,
+        room: PAGE,
+    };
+    // SAFETY: one segment, readable for its length, which the kernel copies.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_kexec_load,
+            NEXT_KERNEL_AT,
+            1,
+            &raw const segment,
+            0,
+        )
+    };
+    check(result as libc::c_int)
 }
 
 /// Ends the machine.

@@ -8,6 +8,7 @@ mod clock;
 mod commands;
 mod flood;
 mod machine;
+mod orders;
 mod ways;
 
 use std::io::{BufRead, BufReader, Write};

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use ways::{Step, Way};
 
-use crate::machine;
+use crate::{machine, orders};
 
 /// Why this machine cannot die so.
 pub(crate) fn missing(way: &Way) -> Option<String> {
@@ -41,9 +41,9 @@ fn take(step: &Step) -> Result<()> {
         Step::ModuleInChild { kind, how } => machine::in_child(|| {
             let _ = boom(kind, how);
         })?,
-        Step::Reboot => machine::reboot(libc::LINUX_REBOOT_CMD_RESTART)?,
-        Step::PowerOff => machine::reboot(libc::LINUX_REBOOT_CMD_POWER_OFF)?,
-        Step::Halt => machine::reboot(libc::LINUX_REBOOT_CMD_HALT)?,
+        Step::Order(end) => orders::order(end)?,
+        Step::ByPod(by) => orders::by_pod(by)?,
+        Step::LoadKernel => machine::load_kernel()?,
         Step::Exit => return Err(machine::exit()),
         Step::Down(name) => machine::down(name)?,
         // The host's, and what was looked at before.

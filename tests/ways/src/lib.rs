@@ -7,7 +7,7 @@
 
 mod table;
 
-use agent_core::model::{Context, Notice, ReasonCode};
+use agent_core::model::{Context, Means, Notice, ReasonCode};
 
 pub use table::ALL;
 
@@ -60,12 +60,13 @@ pub enum Step {
         /// The context.
         how: &'static str,
     },
-    /// reboot(2), at once.
-    Reboot,
-    /// The same, to power off.
-    PowerOff,
-    /// The same, to halt: the machine stays, and does nothing any more.
-    Halt,
+    /// reboot(2), at once, by PID 1.
+    Order(End),
+    /// The same, or telling PID 1 to, by a process in the cgroup of a pod
+    /// ([`POD_CGROUPS`]).
+    ByPod(By),
+    /// Loads something for [`End::Kexec`] to start.
+    LoadKernel,
     /// PID 1 ends.
     Exit,
     /// Takes a network device down.
@@ -75,6 +76,41 @@ pub enum Step {
     /// A command to QEMU's monitor, when all else is done.
     Monitor(&'static str),
 }
+
+/// What reboot(2) can be told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    /// To restart.
+    Restart,
+    /// To power off.
+    PowerOff,
+    /// To halt: the machine stays, and does nothing any more.
+    Halt,
+    /// To start the kernel that was loaded.
+    Kexec,
+}
+
+/// How a process of a pod has the machine stop.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum By {
+    /// It does so itself.
+    Process(End),
+    /// It sends PID 1 this signal, on which that restarts the machine.
+    Signal(i32),
+    /// It runs a command of this name, which does nothing by itself.
+    Command(&'static str),
+}
+
+/// A pod's uid, as its cgroup has it.
+pub const POD_UID: &str = "7d3c0f1e-5a64-4b0e-9c1d-2e8f6a7b9c0d";
+
+/// The path of its container's cgroup, as systemd names it.
+pub const POD_CGROUPS: [&str; 4] = [
+    "kubepods.slice",
+    "kubepods-burstable.slice",
+    "kubepods-burstable-pod7d3c0f1e_5a64_4b0e_9c1d_2e8f6a7b9c0d.slice",
+    "cri-containerd-4f1d9d3a0c5be8f27a6e1b4c8d9e0f3a2b5c7d8e9f1a0b3c4d5e6f7a8b9c0d1e.scope",
+];
 
 /// How much of a death must get out.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -134,6 +170,20 @@ impl Way {
     pub fn is_of_several_cpus(&self) -> bool {
         let stalls = |step: &Step| matches!(step, Step::Module { kind: "stall", .. });
         self.steps.iter().any(stalls)
+    }
+
+    /// Who in the pod asks for it, or tells PID 1 to, if anybody does: the name of
+    /// the process, and how it tells.
+    pub fn asked(&self) -> Option<(&'static str, Option<Means>)> {
+        self.steps.iter().find_map(|step| match step {
+            Step::ByPod(By::Process(_)) => Some(("reboot", None)),
+            Step::ByPod(By::Signal(signal)) => Some(("kured", Some(Means::Signal(*signal as u8)))),
+            Step::ByPod(By::Command(command)) => {
+                let name = command.split(' ').next().unwrap_or_default();
+                Some((name, Some(Means::Command)))
+            }
+            _ => None,
+        })
     }
 
     /// What is done to the machine from outside.

@@ -2,7 +2,7 @@
 
 use agent_core::model::{Context, Notice, ReasonCode};
 
-use super::{Demand, Step, Way};
+use super::{By, Demand, End, Step, Way};
 
 const PANIC_ON_OOPS: Step = Step::Write("/proc/sys/kernel/panic_on_oops", "1");
 const OOPS_IS_SURVIVED: Step = Step::Write("/proc/sys/kernel/panic_on_oops", "0");
@@ -267,7 +267,7 @@ pub static ALL: &[Way] = &[
     },
     Way {
         name: "reboot-f",
-        steps: &[Step::Reboot],
+        steps: &[Step::ByPod(By::Process(End::Restart))],
         notice: Notice::Restart,
         code: ReasonCode::Restart,
         line: "",
@@ -277,7 +277,7 @@ pub static ALL: &[Way] = &[
     },
     Way {
         name: "poweroff-f",
-        steps: &[Step::PowerOff],
+        steps: &[Step::ByPod(By::Process(End::PowerOff))],
         notice: Notice::PowerOff,
         code: ReasonCode::PowerOff,
         line: "",
@@ -287,9 +287,43 @@ pub static ALL: &[Way] = &[
     },
     Way {
         name: "halt-f",
-        steps: &[Step::Halt],
+        steps: &[Step::ByPod(By::Process(End::Halt))],
         notice: Notice::Halt,
         code: ReasonCode::Halt,
+        line: "",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "init-signal",
+        // SIGRTMIN+5, as the C library of systemd counts.
+        steps: &[Step::ByPod(By::Signal(39))],
+        notice: Notice::Restart,
+        code: ReasonCode::Restart,
+        line: "",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "init-command",
+        steps: &[
+            Step::ByPod(By::Command("systemctl --no-block reboot")),
+            Step::Order(End::Restart),
+        ],
+        notice: Notice::Restart,
+        code: ReasonCode::Restart,
+        line: "",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    },
+    Way {
+        name: "kexec",
+        steps: &[Step::LoadKernel, Step::ByPod(By::Process(End::Kexec))],
+        notice: Notice::Kexec,
+        code: ReasonCode::Kexec,
         line: "",
         function: None,
         context: Context::Process,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::asked::asked_text;
 use super::text::{escaped, rfc3339};
 use crate::model::{
     Context, Death, DeathState, HoldPoint, Notice, Opinion, Proof, ReasonCode, Record, RecordKind,
@@ -30,8 +31,8 @@ pub struct Retry {
 /// Whether the work of the node's pods may be run again.
 ///
 /// It is *safe* where what killed the node is known not to be an act of a
-/// process: broken hardware, a restart or crash that somebody ordered, an
-/// interrupt that the CPU served. A process of a pod can be behind any death
+/// process: broken hardware, a restart or crash that somebody ordered who is no
+/// process of a pod, an interrupt that the CPU served. A process of a pod can be behind any death
 /// in process context, and behind memory exhaustion and lockups, so that is
 /// *unknown*: running it again may take the next node down. *Unsafe* needs
 /// more than one death and is not said here. Work in interrupt context can
@@ -55,6 +56,11 @@ pub fn retry(death: &Death) -> Retry {
     }
     if death.notice.is_none() {
         return unknown("the node ended without a word; the workload may have brought it down");
+    }
+    let asked = death.word.as_ref().and_then(|word| word.asked.as_ref());
+    let origin = asked.and_then(|asked| asked.origin());
+    if origin.is_some_and(|asker| asker.pod_uid().is_some()) {
+        return unknown("a process of a pod gave the order; run again, it may stop the next node");
     }
     match reason_code(death) {
         ReasonCode::MachineCheck => {
@@ -131,13 +137,25 @@ pub fn reason(death: &Death) -> String {
             let _ = write!(text, " [{module}]");
         }
     }
-    if matches!(
+    let ordered = matches!(
         reason_code(death),
-        ReasonCode::Restart | ReasonCode::Halt | ReasonCode::PowerOff | ReasonCode::Kexec
-    ) && let Some(word) = &death.word
-        && !word.comm.is_empty()
-    {
-        let _ = write!(text, ", asked for by {} (pid {})", word.comm, word.pid);
+        ReasonCode::Restart
+            | ReasonCode::Halt
+            | ReasonCode::PowerOff
+            | ReasonCode::Kexec
+            | ReasonCode::SysrqCrash
+    );
+    if let Some(word) = death.word.as_ref().filter(|_| ordered) {
+        let known = word.notice.is_order() && !word.comm.is_empty();
+        match &word.asked {
+            Some(asked) => {
+                let _ = write!(text, ", {}", asked_text(asked));
+            }
+            None if known => {
+                let _ = write!(text, ", asked for by {} (pid {})", word.comm, word.pid);
+            }
+            None => {}
+        }
     }
     escaped(&text, REASON_MAX)
 }
@@ -231,6 +249,7 @@ pub(super) fn word_of(report: &Report, at_ns: u64) -> Word {
         held_ns: 0,
         held_at: HoldPoint::None,
         holds_expired: 0,
+        asked: None,
     }
 }
 
@@ -251,6 +270,7 @@ pub(super) fn word_of_record(record: &Record, report: Option<&Report>, printed_n
         held_ns: 0,
         held_at: HoldPoint::None,
         holds_expired: 0,
+        asked: None,
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod account;
 mod annotations;
+mod asked;
 mod case;
 mod explain;
 mod fleet;
@@ -33,6 +34,7 @@ use crate::model::{
 };
 
 pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
+pub use asked::{asker_text, told_text};
 pub use explain::{Retry, by, reason, reason_code, retry, silent};
 pub use io::{Action, Input, KnownNode, Limits, Output, Stats};
 pub use text::{escaped, rfc3339};

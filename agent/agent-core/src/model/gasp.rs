@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootId, Inventory, NodeName, Record};
+use super::{Asked, BootId, Inventory, NodeName, Record};
 
 /// One authenticated, replay-checked message of an agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,9 @@ pub struct Word {
     /// before those may be missing.
     #[serde(default)]
     pub holds_expired: u8,
+    /// Who asked for it, of an order or a crash by sysrq.
+    #[serde(default)]
+    pub asked: Option<Box<Asked>>,
 }
 
 impl Word {

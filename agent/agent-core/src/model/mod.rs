@@ -2,6 +2,7 @@
 //!
 //! Every channel turns its bytes into these types, every exporter reads them.
 
+mod asked;
 mod death;
 mod gasp;
 mod identity;
@@ -11,6 +12,7 @@ mod report;
 mod silence;
 mod time;
 
+pub use asked::{Asked, Asker, Means, Process, Told};
 pub use death::{Account, Channel, Death, DeathState, Evidence, Proof, RetryAdvice, Step};
 pub use gasp::{Body, Context, Gasp, HoldPoint, Line, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};

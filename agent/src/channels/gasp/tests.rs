@@ -55,6 +55,7 @@ fn word(text: &str) -> Body {
         held_ns: 0,
         held_at: HoldPoint::None,
         holds_expired: 0,
+        asked: None,
     })
 }
 

@@ -7,7 +7,7 @@ use agent_core::model::{
 
 use super::{
     HEADER, KeyRing, Kind, LINE, LINE_CONTINUES, MAC, MAGIC, MAX_FRAGMENTS, MAX_FRAME, MAX_HELLO,
-    NO_LEVEL, VERSION, WORD, at, flag,
+    NO_LEVEL, VERSION, WORD, asked, at, flag,
 };
 
 /// Why a datagram is no frame.
@@ -238,7 +238,9 @@ fn word(payload: &[u8]) -> Result<Word, BodyError> {
     let (head, text) = payload.split_at_checked(WORD).ok_or(short)?;
     let notice = u16_at(head, 0);
     let (comm, text) = text.split_at_checked(usize::from(head[3])).ok_or(short)?;
-    let line = text.get(..usize::from(u16_at(head, 12))).ok_or(short)?;
+    let len = usize::from(u16_at(head, 12));
+    let (line, parts) = text.split_at_checked(len).ok_or(short)?;
+    let asked = asked::read(parts).ok_or(short)?;
     Ok(Word {
         notice: Notice::from_wire(notice).ok_or(BodyError::UnknownNotice(notice))?,
         cpu: u32::from_le_bytes(array(head, 4)),
@@ -250,6 +252,7 @@ fn word(payload: &[u8]) -> Result<Word, BodyError> {
         held_ns: u64_at(head, 24),
         held_at: HoldPoint::from_wire(head[14]),
         holds_expired: head[15],
+        asked: asked.map(Box::new),
     })
 }
 

@@ -1,8 +1,10 @@
 //! Filling frames: on the dying path, so nothing here allocates, locks, logs
 //! or formats.
 
+use agent_common::asked::Asked;
 use agent_core::model::{Context, HoldPoint, Notice};
 
+use super::asked::Part;
 use super::{
     HEADER, Identity, Key, Kind, LINE, LINE_CUT, MAC, MAGIC, MAX_FRAME, NAME_MAX, VERSION, WORD,
     at, flag,
@@ -50,6 +52,8 @@ pub struct WordParts<'a> {
     pub comm: &'a [u8],
     /// The line that says why.
     pub line: &'a [u8],
+    /// Who asked for it.
+    pub asked: Option<&'a Asked>,
 }
 
 /// One agent's frames, prepared: the header with the node's name, and the
@@ -140,6 +144,20 @@ impl Draft<'_> {
         self.push(&word.held_ns.to_le_bytes());
         self.push(comm);
         self.push(line);
+        if let Some(asked) = word.asked {
+            self.part(&mut Part::asker(asked));
+            if let Some(mut told) = Part::told(asked, word.at_ns) {
+                self.part(&mut told);
+            }
+        }
+    }
+
+    /// Adds a part to a word, if it fits.
+    fn part(&mut self, part: &mut Part) {
+        let bytes = part.bytes();
+        if bytes.len() <= self.room() {
+            self.push(bytes);
+        }
     }
 
     /// Adds a line of the kernel's log; `level` is 255 where there is none.

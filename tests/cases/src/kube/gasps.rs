@@ -112,6 +112,7 @@ impl Speaker {
                 held_ns: 0,
                 held_at: HoldPoint::None,
                 holds_expired: 0,
+                asked: None,
                 comm: b"swapper/1",
                 line: line.as_bytes(),
             });

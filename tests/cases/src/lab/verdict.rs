@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use agent_core::engine::{self, Engine, Input};
 use agent_core::model::{
-    Body, Death, DeathState, HoldPoint, Line, Proof, ReasonCode, Timestamp, Word,
+    Asked, Body, Death, DeathState, HoldPoint, Line, Means, Proof, ReasonCode, Timestamp, Word,
 };
 use anyhow::{Context as _, Result};
 use harness::vm::{ConsoleLine, Outcome};
@@ -19,7 +19,7 @@ use lastgasp::gasp::protocol::{Key, KeyRing};
 use lastgasp::gasp::queue::queue;
 use lastgasp::gasp::receiver::{self, Handler};
 
-use super::ways::{Demand, Way};
+use super::ways::{self, Demand, Way};
 use crate::node;
 
 /// What became of one death.
@@ -194,6 +194,12 @@ impl Facts<'_> {
                 way.context
             )
         });
+        if let Some((name, means)) = way.asked() {
+            let asked = last.and_then(|w| w.asked.as_deref());
+            must(is_asked(asked, name, means), &|| {
+                format!("not asked for by {name} of the pod ({means:?}), but by {asked:?}")
+            });
+        }
         let reason = self.death.map(engine::reason_code);
         must(reason == Some(way.code), &|| {
             format!("reason {reason:?}, not {:?}", way.code)
@@ -218,6 +224,18 @@ impl Facts<'_> {
         }
         misses
     }
+}
+
+/// Whether it began with this process of the pod, a child of PID 1, and in this way.
+fn is_asked(asked: Option<&Asked>, name: &str, means: Option<Means>) -> bool {
+    let Some((asked, origin)) = asked.and_then(|asked| Some((asked, asked.origin()?))) else {
+        return false;
+    };
+    origin.process.comm == name
+        && origin.pod_uid().as_deref() == Some(ways::POD_UID)
+        && origin.cgroups.first().map(String::as_str) == ways::POD_CGROUPS.last().copied()
+        && origin.parents.iter().map(|p| p.pid).eq([1])
+        && asked.told.as_ref().map(|told| told.means) == means
 }
 
 /// What an annotator would know.

@@ -1,0 +1,162 @@
+//! Who asked for an end on purpose, as far as the kernel knew.
+
+use serde::{Deserialize, Serialize};
+
+use super::PodRef;
+
+/// Longest uid of a pod that is looked for, in bytes. Mostly it is a UUID; that of
+/// a pod from a file is a hash.
+const POD_UID_MAX: usize = 64;
+
+/// Who asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Who asked the kernel.
+    pub by: Asker,
+    /// Who had told that one, if it acts for others and anybody was seen to.
+    #[serde(default)]
+    pub told: Option<Told>,
+}
+
+/// A process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Process id, as the machine counts.
+    pub pid: u32,
+    /// Its name (`comm` of its first thread). Any bytes, with invalid UTF-8 replaced.
+    pub comm: String,
+}
+
+/// A process and where it belongs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asker {
+    /// Itself.
+    pub process: Process,
+    /// Its user id.
+    pub uid: u32,
+    /// Who started it, who started that one, and so on. Bounded.
+    #[serde(default)]
+    pub parents: Vec<Process>,
+    /// Its cgroup's name, then those around it. Bounded; empty where not known.
+    #[serde(default)]
+    pub cgroups: Vec<String>,
+    /// The pod that it belongs to, where its name is known.
+    #[serde(default)]
+    pub pod: Option<PodRef>,
+}
+
+/// Somebody told a service manager, or the kernel by sysrq.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// By which means.
+    pub means: Means,
+    /// Who did; absent where it was no process: the kernel by itself, a key.
+    #[serde(default)]
+    pub by: Option<Asker>,
+    /// How long before the order, in nanoseconds.
+    pub before_ns: u64,
+    /// The command line, cut; empty for other means.
+    #[serde(default)]
+    pub command: String,
+}
+
+/// How somebody told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Means {
+    /// This signal to PID 1: what follows is its consequence.
+    Signal(u8),
+    /// A command that asks for it was started shortly before: probably that.
+    Command,
+    /// This key of sysrq.
+    Sysrq(u8),
+}
+
+impl Means {
+    /// What has this number on the wire, with its own number.
+    pub fn from_wire(means: u8, number: u8) -> Option<Self> {
+        match means {
+            1 => Some(Self::Signal(number)),
+            2 => Some(Self::Command),
+            3 => Some(Self::Sysrq(number)),
+            _ => None,
+        }
+    }
+}
+
+impl Asked {
+    /// Where it began: who told, else who asked.
+    pub fn origin(&self) -> Option<&Asker> {
+        match &self.told {
+            Some(told) => told.by.as_ref(),
+            None => Some(&self.by),
+        }
+    }
+
+    /// Everybody who is named.
+    pub fn askers_mut(&mut self) -> impl Iterator<Item = &mut Asker> {
+        let told = self.told.iter_mut().filter_map(|told| told.by.as_mut());
+        std::iter::once(&mut self.by).chain(told)
+    }
+}
+
+impl Asker {
+    /// The end of its cgroup's path; empty where not known.
+    pub fn cgroup(&self) -> String {
+        let names: Vec<&str> = self.cgroups.iter().rev().map(String::as_str).collect();
+        names.join("/")
+    }
+
+    /// The uid of the pod that it belongs to, by its cgroups' names. The outermost
+    /// counts: inside a container anybody may give names.
+    pub fn pod_uid(&self) -> Option<String> {
+        self.cgroups.iter().rev().find_map(|name| pod_uid(name))
+    }
+}
+
+/// The pod whose cgroup has this name: `pod<uid>`, or with systemd
+/// `kubepods-burstable-pod<uid>.slice`, where `_` stands for `-`.
+fn pod_uid(name: &str) -> Option<String> {
+    let uid = match name.strip_suffix(".slice") {
+        Some(slice) => {
+            let (parents, uid) = slice.rsplit_once("-pod")?;
+            parents.contains("kubepods").then_some(uid)?
+        }
+        None => name.strip_prefix("pod")?,
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    let fits = (8..=POD_UID_MAX).contains(&uid.len()) && uid.bytes().all(plain);
+    fits.then(|| uid.replace('_', "-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pod_uid;
+
+    #[test]
+    fn a_pod_is_known_by_its_cgroup() {
+        let uid = "0f6f1a6e-4a2b-4c5e-9d0f-2f1e3d4c5b6a";
+        let escaped = uid.replace('-', "_");
+        for (name, expected) in [
+            (format!("kubepods-burstable-pod{escaped}.slice"), Some(uid)),
+            (format!("kubepods-pod{escaped}.slice"), Some(uid)),
+            (
+                format!("kubelet-kubepods-besteffort-pod{escaped}.slice"),
+                Some(uid),
+            ),
+            (format!("pod{uid}"), Some(uid)),
+            // From a file on the node.
+            (
+                "pod3b1f8f5a9f2f4f0d8c7b6a5948372615".to_owned(),
+                Some("3b1f8f5a9f2f4f0d8c7b6a5948372615"),
+            ),
+            (format!("cri-containerd-{escaped}.scope"), None),
+            (format!("user-pod{escaped}.slice"), None),
+            ("podman-1234.scope".to_owned(), None),
+            ("pod\u{1b}[31m12345678".to_owned(), None),
+            ("system.slice".to_owned(), None),
+            (String::new(), None),
+        ] {
+            assert_eq!(pod_uid(&name).as_deref(), expected, "{name}");
+        }
+    }
+}
