@@ -73,6 +73,8 @@ pub mod notice {
     pub const RCU_STALL: u16 = 10;
     /// The machine, not a control group, is out of memory; likewise.
     pub const OUT_OF_MEMORY: u16 = 11;
+    /// A CPU that serves no interrupts for too long; likewise.
+    pub const HARD_LOCKUP: u16 = 12;
 
     /// Whether somebody told the kernel to stop.
     pub const fn is_order(notice: u16) -> bool {

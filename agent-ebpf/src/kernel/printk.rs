@@ -74,6 +74,24 @@ pub fn strip(address: *const u8) -> Prefixed {
     stripped
 }
 
+/// Whether a line that was printed as an emergency is the first of a hard lockup's
+/// report: no function is called for it alone. `watchdog: Watchdog detected hard
+/// LOCKUP`, `watchdog: CPU1: ...` (kernel/watchdog.c), `NMI watchdog: ...`
+/// (kernel/watchdog_hld.c, to 6.4); a soft lockup's is `watchdog: BUG: ...`.
+#[inline(always)]
+pub fn tells_hard_lockup(text: *const u8) -> bool {
+    // SAFETY: the helper fails, rather than faults, on a bad address.
+    let Ok(head) = (unsafe { bpf_probe_read_kernel(text.cast::<[u8; 16]>()) }) else {
+        return false;
+    };
+    let [a, b, c, d, e, f, g, h, .., k, _, _, _, l, _] = head;
+    match [a, b, c, d, e, f, g, h] {
+        [b'w', b'a', b't', b'c', b'h', b'd', b'o', b'g'] => matches!(k, b'W' | b'C'),
+        [b'N', b'M', b'I', b' ', b'w', b'a', b't', b'c'] => l == b'W',
+        _ => false,
+    }
+}
+
 #[inline(always)]
 fn prefix(head: [u8; 2]) -> u8 {
     match head {

@@ -6,7 +6,7 @@
 //! `vprintk_store`, whose buffer still holds the line when it returns; in an NMI
 //! those kernels put lines aside instead, by `printk_safe_log_store`.
 
-use agent_common::{FLAG_NEWLINE, LEVEL_UNKNOWN};
+use agent_common::{FLAG_NEWLINE, LEVEL_UNKNOWN, notice};
 use aya_ebpf::{
     EbpfContext,
     helpers::bpf_probe_read_kernel,
@@ -21,6 +21,15 @@ use crate::{
     maps::{self, SPRINT, Sprint},
 };
 
+/// Keeps a line; where it is the first of a report that no hook tells of, that too.
+#[inline(always)]
+fn keep(text: &Text) {
+    emit::line(text);
+    if text.level == 0 && printk::tells_hard_lockup(text.address) {
+        emit::mark(notice::HARD_LOCKUP);
+    }
+}
+
 /// `u16 printk_sprint(char *text, u16 size, int facility, enum
 /// printk_info_flags *flags, const char *fmt, va_list args)`: user space checks
 /// the number of arguments in BTF.
@@ -31,7 +40,7 @@ pub fn fx_printk_sprint(context: FExitContext) -> i32 {
     if maps::verbose() != 0 && len == 0 {
         warn!(&context, "printk_sprint stored an empty line");
     }
-    emit::line(&Text {
+    keep(&Text {
         address,
         len: len & 0xffff,
         level: printk::level(context.arg(4), address_in(&context, 5)),
@@ -72,7 +81,7 @@ pub fn kr_printk_sprint(context: RetProbeContext) -> u32 {
     // SAFETY: as above.
     unsafe { (*sprint).text = 0 };
     let len: u64 = context.ret();
-    emit::line(&Text {
+    keep(&Text {
         address: of.text as *const u8,
         len: len as u32 & 0xffff,
         level: printk::level(of.format as *const u8, of.arguments as *const u8),
@@ -103,7 +112,7 @@ pub fn fx_vprintk_store(context: FExitContext) -> i32 {
         return 0;
     }
     let line = printk::strip(buffer as *const u8);
-    emit::line(&Text {
+    keep(&Text {
         address: line.text,
         len: len as u32,
         // LOGLEVEL_DEFAULT is -1: the text says it.
@@ -130,7 +139,7 @@ pub fn fx_printk_safe_log_store(context: FExitContext) -> i32 {
     let line = printk::strip(end.wrapping_sub(len as usize));
     // SAFETY: as above.
     let newline = unsafe { bpf_probe_read_kernel(end.wrapping_sub(1)) } == Ok(b'\n');
-    emit::line(&Text {
+    keep(&Text {
         address: line.text,
         len: (end as u64 - line.text as u64 - u64::from(newline)) as u32,
         level: line.level,

@@ -1,6 +1,7 @@
 //! Something stands still, and the kernel says so; mostly it lives on. If it
 //! is then reset by a watchdog, this report is all that there will ever be.
 //!
+//! A hard lockup has no hook at all: `printk.rs` knows its line.
 //! A soft lockup has no function of its own: once `watchdog_timer_fn`
 //! (kernel/watchdog.c) has printed one it taints the kernel.
 //! `sched_process_hang` is called by `check_hung_task` (kernel/hung_task.c), and

@@ -15,6 +15,8 @@ const NAMES: &[&[u8]] = &[
     b"stack segment",
     b"watchdog: BUG: ",
     b"watchdog: Watchdog detected hard LOCKUP",
+    b"watchdog: CPU",
+    b"NMI watchdog: Watchdog detected hard LOCKUP",
     b"Internal error: ",
     b"Insufficient stack space to handle exception",
     b"traps: PANIC: ",

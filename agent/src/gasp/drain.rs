@@ -220,7 +220,12 @@ impl<'a> Drain<'a> {
             _ => {
                 // What became known since the last rest.
                 self.outlet.refresh_links();
-                Progress::new(declared, self.start_of(declared, now), now)
+                let marked_ns = match ring.read(declared, &mut self.entry) {
+                    Read::Entry => self.entry.slot().mono_ns,
+                    Read::Unfinished | Read::Overwritten => now,
+                };
+                let start = self.start_of(declared, marked_ns);
+                Progress::new(declared, start, marked_ns, now)
             }
         };
         let pause = self.tell(&mut death, now);
@@ -230,13 +235,13 @@ impl<'a> Drain<'a> {
 
     /// Where the telling of a death begins: with the history before its mark, or
     /// with its report where that is longer.
-    fn start_of(&mut self, declared: u64, now: u64) -> u64 {
+    fn start_of(&mut self, declared: u64, marked_ns: u64) -> u64 {
         let ring = &self.shared.ring;
         let mut start = declared.saturating_sub(self.shared.pace.history);
         let earliest = declared.saturating_sub(REPORT_BEFORE).max(self.told);
         for seq in (earliest..declared).rev() {
             match ring.read(seq, &mut self.entry) {
-                Read::Entry if !is_recent(&self.entry, now) => break,
+                Read::Entry if !is_recent(&self.entry, marked_ns) => break,
                 Read::Entry if cause::begins_report(self.entry.text()) => start = start.min(seq),
                 Read::Entry | Read::Unfinished => {}
                 Read::Overwritten => break,
@@ -344,7 +349,7 @@ impl<'a> Drain<'a> {
             let slot = self.entry.slot();
             if read != Read::Entry
                 || slot.kind != KIND_LINE
-                || !is_recent(&self.entry, death.seen_ns)
+                || !is_recent(&self.entry, death.marked_ns)
             {
                 continue;
             }
@@ -467,9 +472,10 @@ impl<'a> Drain<'a> {
     }
 }
 
-/// Whether an entry is young enough to belong to what was seen at `seen_ns`.
-fn is_recent(entry: &Entry, seen_ns: u64) -> bool {
-    entry.slot().mono_ns >= seen_ns.saturating_sub(REPORT_BEFORE_NS)
+/// Whether an entry is young enough to belong to what was marked at `marked_ns`: it
+/// may be seen much later, where the mark's CPU kept all others waiting.
+fn is_recent(entry: &Entry, marked_ns: u64) -> bool {
+    entry.slot().mono_ns >= marked_ns.saturating_sub(REPORT_BEFORE_NS)
 }
 
 fn put(draft: &mut Draft<'_>, seq: u64, entry: &Entry) -> bool {

@@ -376,6 +376,21 @@ pub static ALL: &[Way] = &[
         demand: Demand::Everything,
     },
     Way {
+        name: "hard-lockup",
+        steps: &[
+            Step::Need("/proc/sys/kernel/nmi_watchdog", "1"),
+            SHOW_ALL,
+            WATCHDOG_SOON,
+            module("spin", "hardirq"),
+        ],
+        notice: Notice::HardLockup,
+        code: ReasonCode::HardLockup,
+        line: "watchdog: Watchdog detected hard LOCKUP on cpu ",
+        function: None,
+        context: Context::Hardirq,
+        demand: Demand::Everything,
+    },
+    Way {
         // Another CPU finds it. With two, the one that would send is the one that is
         // locked up; with more it may be.
         name: "hard-lockup-panic",
@@ -389,7 +404,7 @@ pub static ALL: &[Way] = &[
         ],
         notice: Notice::Panic,
         code: ReasonCode::HardLockup,
-        line: "watchdog: Watchdog detected hard LOCKUP on cpu |Watchdog detected hard LOCKUP on cpu ",
+        line: "watchdog: Watchdog detected hard LOCKUP on cpu ",
         function: None,
         context: Context::Hardirq,
         demand: Demand::End,

@@ -116,6 +116,7 @@ pub fn reason(death: &Death) -> String {
         Some(Notice::Kexec) => "Another kernel started by kexec",
         Some(Notice::EmergencyRestart) => "Emergency restart",
         Some(Notice::SoftLockup) => "Soft lockup",
+        Some(Notice::HardLockup) => "Hard lockup",
         Some(Notice::HungTask) => "Hung task",
         Some(Notice::RcuStall) => "RCU stall",
         Some(Notice::OutOfMemory) => "Out of memory",
@@ -211,9 +212,11 @@ pub(super) fn may_be_why(report: &Report, notice: Notice) -> bool {
         Notice::Restart | Notice::Halt | Notice::PowerOff | Notice::Kexec => false,
         Notice::EmergencyRestart => report.code != ReasonCode::Warning,
         // What is said of a stall is about that stall, or about nothing.
-        Notice::SoftLockup | Notice::HungTask | Notice::RcuStall | Notice::OutOfMemory => {
-            report.code == code_of(notice)
-        }
+        Notice::SoftLockup
+        | Notice::HardLockup
+        | Notice::HungTask
+        | Notice::RcuStall
+        | Notice::OutOfMemory => report.code == code_of(notice),
         Notice::Oops | Notice::Panic => true,
     }
 }
@@ -307,6 +310,7 @@ pub(super) fn word_text(word: &Word) -> String {
         Notice::Kexec => "kexec",
         Notice::EmergencyRestart => "emergency restart",
         Notice::SoftLockup => "soft lockup",
+        Notice::HardLockup => "hard lockup",
         Notice::HungTask => "hung task",
         Notice::RcuStall => "RCU stall",
         Notice::OutOfMemory => "out of memory",
@@ -338,6 +342,7 @@ fn code_of(notice: Notice) -> ReasonCode {
         Notice::PowerOff => ReasonCode::PowerOff,
         Notice::Kexec => ReasonCode::Kexec,
         Notice::SoftLockup => ReasonCode::SoftLockup,
+        Notice::HardLockup => ReasonCode::HardLockup,
         Notice::HungTask => ReasonCode::HungTask,
         Notice::RcuStall => ReasonCode::RcuStall,
         Notice::OutOfMemory => ReasonCode::OutOfMemory,

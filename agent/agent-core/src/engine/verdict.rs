@@ -37,6 +37,7 @@ fn margin_ns(word: &Word, revoke_ms: u64) -> u64 {
         | Notice::Panic
         | Notice::EmergencyRestart
         | Notice::SoftLockup
+        | Notice::HardLockup
         | Notice::HungTask
         | Notice::RcuStall
         | Notice::OutOfMemory => 1,
@@ -70,7 +71,11 @@ impl Heard {
             | Notice::Kexec
             | Notice::EmergencyRestart => 1,
             Notice::Oops => 2,
-            Notice::SoftLockup | Notice::HungTask | Notice::RcuStall | Notice::OutOfMemory => 3,
+            Notice::SoftLockup
+            | Notice::HardLockup
+            | Notice::HungTask
+            | Notice::RcuStall
+            | Notice::OutOfMemory => 3,
         };
         (weakness, w.at_ns, w.notice as u16, w.cpu, w.pid)
     }

@@ -164,11 +164,13 @@ pub enum Notice {
     RcuStall = 10,
     /// The machine is out of memory (`oom_kill_process`).
     OutOfMemory = 11,
+    /// A CPU that serves no interrupts for too long (`watchdog_hardlockup_check`).
+    HardLockup = 12,
 }
 
 impl Notice {
     /// All notices.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Oops,
         Self::Panic,
         Self::Restart,
@@ -180,6 +182,7 @@ impl Notice {
         Self::HungTask,
         Self::RcuStall,
         Self::OutOfMemory,
+        Self::HardLockup,
     ];
 
     /// The notice with this number on the wire.

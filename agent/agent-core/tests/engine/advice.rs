@@ -119,7 +119,7 @@ fn hostile_names_are_escaped_and_bounded() {
 #[test]
 fn retry_advice_follows_the_cause() {
     use DeathState::{Dead, Survived};
-    use ReasonCode::{KernelBug, MachineCheck, OutOfMemory, Restart, SoftLockup};
+    use ReasonCode::{HardLockup, KernelBug, MachineCheck, OutOfMemory, Restart, SoftLockup};
 
     let mut engine = Engine::new(Limits::default());
     tell(&mut engine, vec![gasp(1, 100, word(Notice::Panic, 100))]);
@@ -141,6 +141,7 @@ fn retry_advice_follows_the_cause() {
         (KernelBug, Context::Unknown, Dead, RetryAdvice::Unknown),
         (OutOfMemory, Context::Hardirq, Dead, RetryAdvice::Unknown),
         (SoftLockup, Context::Hardirq, Dead, RetryAdvice::Unknown),
+        (HardLockup, Context::Hardirq, Dead, RetryAdvice::Unknown),
         (MachineCheck, Context::Nmi, Survived, RetryAdvice::Unknown),
     ] {
         assert_eq!(

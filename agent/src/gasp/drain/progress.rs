@@ -7,6 +7,8 @@ const UNFINISHED_NS: u64 = 2_000_000;
 pub(super) struct Progress {
     /// Sequence number of the mark that declared it.
     pub(super) declared: u64,
+    /// When the hook fired, as far as the mark can be read.
+    pub(super) marked_ns: u64,
     /// When this thread saw it.
     pub(super) seen_ns: u64,
     /// Everything below was sent or given up.
@@ -28,9 +30,10 @@ pub(super) struct Progress {
 impl Progress {
     /// Nothing is told yet of the death whose mark is `declared`; what there is
     /// to tell begins at `start`.
-    pub(super) fn new(declared: u64, start: u64, now: u64) -> Self {
+    pub(super) fn new(declared: u64, start: u64, marked_ns: u64, now: u64) -> Self {
         Self {
             declared,
+            marked_ns,
             seen_ns: now,
             cursor: start,
             searched: start,

@@ -203,6 +203,22 @@ fn no_more_than_the_history_is_told_where_no_report_came_before() {
 }
 
 #[test]
+fn a_mark_that_is_seen_late_still_has_its_line() {
+    let mut kernel = Kernel::new();
+    let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
+    let then = sched::monotonic_ns() - 10 * SECOND;
+    let line = "watchdog: Watchdog detected hard LOCKUP on cpu 1";
+    kernel.line(then, line);
+    kernel.mark(then, notice::HARD_LOCKUP);
+    kernel.line(
+        then + 9 * SECOND,
+        "watchdog: BUG: soft lockup - CPU#1 stuck for 9s!",
+    );
+    Drain::new(&shared, None, Reserve::open().ok(), None, 0).step();
+    assert_eq!(last_word(&received(&collector)).line, line);
+}
+
+#[test]
 fn nothing_goes_before_the_first_word_which_waits_for_its_line_a_little() {
     let mut kernel = Kernel::new();
     let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
@@ -283,6 +299,7 @@ fn the_kernel_side_s_numbers_are_the_wire_s() {
         (notice::HUNG_TASK, Notice::HungTask),
         (notice::RCU_STALL, Notice::RcuStall),
         (notice::OUT_OF_MEMORY, Notice::OutOfMemory),
+        (notice::HARD_LOCKUP, Notice::HardLockup),
     ];
     assert_eq!(notices.len(), Notice::ALL.len());
     for (number, expected) in notices {

@@ -131,7 +131,7 @@ pub static ALL: &[Scene] = &[
         }),
     },
     Scene {
-        name: "hard-lockup",
+        name: "hard-lockup-other",
         about: "a CPU is locked up with its interrupts off, the one that watches it panics, and \
                 another one sends",
         cpus: 4,
