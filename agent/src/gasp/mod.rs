@@ -8,6 +8,7 @@ mod cause;
 pub mod counters;
 pub mod drain;
 pub(crate) mod drops;
+pub(crate) mod inlet;
 pub mod link;
 pub mod protocol;
 pub mod queue;

@@ -15,27 +15,22 @@ use std::time::Duration;
 use std::{io, thread};
 
 use agent_core::model::{Gasp, Timestamp};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{setsockopt, sockopt};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::counters::{Counters, Outcome, add};
 use super::drops::kernel_drops;
+use super::inlet::{self, Batch};
 use super::protocol::{self, BodyError, Frame, KeyRing, Kind, MAX_FRAME, ParseError, VerifyError};
 use super::queue::{Refused, Sender, Taker, queue};
 use super::reassembly::{Reassembly, Step};
 use super::receipt::Receipts;
 use super::replay::{Seen, Sessions};
-use crate::kernel::udp::{self, Batch};
+use crate::kernel::udp;
 
 /// How long after a warning about a source the next one may come, in
 /// milliseconds.
 const WARN_SOURCE_MS: u64 = 60_000;
 /// How many such warnings there may be within that time from all sources.
 const WARN_ALL: u32 = 10;
-/// How long the thread waits for datagrams before it looks whether to stop, in
-/// milliseconds.
-const STOP_POLL_MS: u16 = 200;
 /// Datagrams taken from a socket at once.
 const BATCH: usize = 64;
 /// Of them heartbeats, while others come too.
@@ -381,7 +376,7 @@ impl Sockets {
 
 fn open(settings: &Settings) -> io::Result<Sockets> {
     // Only the second may share the port: a port that somebody has is refused.
-    let words = bind(settings, settings.listen, false)?;
+    let words = inlet::bind(settings.listen, settings.socket_buffer, false)?;
     let beats = second(settings, &words)
         .inspect_err(|error| {
             tracing::warn!(
@@ -399,33 +394,9 @@ fn open(settings: &Settings) -> io::Result<Sockets> {
 /// The socket that shares the port of `words` and gets the heartbeats.
 fn second(settings: &Settings, words: &UdpSocket) -> io::Result<UdpSocket> {
     socket2::SockRef::from(words).set_reuse_port(true)?;
-    let beats = bind(settings, words.local_addr()?, true)?;
+    let beats = inlet::bind(words.local_addr()?, settings.socket_buffer, true)?;
     udp::sort_by_byte(words.as_fd(), protocol::KIND_AT, Kind::Heartbeat as u8)?;
     Ok(beats)
-}
-
-fn bind(settings: &Settings, address: SocketAddr, shared: bool) -> io::Result<UdpSocket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    // Forced where we may (CAP_NET_ADMIN), else up to net.core.rmem_max.
-    if setsockopt(&socket, sockopt::RcvBufForce, &settings.socket_buffer).is_err() {
-        socket.set_recv_buffer_size(settings.socket_buffer)?;
-    }
-    // The kernel reports twice what was asked for: it counts its own overhead.
-    let given = socket.recv_buffer_size()? / 2;
-    if given < settings.socket_buffer && !shared {
-        tracing::info!(
-            given,
-            wanted = settings.socket_buffer,
-            "small receive buffer: a storm of deaths may overflow it; raise net.core.rmem_max or give CAP_NET_ADMIN"
-        );
-    }
-    socket.set_reuse_port(shared)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
 }
 
 fn receive(
@@ -444,16 +415,13 @@ fn receive(
             // room for many more.
             let room = handler.room().saturating_sub(reserve);
             let count = if taken == 0 { BATCH } else { BESIDE }.min(room);
-            match batch.receive(socket.as_fd(), count) {
-                Ok(count) => taken += count,
-                Err(error) if is_nothing(&error) => continue,
-                Err(_) => {
-                    add(&handler.counters.receive_errors);
-                    // An error that stays must not become a busy loop.
-                    thread::sleep(PAUSE);
-                    continue;
-                }
-            }
+            let Ok(count) = inlet::receive(&mut batch, socket, count) else {
+                add(&handler.counters.receive_errors);
+                // An error that stays must not become a busy loop.
+                thread::sleep(PAUSE);
+                continue;
+            };
+            taken += count;
             let now = clock();
             for (datagram, source) in batch.iter() {
                 handler.count(datagram, source, now);
@@ -466,17 +434,10 @@ fn receive(
     }
 }
 
-fn is_nothing(error: &io::Error) -> bool {
-    use io::ErrorKind::{Interrupted, WouldBlock};
-    matches!(error.kind(), WouldBlock | Interrupted)
-}
-
 /// Waits for datagrams, or a moment for room in the queue.
 fn wait(sockets: &Sockets, has_room: bool) {
-    let for_input = |socket| PollFd::new(UdpSocket::as_fd(socket), PollFlags::POLLIN);
     let beats = sockets.beats.as_ref().unwrap_or(&sockets.words);
-    let mut both = [&*sockets.words, beats].map(for_input);
-    if !has_room || poll(&mut both, PollTimeout::from(STOP_POLL_MS)).is_err() {
+    if !has_room || inlet::wait([&sockets.words, beats]).is_err() {
         thread::sleep(PAUSE);
     }
 }

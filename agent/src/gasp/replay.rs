@@ -72,16 +72,24 @@ impl Sessions {
 
 /// The numbers of one session: rings of bits, a number's place is its
 /// remainder.
+///
+/// Ten thousand nodes that only say that they live need one word of a window
+/// each: a word of which every number was seen long ago is one bit.
 #[derive(Debug)]
 struct Window {
     newest: u64,
     turned: Timestamp,
-    words: [Word; WORDS],
+    /// Words of which all numbers were seen, and none of them lately.
+    solid: u32,
+    /// The other words that are not empty, in no order.
+    words: Vec<Word>,
 }
 
 /// Sixty-four numbers, side by side in memory: one frame touches one.
 #[derive(Clone, Copy, Debug, Default)]
 struct Word {
+    /// Which of the [`WORDS`] it is.
+    at: usize,
     seen: u64,
     /// Marked since `turned`.
     young: u64,
@@ -94,14 +102,15 @@ impl Window {
         Self {
             newest,
             turned: now,
-            words: [Word::default(); WORDS],
+            solid: 0,
+            words: Vec::new(),
         }
     }
 
     fn look(&mut self, seq: u64, now: Timestamp) -> Seen {
         self.turn(now);
         let (at, bit) = place(seq);
-        let word = self.words[at];
+        let word = self.word(at);
         if seq > self.newest {
             Seen::New
         } else if self.newest - seq > REACH {
@@ -121,7 +130,10 @@ impl Window {
             let steps = (seq - self.newest).min(BITS);
             for passed in 0..steps {
                 let (at, bit) = place(seq - passed);
-                let word = &mut self.words[at];
+                if self.word(at).seen & bit == 0 {
+                    continue;
+                }
+                let word = self.word_mut(at);
                 word.seen &= !bit;
                 word.young &= !bit;
                 word.old &= !bit;
@@ -130,7 +142,7 @@ impl Window {
         }
         if self.newest - seq <= REACH {
             let (at, bit) = place(seq);
-            let word = &mut self.words[at];
+            let word = self.word_mut(at);
             word.seen |= bit;
             word.young |= bit;
         }
@@ -141,11 +153,44 @@ impl Window {
         if turns == 0 {
             return;
         }
+        self.turned = now;
         for word in &mut self.words {
             word.old = if turns == 1 { word.young } else { 0 };
             word.young = 0;
+            if word.seen == u64::MAX && word.old == 0 {
+                self.solid |= 1 << word.at;
+            }
         }
-        self.turned = now;
+        let solid = self.solid;
+        self.words
+            .retain(|word| word.seen != 0 && solid & (1 << word.at) == 0);
+    }
+
+    fn word(&self, at: usize) -> Word {
+        let kept = self.words.iter().find(|word| word.at == at);
+        kept.copied().unwrap_or(self.unkept(at))
+    }
+
+    fn word_mut(&mut self, at: usize) -> &mut Word {
+        let kept = self.words.iter().position(|word| word.at == at);
+        let index = kept.unwrap_or_else(|| {
+            // Twice as many as needed would be most of what a node takes.
+            self.words.reserve_exact(1);
+            self.words.push(self.unkept(at));
+            self.solid &= !(1 << at);
+            self.words.len() - 1
+        });
+        &mut self.words[index]
+    }
+
+    /// A word that is not among the others.
+    fn unkept(&self, at: usize) -> Word {
+        let is_solid = self.solid & (1 << at) != 0;
+        Word {
+            at,
+            seen: if is_solid { u64::MAX } else { 0 },
+            ..Word::default()
+        }
     }
 }
 
@@ -156,7 +201,7 @@ fn place(seq: u64) -> (usize, u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
 
     use proptest::prelude::*;
 
@@ -203,7 +248,71 @@ mod tests {
         assert_eq!(forgot, [false, false, true, true]);
     }
 
+    #[test]
+    fn who_only_says_that_it_lives_takes_one_word() {
+        let mut window = Window::new(1, Timestamp(0));
+        for seq in 1..5_000 {
+            let now = Timestamp(seq * 1_000);
+            assert_eq!(window.look(seq, now), Seen::New);
+            window.mark(seq, now);
+            assert!(window.words.len() <= 3, "{window:?}");
+            let [copy, replay] = [seq, seq.saturating_sub(20)].map(|seq| window.look(seq, now));
+            assert_eq!(copy, Seen::Copy);
+            assert!(seq <= 20 || replay == Seen::Replay);
+        }
+        assert!(window.words.capacity() <= 3);
+    }
+
+    /// Every number and how many turns ago it was marked, kept for ever.
+    #[derive(Default)]
+    struct Model {
+        newest: u64,
+        turned: u64,
+        ages: HashMap<u64, u64>,
+    }
+
+    impl Model {
+        fn step(&mut self, seq: u64, now: u64) -> Seen {
+            let turns = (now - self.turned) / COPY_MS;
+            if turns > 0 {
+                self.turned = now;
+                self.ages.values_mut().for_each(|age| *age += turns);
+            }
+            if self.newest.saturating_sub(seq) > REACH {
+                return Seen::Replay;
+            }
+            match self.ages.get(&seq) {
+                Some(0 | 1) => Seen::Copy,
+                Some(_) => Seen::Replay,
+                None => {
+                    self.ages.insert(seq, 0);
+                    self.newest = self.newest.max(seq);
+                    Seen::New
+                }
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_takes_little_room_forgets_nothing(
+            steps in prop::collection::vec(
+                prop_oneof![20 => Just(1i64), 2 => -80i64..80, 1 => -1_200i64..1_200],
+                0..3_000,
+            ),
+            gap in 0u64..400,
+        ) {
+            let mut sessions = Sessions::new(1);
+            let mut model = Model::default();
+            let mut seq = 1i64;
+            for (n, by) in steps.into_iter().enumerate() {
+                seq = (seq + by).max(1);
+                let now = n as u64 * gap;
+                let (found, expected) = (step(&mut sessions, seq as u64, now), model.step(seq as u64, now));
+                prop_assert_eq!(found, expected, "{} at {}", seq, now);
+            }
+        }
+
         #[test]
         fn no_number_is_new_twice(
             seqs in prop::collection::vec(

@@ -8,19 +8,19 @@ use std::time::Duration;
 use std::{io, thread};
 
 use agent_core::model::Timestamp;
-use socket2::SockRef;
 use tokio::sync::mpsc;
 
 use super::{Addresses, Collector, Counters, DATAGRAM_MAX, Overheard};
 use crate::gasp::drops::kernel_drops;
+use crate::gasp::inlet::{self, Batch};
 
 /// Bytes of socket buffer to ask for; the kernel may give less. A report of a
 /// hundred lines takes about 80 KiB of it.
 const BUFFER: usize = 8 << 20;
 /// Crashes that may wait to be taken.
 const QUEUE: usize = 256;
-/// How long the thread waits in the socket before it looks whether to stop.
-const STOP_POLL: Duration = Duration::from_millis(200);
+/// Datagrams taken from the socket at once.
+const BATCH: usize = 64;
 
 /// Why nothing can be heard.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +60,8 @@ impl Listener {
         addresses: Arc<Addresses>,
         clock: impl Fn() -> Timestamp + Send + 'static,
     ) -> Result<(Self, mpsc::Receiver<Overheard>), Error> {
-        let socket = open(listen).map_err(|source| Error::Listen { listen, source })?;
+        let socket = inlet::bind(listen, BUFFER, false)
+            .map_err(|source| Error::Listen { listen, source })?;
         let socket = Arc::new(socket);
         let counters = Arc::new(Counters::default());
         let stop = Arc::new(AtomicBool::new(false));
@@ -113,13 +114,6 @@ impl Drop for Listener {
     }
 }
 
-fn open(listen: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::bind(listen)?;
-    SockRef::from(&socket).set_recv_buffer_size(BUFFER)?;
-    socket.set_read_timeout(Some(STOP_POLL))?;
-    Ok(socket)
-}
-
 fn hear(
     socket: &UdpSocket,
     addresses: Arc<Addresses>,
@@ -130,25 +124,23 @@ fn hear(
 ) {
     let mut collector = Collector::new(addresses, Arc::clone(counters));
     // One byte more than a datagram: what fills it was too long.
-    let mut buf = [0; DATAGRAM_MAX + 1];
+    let mut batch = Batch::new(BATCH, DATAGRAM_MAX + 1);
     while !stop.load(Ordering::Acquire) {
-        match socket.recv_from(&mut buf) {
-            Ok((len, source)) => {
-                let overheard = collector.take(&buf[..len], source.ip(), clock());
-                if overheard.is_some_and(|overheard| queue.try_send(overheard).is_err()) {
-                    Counters::add(&counters.queue_full, 1);
-                }
+        let received = match inlet::receive(&mut batch, socket, BATCH) {
+            Ok(0) => inlet::wait([socket, socket]),
+            received => received.map(drop),
+        };
+        if received.is_err() {
+            Counters::add(&counters.receive_errors, 1);
+            // An error that stays must not become a busy loop.
+            thread::sleep(Duration::from_millis(10));
+        }
+        let now = clock();
+        for (datagram, source) in batch.iter() {
+            let overheard = collector.take(datagram, source.ip(), now);
+            if overheard.is_some_and(|overheard| queue.try_send(overheard).is_err()) {
+                Counters::add(&counters.queue_full, 1);
             }
-            Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock
-                | io::ErrorKind::TimedOut
-                | io::ErrorKind::Interrupted => {}
-                _ => {
-                    Counters::add(&counters.receive_errors, 1);
-                    // An error that stays must not become a busy loop.
-                    thread::sleep(Duration::from_millis(10));
-                }
-            },
         }
     }
 }

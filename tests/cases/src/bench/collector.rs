@@ -48,6 +48,8 @@ pub enum Part {
     Heartbeats,
     /// The highest rate of frames with lines.
     Gasps,
+    /// The highest rate of lines by netconsole.
+    Netconsole,
     /// The same of rsyslog, for lines of text.
     Rsyslog,
     /// Many datagrams at once.
@@ -77,6 +79,7 @@ pub fn run(
         match part {
             Part::Heartbeats => all_hosts(|hosts| rates(What::Heartbeats, hosts, rounds), show)?,
             Part::Gasps => all_hosts(|hosts| rates(What::Gasps, hosts, rounds), show)?,
+            Part::Netconsole => all_hosts(|hosts| rates(What::Netconsole, hosts, rounds), show)?,
             Part::Rsyslog => {
                 let cache = Cache::open()?;
                 match harness::rsyslog::version(&cache) {
@@ -207,15 +210,19 @@ impl Trial {
 
 fn rates(what: What, hosts: usize, rounds: usize) -> Result<Vec<Figure>> {
     let count = match what {
-        What::Heartbeats | What::ShortGasps | What::Syslog => 800_000,
         What::Gasps => 400_000,
+        _ => 800_000,
     };
     let load = Load::new(what, hosts, count)?;
-    let proof_ns = proof_ns(&load)?;
+    let (kind, proof_ns) = match what {
+        // Nobody proves it.
+        What::Netconsole => (Kind::Netconsole, 0.0),
+        _ => (Kind::Gasps, proof_ns(&load)?),
+    };
     let (mut bare, mut ours) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         bare.push(Target::Sink(Kind::Bare).highest(&load)?);
-        ours.push(Target::Sink(Kind::Gasps).highest(&load)?);
+        ours.push(Target::Sink(kind).highest(&load)?);
     }
     let case = json!({"load": what.name(), "hosts": hosts, "bytes": load.size});
     let figure = |metric, unit, values, yardstick| Figure {
@@ -229,8 +236,8 @@ fn rates(what: What, hosts: usize, rounds: usize) -> Result<Vec<Figure>> {
     let bare = figure("loss_free_bare", "1/s", bare, Value::Null);
     let lines = match what {
         What::Gasps => load::LINES_A_FRAME,
-        What::ShortGasps | What::Syslog => 1,
         What::Heartbeats => 0,
+        _ => 1,
     };
     // What is left if nothing but the proof is added to the bare loop.
     let limit = 1e9 / (1e9 / bare.median() + proof_ns);

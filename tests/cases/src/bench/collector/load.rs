@@ -24,6 +24,10 @@ pub(super) const LINES_A_FRAME: usize = 10;
 const TEXT: &str =
     " asm_exc_page_fault+0x26/0x30 RIP: 0010:boom_timer+0x12/0x34 [boom] Code: 48 89 e5 0f";
 
+/// What a kernel says while it lives.
+const PLAIN: &str =
+    "eth0: renamed from veth5c9e7a1, carrier up, queueing discipline noqueue, group default";
+
 /// What is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum What {
@@ -33,6 +37,8 @@ pub(super) enum What {
     Gasps,
     /// The same with a line a frame.
     ShortGasps,
+    /// A line of a kernel's log by netconsole, in extended format.
+    Netconsole,
     /// A line of text, as syslog has it.
     Syslog,
 }
@@ -43,7 +49,8 @@ impl What {
             Self::Heartbeats => "heartbeats",
             Self::Gasps => "gasps",
             Self::ShortGasps => "short gasps",
-            Self::Syslog => "lines",
+            Self::Netconsole => "netconsole",
+            Self::Syslog => "syslog",
         }
     }
 }
@@ -100,6 +107,15 @@ impl Load {
             What::Heartbeats => (Kind::Heartbeat, 0),
             What::Gasps => (Kind::Lines, LINES_A_FRAME as u64),
             What::ShortGasps => (Kind::Lines, 1),
+            What::Netconsole => {
+                // Who speaks is known by the source, which is that of a turn.
+                let turn = at / TURN;
+                let seq = turn / self.hosts * TURN + at % TURN;
+                let line = format!("6,{seq:08},{:012},-;{PLAIN}\n", 1_000 * seq);
+                self.size = line.len();
+                self.bytes.extend_from_slice(line.as_bytes());
+                return;
+            }
             What::Syslog => {
                 let node = name(self.first + at % self.hosts);
                 let line = format!("<4>Nov 21 20:00:00 {node} kernel: {of_host:08} {TEXT}");
@@ -140,7 +156,12 @@ impl Load {
     }
 }
 
-fn name(host: usize) -> String {
+/// The address that the turns of a host come from.
+pub(super) fn source(host: usize) -> Ipv4Addr {
+    Ipv4Addr::from(0x7f01_0001 + host as u32)
+}
+
+pub(super) fn name(host: usize) -> String {
     format!("node-{host:05}")
 }
 
@@ -218,11 +239,10 @@ impl Sender {
 
     fn turn(&self, bytes: &[u8], load: &Load, at: usize) -> Result<()> {
         let (size, host) = (load.size as u16, load.first + at % load.hosts);
-        let source = Ipv4Addr::from(0x7f01_0001 + host as u32);
         let from = nix::libc::in_pktinfo {
             ipi_ifindex: 0,
             ipi_spec_dst: nix::libc::in_addr {
-                s_addr: u32::from(source).to_be(),
+                s_addr: u32::from(source(host)).to_be(),
             },
             ipi_addr: nix::libc::in_addr { s_addr: 0 },
         };

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use agent_core::model::Body;
+use agent_core::model::{Body, NodeName};
 use anyhow::{Context as _, Result, bail};
 use lastgasp::annotate;
+use lastgasp::channels::netconsole::{self, Addresses, Listener};
 use lastgasp::gasp::counters::Outcome;
 use lastgasp::gasp::protocol::{Key, KeyRing};
 use lastgasp::gasp::receiver::{Receiver, Settings};
@@ -20,7 +21,7 @@ use lastgasp::kernel::udp::Batch;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use super::load::KEY;
+use super::load::{self, KEY};
 
 /// Where receivers run; the load comes from [`SENDER`].
 pub(super) const RECEIVER: u32 = 1;
@@ -34,6 +35,8 @@ pub enum Kind {
     Bare,
     /// The annotator's receiver, and a thread that takes its messages.
     Gasps,
+    /// The annotator's ear for netconsole, which knows the hosts' addresses.
+    Netconsole,
 }
 
 /// Runs a receiver until standard input ends. It says its port first, and for
@@ -43,6 +46,7 @@ pub fn run(kind: Kind, pause: Duration) -> Result<()> {
     let count: Box<dyn Fn() -> Value> = match kind {
         Kind::Bare => bare()?,
         Kind::Gasps => gasps(pause)?,
+        Kind::Netconsole => overhear()?,
     };
     for line in std::io::stdin().lines() {
         line?;
@@ -123,6 +127,24 @@ fn gasps(pause: Duration) -> Result<Box<dyn Fn() -> Value>> {
     }))
 }
 
+fn overhear() -> Result<Box<dyn Fn() -> Value>> {
+    let addresses = Addresses::new();
+    for host in 0..super::HOSTS[2] {
+        let node = NodeName::new(&load::name(host)).context("no node name")?;
+        addresses.learn(load::source(host).into(), &node, annotate::now());
+    }
+    let local = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+    let (listener, _) = Listener::spawn(local, Arc::new(addresses), annotate::now)?;
+    println!("{}", listener.local_addr()?.port());
+    Ok(Box::new(move || {
+        let counters = listener.counters();
+        json!({
+            "received": counters.of(netconsole::Outcome::Accepted),
+            "kernel_drops": listener.kernel_drops(),
+        })
+    }))
+}
+
 /// A receiver that was started.
 pub(super) struct Sink {
     child: Child,
@@ -137,6 +159,7 @@ impl Sink {
         let name = match kind {
             Kind::Bare => "bare",
             Kind::Gasps => "gasps",
+            Kind::Netconsole => "netconsole",
         };
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["sink", name, "--pause-us", &pause.as_micros().to_string()]);
