@@ -172,7 +172,8 @@ impl Fleet {
             self.make_room();
         }
         let node = self.nodes.entry(name.clone()).or_insert_with(|| Node {
-            boots: Vec::new(),
+            // Most nodes have one, and there are ten thousand of them.
+            boots: Vec::with_capacity(1),
             heard_ms: clock_ms,
             silent: None,
         });

@@ -51,7 +51,8 @@ impl Addresses {
     /// The node has this address: it has proven so, or the API server says it.
     pub fn learn(&self, address: IpAddr, node: &NodeName, now: Timestamp) {
         let mut table = self.table();
-        let (nodes, _) = table.get_or_insert(&address.to_canonical(), Vec::new);
+        // Most addresses are of one node.
+        let (nodes, _) = table.get_or_insert(&address.to_canonical(), || Vec::with_capacity(1));
         if let Some(known) = nodes.iter_mut().find(|s| s.node == *node) {
             if now.since(known.at) >= RENEW_MS {
                 known.at = now;
