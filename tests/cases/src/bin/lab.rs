@@ -53,9 +53,10 @@ struct Args {
     /// survived].
     #[arg(long)]
     runs: Option<usize>,
-    /// Of these, how many boot anew instead of going on from the snapshot.
-    #[arg(long, default_value_t = 1)]
-    cold: usize,
+    /// Of these, how many boot anew instead of going on from the snapshot [default: 1;
+    /// with --all none].
+    #[arg(long)]
+    cold: Option<usize>,
     /// Every CPU maps and unmaps memory meanwhile, as busy programs of several
     /// threads do: each time it waits for the other CPUs, also for a dying one.
     #[arg(long)]
@@ -161,7 +162,7 @@ impl Args {
                 (_, true) => runs.min(2),
                 _ => runs,
             },
-            cold: self.cold,
+            cold: self.cold.unwrap_or(usize::from(!self.all)),
             cold_once: self.quick,
             next_boot: !self.quick,
         }
