@@ -11,6 +11,8 @@ use agent_core::model::{BootId, Context, HoldPoint, Inventory, NodeName, Notice,
 use lastgasp::gasp::protocol::{Identity, Key, Kind, MAX_FRAME, Sealer, Stamp, WordParts};
 use serde_json::Value;
 
+#[path = "annotator/asked.rs"]
+mod asked;
 #[path = "annotator/netconsole.rs"]
 mod netconsole;
 

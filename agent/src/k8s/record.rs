@@ -179,9 +179,9 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
         status.module = short(&report.module);
     }
     if let Some(asked) = death.word.as_ref().and_then(|word| word.asked.as_ref()) {
-        status.asked_by = Some(asked_by(asker_text(&asked.by), Some(&asked.by)));
+        status.asked_by = Some(asked_by(&asker_text(&asked.by), Some(&asked.by)));
         let told = asked.told.as_ref();
-        status.told_by = told.map(|told| asked_by(told_text(told), told.by.as_ref()));
+        status.told_by = told.map(|told| asked_by(&told_text(told), told.by.as_ref()));
     }
     status.evidence = death
         .evidence
@@ -224,8 +224,8 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
     status.proof = Some(proof);
 }
 
-fn asked_by(text: String, asker: Option<&Asker>) -> AskedBy {
-    let text = escaped(&text, MESSAGE_MAX);
+fn asked_by(text: &str, asker: Option<&Asker>) -> AskedBy {
+    let text = escaped(text, MESSAGE_MAX);
     let Some(asker) = asker else {
         return AskedBy {
             text,

@@ -84,10 +84,10 @@ impl Entry {
 
     /// Who asked for what a mark announces.
     pub fn asked(&self) -> Option<&Asked> {
-        let text = &raw const self.slot.text;
+        let text = NonNull::from(&self.slot.text);
         // SAFETY: there is room for one, aligned, which `agent_common::asked` asserts;
         // it is plain numbers, for which every bit pattern is valid.
-        (self.slot.asked == 1).then(|| unsafe { &*text.cast::<Asked>() })
+        (self.slot.asked == 1).then(|| unsafe { text.cast::<Asked>().as_ref() })
     }
 }
 

@@ -92,6 +92,7 @@ impl Part {
 
 /// Reads the parts of a word that are known; `None` where one says less than it
 /// promises.
+#[expect(clippy::option_option, reason = "damaged, nobody, somebody")]
 pub(super) fn read(mut rest: &[u8]) -> Option<Option<Asked>> {
     let (mut by, mut told) = (None, None);
     while let Some((head, behind)) = rest.split_at_checked(PART) {

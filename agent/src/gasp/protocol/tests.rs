@@ -315,13 +315,13 @@ fn asker(pid: u32, comm: &[u8], cgroups: [&[u8]; 3]) -> asked::Asker {
     }
 }
 
-fn told(at_ns: u64, by: asked::Asker) -> asked::Told {
+fn told(at_ns: u64, by: &asked::Asker) -> asked::Told {
     asked::Told {
         at_ns,
         means: asked::means::COMMAND,
         number: 0,
         command_len: 17,
-        by,
+        by: *by,
         command: text(b"systemctl\0reboot\0"),
     }
 }
@@ -359,7 +359,7 @@ fn who_asked_comes_back_as_it_went() {
     let (_, word) = restart(
         "w01",
         &asked::Asked {
-            told: told(2_000, teller),
+            told: told(2_000, &teller),
             by,
         },
         b"",
@@ -384,7 +384,7 @@ fn the_kernel_itself_is_no_process() {
         means: asked::means::SIGNAL,
         number: 2,
         command_len: 0,
-        ..told(2_000, nobody)
+        ..told(2_000, &nobody)
     };
     let by = asker(1, b"init", [b"", b"", b""]);
     let (_, word) = restart("w01", &asked::Asked { told, by }, b"");
@@ -398,7 +398,7 @@ fn the_longest_of_all_still_fits_and_a_line_comes_first() {
     let mut by = asker(1, &[b'n'; 16], long);
     by.parents[2] = by.process;
     let asked = asked::Asked {
-        told: told(1, by),
+        told: told(1, &by),
         by,
     };
     let (len, word) = restart(&longest_name(), &asked, b"");
@@ -418,7 +418,7 @@ fn the_longest_of_all_still_fits_and_a_line_comes_first() {
 fn a_reader_skips_parts_that_it_does_not_know() {
     let by = asker(7, b"reboot", [b"", b"", b""]);
     let mut part = super::asked::Part::asker(&asked::Asked {
-        told: told(0, by),
+        told: told(0, &by),
         by,
     });
     let mut bytes = vec![99, 2, 0, 1, 2];
