@@ -97,7 +97,8 @@ pub unsafe fn explain(slot: *mut Slot, what: u16) {
         let in_interrupt = (*slot).context > agent_common::CONTEXT_PROCESS;
         // What follows a panic, or another order, nobody asked for.
         let order = notice::is_order(what) && !in_interrupt && !emit::is_final();
-        if !order && !(what == notice::PANIC && is_crash_by_sysrq((*slot).mono_ns)) {
+        let crash = what == notice::PANIC && is_crash_by_sysrq((*slot).mono_ns);
+        if !order && !crash {
             return;
         }
         let asked = (&raw mut (*slot).text).cast::<Asked>();

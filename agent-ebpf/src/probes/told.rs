@@ -35,8 +35,7 @@ const FROM_KERNEL: u64 = 1;
 /// Whether this asks systemd to stop the machine (systemd(1), "SIGNALS").
 #[inline(always)]
 fn asks_systemd(signal: i32) -> bool {
-    let number = signal - SIGRTMIN;
-    (number >= 3 && number <= 6) || (number >= 13 && number <= 16)
+    matches!(signal - SIGRTMIN, 3..=6 | 13..=16)
 }
 
 /// The same for simpler ones; systemd takes some of them for something else.
@@ -67,23 +66,22 @@ pub fn tp_signal_generate(context: BtfTracePointContext) -> i32 {
 }
 
 /// What a command line has among its arguments.
-#[derive(Default)]
-struct Words {
-    /// `reboot`, `poweroff`, `halt` or `kexec`.
-    end: bool,
-    /// Runlevel 0 or 6.
-    level: bool,
-    /// `-c`: what was asked for is called off.
-    cancel: bool,
-    /// `-w`: only a note in a log.
-    note: bool,
-}
+struct Words(u32);
+
+/// `reboot`, `poweroff`, `halt` or `kexec`.
+const END: u32 = 1;
+/// Runlevel 0 or 6.
+const LEVEL: u32 = 2;
+/// `-c`: what was asked for is called off.
+const CANCEL: u32 = 4;
+/// `-w`: only a note in a log.
+const NOTE: u32 = 8;
 
 impl Words {
     /// Looks at the first four arguments behind a command's name.
     #[inline(always)]
     fn of(line: &task::CommandLine) -> Self {
-        let mut found = Self::default();
+        let mut found = Self(0);
         // Ends where the line does.
         let _ = found.look(line);
         found
@@ -104,11 +102,11 @@ impl Words {
     fn take(&mut self, line: &task::CommandLine, at: u64) -> Option<u64> {
         let (word, len) = line.word(at)?;
         match &word.to_le_bytes() {
-            b"reboot\0\0" | b"halt\0\0\0\0" | b"kexec\0\0\0" => self.end = true,
-            b"poweroff" if len == 9 => self.end = true,
-            b"0\0\0\0\0\0\0\0" | b"6\0\0\0\0\0\0\0" => self.level = true,
-            b"-c\0\0\0\0\0\0" => self.cancel = true,
-            b"-w\0\0\0\0\0\0" => self.note = true,
+            b"reboot\0\0" | b"halt\0\0\0\0" | b"kexec\0\0\0" => self.0 |= END,
+            b"poweroff" if len == 9 => self.0 |= END,
+            b"0\0\0\0\0\0\0\0" | b"6\0\0\0\0\0\0\0" => self.0 |= LEVEL,
+            b"-c\0\0\0\0\0\0" => self.0 |= CANCEL,
+            b"-w\0\0\0\0\0\0" => self.0 |= NOTE,
             _ => {}
         }
         Some(at + len)
@@ -123,11 +121,11 @@ pub fn tp_sched_process_exec(_context: BtfTracePointContext) -> i32 {
     };
     let mut begin = [0; 8];
     begin.copy_from_slice(&name[..8]);
-    let (systemctl, init, shutdown, plain) = match &begin {
-        b"systemct" => (true, false, false, false),
-        b"init\0\0\0\0" | b"telinit\0" => (false, true, false, false),
-        b"shutdown" => (false, false, true, false),
-        b"reboot\0\0" | b"poweroff" | b"halt\0\0\0\0" => (false, false, false, true),
+    let (must, must_not) = match &begin {
+        b"systemct" => (END, 0),
+        b"init\0\0\0\0" | b"telinit\0" => (LEVEL, 0),
+        b"shutdown" => (0, CANCEL),
+        b"reboot\0\0" | b"poweroff" | b"halt\0\0\0\0" => (0, NOTE),
         _ => return 0,
     };
     // A container that stops itself stops nobody else.
@@ -135,12 +133,8 @@ pub fn tp_sched_process_exec(_context: BtfTracePointContext) -> i32 {
         return 0;
     }
     let line = task::CommandLine::of_current();
-    let words = Words::of(&line);
-    let stops = (systemctl && words.end)
-        || (init && words.level)
-        || (shutdown && !words.cancel)
-        || (plain && !words.note);
-    if stops {
+    let Words(words) = Words::of(&line);
+    if words & must == must && words & must_not == 0 {
         told::keep(means::COMMAND, 0, true, Some(&line));
     }
     0
@@ -149,7 +143,7 @@ pub fn tp_sched_process_exec(_context: BtfTracePointContext) -> i32 {
 /// `void __handle_sysrq(u8 key, bool check_mask)`
 #[inline(always)]
 fn sysrq(key: u8) {
-    if key == b'b' || key == b'c' || key == b'o' {
+    if key == b'c' || key == b'o' {
         // SAFETY: a helper without arguments.
         let context = preempt::context(unsafe { bpf_get_smp_processor_id() }.into());
         let by_process = context == CONTEXT_PROCESS || context == CONTEXT_UNKNOWN;
