@@ -2,6 +2,7 @@
 //! cluster, and nothing here decides: it carries out, once, what the engine
 //! decided. Every call may be repeated; a repetition writes nothing.
 
+mod addresses;
 mod ahead;
 mod client;
 mod crd;

@@ -24,8 +24,8 @@ pub struct Annotator {
     child: Child,
     binary: PathBuf,
     http: SocketAddr,
-    /// Where it takes gasps.
-    pub listen: SocketAddr,
+    /// Where it takes what a node sends, by the port that the node sends to.
+    pub listen: Vec<(u16, SocketAddr)>,
     /// Its store.
     pub store: PathBuf,
 }
@@ -48,6 +48,7 @@ impl Annotator {
         command
             .args(["annotator", "--log-format", "json"])
             .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+            .args(["--netconsole-listen", "127.0.0.1:0"])
             .arg("--key-file")
             .arg(&key)
             .arg("--store")
@@ -70,7 +71,7 @@ impl Annotator {
             child,
             binary,
             http: unknown,
-            listen: unknown,
+            listen: Vec::new(),
             store,
         };
         let deadline = Instant::now() + READY;
@@ -78,7 +79,10 @@ impl Annotator {
         if kubeconfig.is_some() {
             wait_for(&said, "the API server answers", deadline, &log)?;
         }
-        started.listen = address(&ready, "listen")?;
+        started.listen = vec![
+            (node::COLLECTOR_PORT, address(&ready, "listen")?),
+            (node::NETCONSOLE_PORT, address(&ready, "netconsole")?),
+        ];
         started.http = address(&ready, "http")?;
         Ok(started)
     }

@@ -28,6 +28,9 @@ pub const KEY: &[u8] = b"no secret: the key of the lab\n";
 /// The port that the agent sends to.
 pub const COLLECTOR_PORT: u16 = 9618;
 
+/// The port that its kernel's netconsole sends to.
+pub const NETCONSOLE_PORT: u16 = 6666;
+
 /// Keeps the kernel from changing its clock. Emulated time jumps at a restore; the
 /// clocksource watchdog then gives the TSC up, and the change stops every CPU
 /// (`timekeeping_notify`, `stop_machine`). If one of them is just dying with its
@@ -102,7 +105,7 @@ pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
         cpus,
         memory: 512,
         append: format!("quiet {clock}"),
-        forward: None,
+        forward: Vec::new(),
         disk: None,
         decoys: 0,
         limit: LIMIT,

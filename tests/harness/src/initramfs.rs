@@ -19,6 +19,7 @@ const MODULES: &[&str] = &[
     "crc32c_generic",
     "crc32c_cryptoapi",
     "ext4",
+    "netconsole",
 ];
 
 /// Modules for the kinds of network that a node may have, loaded if a case asks.

@@ -36,8 +36,8 @@ pub struct Machine {
     pub memory: u32,
     /// Added to the kernel's command line.
     pub append: String,
-    /// Where datagrams go on to, beside the test.
-    pub forward: Option<SocketAddr>,
+    /// Where datagrams go on to, beside the test, by the port they were sent to.
+    pub forward: Vec<(u16, SocketAddr)>,
     /// What outlives it: an image of a disk (`disk::empty`).
     pub disk: Option<PathBuf>,
     /// Network devices whose cable ends nowhere, found before the real one.
@@ -117,7 +117,7 @@ impl Vm {
         let dir = tempfile::Builder::new().prefix("lab-").tempdir()?;
         let path = |name: &str| dir.path().join(name);
         fs::write(path("initramfs"), &machine.initramfs)?;
-        let (wire, datagrams, cable) = Wire::new(machine.forward)?;
+        let (wire, datagrams, cable) = Wire::new(&machine.forward)?;
         let socket = |id: &str, name: &str| {
             format!(
                 "socket,id={id},server=on,wait=off,path={}",

@@ -59,27 +59,25 @@ pub struct Wire {
 
 impl Wire {
     /// The cable's end, the datagrams that arrive there, and the socket for
-    /// QEMU. Datagrams also go on to `forward`, if given.
+    /// QEMU. Datagrams to a port of `forward` also go on to its address.
     ///
     /// The two sockets are a pair: between sockets that have a name, only
     /// `net.unix.max_dgram_qlen` frames (often 10) fit, and QEMU would throw
     /// the others away when a machine resets.
-    pub fn new(forward: Option<SocketAddr>) -> Result<(Self, Receiver<Datagram>, UnixDatagram)> {
+    pub fn new(forward: &[(u16, SocketAddr)]) -> Result<(Self, Receiver<Datagram>, UnixDatagram)> {
         let (host_end, guest_end) = UnixDatagram::pair().context("no socket for the network")?;
         for end in [&host_end, &guest_end] {
             SockRef::from(end)
                 .set_send_buffer_size(BUFFER)
                 .context("no buffer for the network")?;
         }
-        let forward = match forward {
-            Some(to) => {
-                let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
-                    .and_then(|socket| socket.connect(to).map(|()| socket))
-                    .with_context(|| format!("cannot pass datagrams on to {to}"))?;
-                Some(socket)
-            }
-            None => None,
-        };
+        let mut passed_on = Vec::new();
+        for (port, to) in forward {
+            let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
+                .and_then(|socket| socket.connect(to).map(|()| socket))
+                .with_context(|| format!("cannot pass datagrams on to {to}"))?;
+            passed_on.push((*port, socket));
+        }
         let for_qemu = guest_end.try_clone().context("no socket for the network")?;
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let lost = Arc::new(AtomicU64::new(0));
@@ -88,7 +86,7 @@ impl Wire {
         let is_deaf = Arc::clone(&deaf);
         let thread = thread::Builder::new()
             .name("wire".into())
-            .spawn(move || serve(&host_end, forward.as_ref(), &sender, &counter, &is_deaf))
+            .spawn(move || serve(&host_end, &passed_on, &sender, &counter, &is_deaf))
             .context("no thread for the network")?;
         let wire = Self {
             guest_end,
@@ -131,7 +129,7 @@ impl Drop for Wire {
 
 fn serve(
     cable: &UnixDatagram,
-    forward: Option<&UdpSocket>,
+    forward: &[(u16, UdpSocket)],
     sender: &SyncSender<Datagram>,
     lost: &AtomicU64,
     deaf: &AtomicBool,
@@ -150,7 +148,7 @@ fn serve(
                 let _ = cable.send(&tagged(tag, reply));
             }
         } else if let Some((port, payload)) = udp(&frame).filter(|(port, _)| *port != DISCARD) {
-            if let Some(socket) = forward {
+            for (_, socket) in forward.iter().filter(|(to, _)| *to == port) {
                 // UDP: a receiver that is not there is the receiver's matter.
                 let _ = socket.send(payload);
             }
@@ -253,7 +251,7 @@ mod tests {
     fn a_datagram_is_noted_passed_on_and_nothing_is_lost_at_the_end() -> Result<()> {
         let receiver = UdpSocket::bind("127.0.0.1:0")?;
         receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
-        let (mut wire, datagrams, qemu) = Wire::new(Some(receiver.local_addr()?))?;
+        let (mut wire, datagrams, qemu) = Wire::new(&[(6666, receiver.local_addr()?)])?;
         qemu.send(&udp_frame(b"first"))?;
         for _ in 0..50 {
             qemu.send(&udp_frame(b"more"))?;

@@ -137,7 +137,7 @@ fn set_up(
     go_on()?;
     let machine = {
         let mut machine = node::machine(cache, kernel, CPUS)?;
-        machine.forward = Some(annotator.listen);
+        machine.forward.clone_from(&annotator.listen);
         machine
     };
     let boots = format!(

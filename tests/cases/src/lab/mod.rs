@@ -1,6 +1,7 @@
 //! Deaths by the thousand: kernels, ways to die, and what of each got out.
 
 pub mod bless;
+pub mod channels;
 pub mod coverage;
 pub mod plan;
 pub mod record;

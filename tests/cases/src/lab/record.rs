@@ -10,6 +10,7 @@ use agent_core::model::{HoldPoint, Proof, ReasonCode};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use super::channels::NETCONSOLE;
 use super::coverage::NEXT_BOOT;
 use super::run::{Done, End, Task};
 
@@ -97,6 +98,9 @@ pub struct Record {
     /// What each of the other channels said: `yes`, `late`, or why not.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channels: BTreeMap<String, String>,
+    /// From the trigger to the datagram by which netconsole had told the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netconsole_ms: Option<f64>,
 }
 
 impl Record {
@@ -139,6 +143,7 @@ impl Record {
             proof: None,
             reason: None,
             channels: BTreeMap::new(),
+            netconsole_ms: None,
         }
     }
 
@@ -165,6 +170,12 @@ impl Record {
                 record.holds_expired = verdict.holds_expired;
                 record.proof = verdict.proof;
                 record.reason = verdict.reason;
+                if let Some(told) = verdict.netconsole {
+                    record
+                        .channels
+                        .insert(NETCONSOLE.into(), told.word().into());
+                    record.netconsole_ms = told.ms();
+                }
                 if let Some(said) = &verdict.next_boot {
                     record.channels.insert(NEXT_BOOT.into(), said.clone());
                 }

@@ -16,6 +16,7 @@ use harness::{disk, host};
 use lastgasp::gasp::protocol::{Frame, Kind};
 
 use super::bless;
+use super::channels;
 use super::scenes::{self, Plot, Scene};
 use super::verdict::{self, Verdict};
 use super::ways::{Demand, Way};
@@ -257,11 +258,10 @@ fn kill(
     } else {
         until_halted(vm)?
     };
-    Ok((
-        verdict::judge(way, demand, since, &outcome)?,
-        since,
-        outcome,
-    ))
+    let mut verdict = verdict::judge(way, demand, since, &outcome)?;
+    let trigger = since + Duration::from_micros(task.delay_us);
+    verdict.netconsole = Some(channels::netconsole(way, trigger, &outcome.datagrams));
+    Ok((verdict, since, outcome))
 }
 
 /// What the next boot of a machine says, up to its first heartbeats.

@@ -414,7 +414,7 @@ pub fn tell(story: fn(&mut stories::Stage) -> Result<()>, machine: &Machine) -> 
         .tempdir()?;
     let annotator = Annotator::start(dir.path(), None)?;
     let mut machine = machine.clone();
-    machine.forward = Some(annotator.listen);
+    machine.forward.clone_from(&annotator.listen);
     machine.limit = STORY;
     story(&mut stories::Stage { machine, annotator })
 }

@@ -19,6 +19,7 @@ use lastgasp::gasp::protocol::{Key, KeyRing};
 use lastgasp::gasp::queue::queue;
 use lastgasp::gasp::receiver::{self, Handler};
 
+use super::channels::Told;
 use super::ways::{self, Demand, Way};
 use crate::node;
 
@@ -46,6 +47,8 @@ pub struct Verdict {
     pub proof: Option<Proof>,
     /// The engine's reason code.
     pub reason: Option<ReasonCode>,
+    /// What netconsole told, without proof.
+    pub netconsole: Option<Told>,
     /// What the next boot made of it, if that was asked: `yes`, or why not.
     pub next_boot: Option<String>,
 }
@@ -122,6 +125,7 @@ pub fn judge(way: &Way, demand: Demand, since: Instant, outcome: &Outcome) -> Re
         holds_expired: holds_expired.unwrap_or(0),
         proof: death.map(|d| d.proof),
         reason: death.map(engine::reason_code),
+        netconsole: None,
         next_boot: None,
     })
 }
