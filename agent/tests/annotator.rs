@@ -7,8 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 use std::time::{Duration, Instant};
 
-use agent_core::model::{BootId, Context, HoldPoint, Inventory, NodeName, Notice, PodRef};
-use lastgasp::gasp::protocol::{Identity, Key, Kind, MAX_FRAME, Sealer, Stamp, WordParts};
+use agent_core::model::{
+    BootId, Channel, Context, HoldPoint, Inventory, NodeName, Notice, PodRef, Record, RecordKind,
+};
+use lastgasp::gasp::protocol::{Identity, Key, KeyRing, Kind, MAX_FRAME, Sealer, Stamp, WordParts};
+use lastgasp::gasp::receipt::{self, RecordId};
 use serde_json::Value;
 
 #[path = "annotator/asked.rs"]
@@ -328,6 +331,67 @@ fn a_death_is_told_written_and_explained_across_a_kill() {
     for part in ["Returned", "P4", "w01-01010101", "Kernel panic: "] {
         assert!(table.contains(part), "no {part:?} in\n{table}");
     }
+}
+
+#[test]
+fn a_record_has_its_receipt_when_it_is_stored_and_is_the_reason_of_one_death() {
+    let (_dir, dir) = place();
+    let annotator = Annotator::start(&dir);
+    Node::new(&dir, 1).hello(&annotator);
+    let mut node = Node::new(&dir, 2);
+    node.hello(&annotator);
+    annotator.death("the end of the first boot", |d| {
+        d["reason_code"] == "Unknown"
+    });
+
+    let record = Record {
+        channel: Channel::Pstore,
+        source: "erst".into(),
+        boot: Some(BootId([1; 16])),
+        kind: RecordKind::Panic,
+        at: None,
+        missing: 0,
+        cut: false,
+        text: "<0>[    9.000000] Kernel panic - not syncing: sysrq triggered crash\n".into(),
+    };
+    let json = serde_json::to_vec(&record).expect("serializes");
+    let own = Identity {
+        node: NodeName::new("w01").expect("a DNS label"),
+        node_uid: None,
+        boot: BootId([2; 16]),
+        session: 2,
+        key_id: 0,
+    };
+    let keys = KeyRing::pre_shared(Key::read(&dir.join("key")).expect("the key"));
+    let mut sent = |annotator: &Annotator| {
+        node.send(annotator, 5, Kind::Record, |draft| {
+            assert_eq!(draft.bytes(&json), json.len(), "fits one frame");
+        });
+        let mut datagram = [0; MAX_FRAME];
+        node.socket
+            .set_read_timeout(Some(PATIENCE))
+            .expect("a timeout");
+        let length = node.socket.recv(&mut datagram).expect("a receipt");
+        let id = receipt::read(&datagram[..length], &own, &keys);
+        assert_eq!(id, Some(RecordId::of(&record)));
+    };
+    sent(&annotator);
+    // What has a receipt outlives the annotator.
+    annotator.kill();
+    let annotator = Annotator::start(&dir);
+    let told = |d: &Value| d["reason_code"] == "SysrqCrash" && d["pods_annotated"] == 2;
+    let death = annotator.death("the reason", told);
+    assert_eq!(death["death"]["proof"], "P4");
+    sent(&annotator);
+    let again = annotator.death("the same", told);
+    assert_eq!(death, again);
+    let why = annotator.ask(&["why", "node/w01"]);
+    assert!(
+        text(&why).contains("sysrq triggered crash"),
+        "{}",
+        text(&why)
+    );
+    annotator.stop();
 }
 
 #[test]

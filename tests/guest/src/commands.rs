@@ -7,6 +7,7 @@
 //! | `run PROGRAM ARGUMENTS…` | starts a program in the background; answers with its PID |
 //! | `sh SCRIPT` | has a shell do it; fails with what it says if it fails |
 //! | `networks` | loads the modules for VLANs, bonds, bridges and veths |
+//! | `crash-kernel` | loads the crash kernel, which takes over when this one dies |
 //! | `wait PATH MS` | waits until the file exists |
 //! | `output MS PROGRAM ARGUMENTS…` | runs a program to its end; answers with what it says, newlines as U+001E |
 //! | `stop PROGRAM MS` | SIGTERM to what `run` started, and waits for its end |
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{clock, flood, machine, ways};
+use crate::{clock, crash, flood, machine, ways};
 
 /// What a machine that has a shell has it in.
 const SHELL: &str = "/bin/busybox";
@@ -55,6 +56,7 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
         "run" => return run(first, second, children),
         "output" => return output(Duration::from_millis(first.parse()?), second),
         "sh" => shell(rest)?,
+        "crash-kernel" => crash::load()?,
         "networks" => machine::load(machine::NETWORKS)?,
         "wait" => wait(Path::new(first), Duration::from_millis(second.parse()?))?,
         "stop" => {

@@ -17,7 +17,7 @@ pub(crate) const NETWORKS: &str = "/modules/networks";
 
 /// The disk, if the machine has one, and where the agent keeps what outlives it.
 const DISK: &str = "/dev/vda";
-const STATE: &str = "/var/lib/lastgasp";
+pub(crate) const STATE: &str = "/var/lib/lastgasp";
 
 const ADDRESS: [u8; 4] = [10, 0, 2, 15];
 const GATEWAY: [u8; 4] = [10, 0, 2, 2];

@@ -6,6 +6,7 @@
 
 mod clock;
 mod commands;
+mod crash;
 mod flood;
 mod machine;
 mod orders;
@@ -35,6 +36,9 @@ fn main() -> Result<()> {
 
 fn serve() -> Result<()> {
     machine::set_up()?;
+    if crash::is_here() {
+        return crash::save();
+    }
     let mut answers = machine::port("lastgasp.ctl").context("no control port")?;
     let commands = BufReader::new(answers.try_clone()?);
     writeln!(answers, "ok up")?;

@@ -25,6 +25,9 @@ const MODULES: &[&str] = &[
 /// Modules for the kinds of network that a node may have, loaded if a case asks.
 const NETWORKS: &[&str] = &["8021q", "bonding", "bridge", "veth"];
 
+/// Where a kernel can keep the log of its death; loaded if a case asks.
+const KEEPERS: &[&str] = &["reed_solomon", "ramoops", "efi_pstore"];
+
 /// A file of the archive.
 #[derive(Clone, Debug)]
 pub struct File {
@@ -65,10 +68,12 @@ pub fn modules(kernel: &Kernel) -> Result<Vec<File>> {
     for name in NETWORKS {
         loader.add(name)?;
     }
-    let orders = [
-        ("/modules/order", always),
-        ("/modules/networks", loader.order),
-    ];
+    let networks = std::mem::take(&mut loader.order);
+    // One by one, with parameters: no list of them.
+    for name in KEEPERS {
+        loader.add(name)?;
+    }
+    let orders = [("/modules/order", always), ("/modules/networks", networks)];
     let mut files = loader.files;
     files.extend(orders.map(|(path, order)| File {
         path: path.into(),

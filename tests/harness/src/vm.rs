@@ -40,6 +40,8 @@ pub struct Machine {
     pub forward: Vec<(u16, SocketAddr)>,
     /// What outlives it: an image of a disk (`disk::empty`).
     pub disk: Option<PathBuf>,
+    /// Arguments of QEMU for what else it has.
+    pub devices: Vec<String>,
     /// Network devices whose cable ends nowhere, found before the real one.
     pub decoys: u32,
     /// The machine's whole life may take this long.
@@ -179,6 +181,7 @@ impl Vm {
             command.args(["-drive", &drive]);
             command.args(["-device", "virtio-blk-pci,drive=disk"]);
         }
+        command.args(&machine.devices);
         if let Some(snapshot) = snapshot {
             command.args(["-incoming", &format!("exec:cat {}", snapshot.display())]);
         }

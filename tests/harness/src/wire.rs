@@ -3,16 +3,17 @@
 //! QEMU hands every Ethernet frame to a socket, and here is the gateway: it
 //! answers ARP and notes each UDP datagram with the moment it arrived, also
 //! from machines restored from one snapshot, which all have the same address.
-//! A datagram can also be passed on, to a real receiver on this host.
+//! A datagram can also be passed on, to a real receiver on this host, whose
+//! answers go back to the machine.
 
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::unix::net::UnixDatagram;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use socket2::SockRef;
@@ -37,6 +38,9 @@ const DISCARD: u16 = 9;
 /// Most datagrams that wait to be taken; more are counted as lost.
 const WAITING_MAX: usize = 65_536;
 
+/// Between two looks whether to go on waiting for answers.
+const ANSWERS: Duration = Duration::from_millis(50);
+
 /// One UDP datagram that left a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Datagram {
@@ -55,6 +59,16 @@ pub struct Wire {
     lost: Arc<AtomicU64>,
     deaf: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    answers: Vec<JoinHandle<()>>,
+    closing: Arc<AtomicBool>,
+}
+
+/// Who spoke last: where an answer goes.
+#[derive(Clone, Copy, Debug)]
+struct Speaker {
+    mac: [u8; 6],
+    from_port: u16,
+    to_port: u16,
 }
 
 impl Wire {
@@ -71,12 +85,21 @@ impl Wire {
                 .set_send_buffer_size(BUFFER)
                 .context("no buffer for the network")?;
         }
+        let closing = Arc::new(AtomicBool::new(false));
         let mut passed_on = Vec::new();
+        let mut answers = Vec::new();
         for (port, to) in forward {
             let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))
                 .and_then(|socket| socket.connect(to).map(|()| socket))
                 .with_context(|| format!("cannot pass datagrams on to {to}"))?;
-            passed_on.push((*port, socket));
+            let speaker = Arc::new(Mutex::new(None));
+            let back = socket.try_clone().context("no socket for answers")?;
+            back.set_read_timeout(Some(ANSWERS))?;
+            let cable = host_end.try_clone().context("no socket for answers")?;
+            let (closing, to) = (Arc::clone(&closing), Arc::clone(&speaker));
+            let thread = thread::Builder::new().name("answers".into());
+            answers.push(thread.spawn(move || answer(&back, &cable, &to, &closing))?);
+            passed_on.push((*port, socket, speaker));
         }
         let for_qemu = guest_end.try_clone().context("no socket for the network")?;
         let (sender, receiver) = sync_channel(WAITING_MAX);
@@ -93,6 +116,8 @@ impl Wire {
             lost,
             deaf,
             thread: Some(thread),
+            answers,
+            closing,
         };
         Ok((wire, receiver, for_qemu))
     }
@@ -103,6 +128,10 @@ impl Wire {
         let Some(thread) = self.thread.take() else {
             return;
         };
+        self.closing.store(true, Ordering::Relaxed);
+        for thread in self.answers.drain(..) {
+            let _ = thread.join();
+        }
         // An empty frame behind all others is the end; no machine sends one.
         if self.guest_end.send(&[]).is_ok() {
             // The thread only fails by a panic, which has been printed.
@@ -129,7 +158,7 @@ impl Drop for Wire {
 
 fn serve(
     cable: &UnixDatagram,
-    forward: &[(u16, UdpSocket)],
+    forward: &[(u16, UdpSocket, Arc<Mutex<Option<Speaker>>>)],
     sender: &SyncSender<Datagram>,
     lost: &AtomicU64,
     deaf: &AtomicBool,
@@ -148,7 +177,10 @@ fn serve(
                 let _ = cable.send(&tagged(tag, reply));
             }
         } else if let Some((port, payload)) = udp(&frame).filter(|(port, _)| *port != DISCARD) {
-            for (_, socket) in forward.iter().filter(|(to, _)| *to == port) {
+            for (_, socket, speaker) in forward.iter().filter(|(to, ..)| *to == port) {
+                if let Ok(mut speaker) = speaker.lock() {
+                    *speaker = speaker_of(&frame);
+                }
                 // UDP: a receiver that is not there is the receiver's matter.
                 let _ = socket.send(payload);
             }
@@ -157,6 +189,61 @@ fn serve(
                 lost.fetch_add(1, Ordering::Relaxed);
             }
         }
+    }
+}
+
+/// Takes what the receiver answers back to the machine.
+fn answer(
+    socket: &UdpSocket,
+    cable: &UnixDatagram,
+    speaker: &Mutex<Option<Speaker>>,
+    closing: &AtomicBool,
+) {
+    let mut payload = vec![0; FRAME_MAX];
+    while !closing.load(Ordering::Relaxed) {
+        // An error is that nothing came, or that nobody listens there yet.
+        let Ok(length) = socket.recv(&mut payload) else {
+            continue;
+        };
+        let to = speaker.lock().ok().and_then(|speaker| *speaker);
+        if let Some(to) = to {
+            // A machine that is gone needs no answer.
+            let _ = cable.send(&to.frame(&payload[..length]));
+        }
+    }
+}
+
+/// Who sent a frame that [`udp`] has read.
+fn speaker_of(frame: &[u8]) -> Option<Speaker> {
+    let segment = frame.get(14 + usize::from(frame.get(14)? & 15) * 4..)?;
+    Some(Speaker {
+        mac: array(frame, 6)?,
+        from_port: u16::from_be_bytes(array(segment, 0)?),
+        to_port: u16::from_be_bytes(array(segment, 2)?),
+    })
+}
+
+impl Speaker {
+    /// A datagram from where this one spoke to, in a frame (RFC 791, RFC 768; UDP
+    /// without a checksum).
+    fn frame(&self, payload: &[u8]) -> Vec<u8> {
+        let length = |head: usize| ((head + payload.len()) as u16).to_be_bytes();
+        let mut ip = vec![0x45, 0];
+        ip.extend(length(28));
+        ip.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+        ip.extend(GATEWAY.octets());
+        ip.extend(GUEST.octets());
+        let words = ip.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
+        let sum: u32 = words.sum();
+        let checksum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        ip[10..12].copy_from_slice(&checksum.to_be_bytes());
+        let mut frame = [&self.mac[..], &GATEWAY_MAC, &[8, 0], &ip].concat();
+        frame.extend(self.to_port.to_be_bytes());
+        frame.extend(self.from_port.to_be_bytes());
+        frame.extend(length(8));
+        frame.extend([0, 0]);
+        frame.extend(payload);
+        frame
     }
 }
 
@@ -265,6 +352,31 @@ mod tests {
         let mut buffer = [0; 64];
         let length = receiver.recv(&mut buffer)?;
         assert_eq!(&buffer[..length], b"first");
+        Ok(())
+    }
+
+    #[test]
+    fn an_answer_goes_back_to_who_spoke() -> Result<()> {
+        let receiver = UdpSocket::bind("127.0.0.1:0")?;
+        receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let (_wire, _datagrams, qemu) = Wire::new(&[(6666, receiver.local_addr()?)])?;
+        qemu.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut spoken = udp_frame(b"hello");
+        spoken[6..12].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
+        qemu.send(&spoken)?;
+        let mut buffer = [0; 64];
+        let (_, from) = receiver.recv_from(&mut buffer)?;
+        receiver.send_to(b"answer", from)?;
+        let mut frame = [0; 128];
+        let length = qemu.recv(&mut frame)?;
+        assert_eq!(length, 14 + 20 + 8 + 6);
+        assert_eq!(&frame[..6], &[2, 0, 0, 0, 0, 1]);
+        // From port 6666 to 1234, with the header's sum as RFC 791 has it.
+        assert_eq!(&frame[34..38], &[0x1a, 0x0a, 0x04, 0xd2]);
+        assert_eq!(&frame[42..48], b"answer");
+        let words = frame[14..34].chunks(2);
+        let sum: u32 = words.map(|w| u32::from(w[0]) << 8 | u32::from(w[1])).sum();
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff);
         Ok(())
     }
 
