@@ -18,6 +18,8 @@ mod advice;
 mod properties;
 #[path = "engine/records.rs"]
 mod records;
+#[path = "engine/removal.rs"]
+mod removal;
 #[path = "engine/silence.rs"]
 mod silence;
 #[path = "engine/unheard.rs"]
@@ -111,6 +113,7 @@ fn brief(outputs: &[Output]) -> Vec<String> {
             Output::Record(death) => Some(format!("{:?} {:?}", death.state, death.proof)),
             Output::NodeSeen { .. }
             | Output::Look(_)
+            | Output::Removed(_)
             | Output::Silent(_)
             | Output::SilenceOver(_) => None,
         })
@@ -222,7 +225,13 @@ fn stories() {
     );
     assert_eq!(
         story([vec![panic()], quiet(12).collect()].concat()),
-        ["Dead P2", "MarkNode", "AnnotatePods", "Dead P3"],
+        [
+            "Dead P2",
+            "MarkNode",
+            "AnnotatePods",
+            "Dead P3",
+            "UpdateRecord",
+        ],
     );
     assert_eq!(
         story(vec![

@@ -13,6 +13,9 @@ const RECORDS_MAX: usize = super::BATCH;
 /// Most nodes that wait in memory.
 const NODES_MAX: usize = 20_000;
 
+/// Most Node objects that were deleted and wait in memory.
+const REMOVALS_MAX: usize = 1_000;
+
 /// Changes folded into one. Bounded: deaths and actions by what the engine
 /// holds, nodes and lines by a number.
 #[derive(Debug, Default)]
@@ -34,6 +37,12 @@ impl Backlog {
         }
         for (node, silence) in change.silences {
             put_silence(&mut self.change.silences, node, silence);
+        }
+        for removal in change.removals {
+            if self.change.removals.len() >= REMOVALS_MAX {
+                self.change.removals.remove(0);
+            }
+            self.change.removals.push(removal);
         }
         for action in change.actions {
             put_action(&mut self.change.actions, action);

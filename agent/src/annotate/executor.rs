@@ -70,6 +70,9 @@ impl Executor {
             (Self::Kubernetes(writer), Action::ReportOops(_)) => {
                 writer.report_oops(death).await.map_err(Error::from)
             }
+            (Self::Kubernetes(writer), Action::UpdateRecord(_)) => {
+                writer.update_record(death).await.map_err(Error::from)
+            }
             (Self::Kubernetes(writer), Action::NodeReturned(_)) => {
                 writer.node_returned(death).await.map_err(Error::from)
             }
@@ -84,7 +87,10 @@ impl Executor {
             // The record of the death says it all.
             (
                 Self::Standalone,
-                Action::MarkNode(_) | Action::ReportOops(_) | Action::NodeReturned(_),
+                Action::MarkNode(_)
+                | Action::ReportOops(_)
+                | Action::UpdateRecord(_)
+                | Action::NodeReturned(_),
             ) => Ok(()),
         };
         Tried { pods, result }

@@ -141,7 +141,8 @@ impl Lanes {
             Some(Action::Revoke(_) | Action::NodeReturned(_)) => {
                 self.marked.remove(death);
             }
-            Some(Action::AnnotatePods(_) | Action::ReportOops(_)) | None => {}
+            Some(Action::AnnotatePods(_) | Action::ReportOops(_) | Action::UpdateRecord(_))
+            | None => {}
         }
     }
 

@@ -6,9 +6,9 @@
 
 mod asked;
 mod backlog;
+mod cluster;
 mod executor;
 mod lanes;
-mod looks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use std::time::{Duration, Instant};
 
 use agent_core::engine::{Engine, Input, Keys, Limits, Output, Stats};
 use agent_core::model::{
-    Body, BootId, Death, DeathName, DeathState, Gasp, Lease, NodeName, Record, Timestamp,
+    Body, BootId, Death, DeathName, DeathState, Gasp, NodeName, Record, Timestamp,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use backlog::Backlog;
+use cluster::Cluster;
 pub use executor::Executor;
 use executor::Tried;
 use lanes::Lanes;
-use looks::{Look, Looks};
 
 use crate::channels::gasp::{Assembler, Limits as AssemblerLimits};
 use crate::channels::netconsole::{Addresses, Overheard};
@@ -66,7 +66,7 @@ pub struct Annotator {
     assembler: Assembler,
     store: Arc<Store>,
     executor: Executor,
-    looks: Looks,
+    cluster: Cluster,
     keys: Arc<Keys>,
     metrics: Arc<Metrics>,
     addresses: Arc<Addresses>,
@@ -124,7 +124,7 @@ impl Annotator {
             engine,
             assembler,
             store,
-            looks: Looks::start(&executor),
+            cluster: Cluster::start(&executor),
             executor,
             keys: Arc::new(keys),
             metrics,
@@ -173,7 +173,7 @@ impl Annotator {
                     }
                     self.take(batch.drain(..)).await;
                 }
-                look = self.looks.next() => self.looked(look).await,
+                told = self.cluster.next() => self.told(told).await,
                 _ = second.tick() => self.tick().await,
                 Some(heard) = overheard.recv() => self.overhear(heard).await,
                 () = until(due), if due.is_some() => {}
@@ -270,28 +270,6 @@ impl Annotator {
         }
     }
 
-    /// A look at a Lease came back.
-    async fn looked(&mut self, look: Look) {
-        let Look { node, result } = look;
-        let lease = match result {
-            Ok(lease) => lease,
-            Err(error) => {
-                self.metrics.looked("failed");
-                tracing::debug!(%node, cause = with_causes(&error), "no look at its Lease");
-                return;
-            }
-        };
-        self.metrics.looked(match lease {
-            Lease::Found { .. } => "found",
-            Lease::Missing => "missing",
-            Lease::Denied(_) => "denied",
-        });
-        let mut change = Change::default();
-        let said = self.engine.step(now(), Input::Leased { node, lease });
-        self.collect(said, &mut change);
-        self.commit(change).await;
-    }
-
     async fn overhear(&mut self, heard: Overheard) {
         let mut change = Change::default();
         let Overheard {
@@ -381,12 +359,20 @@ impl Annotator {
                     let node = silence.node.clone();
                     backlog::put_silence(&mut change.silences, node, Some(*silence));
                 }
+                Output::Removed(removal) => {
+                    tracing::info!(
+                        node = %removal.node,
+                        verdict = agent_core::engine::removed(&removal),
+                        "Node object gone"
+                    );
+                    change.removals.push((*removal, Vec::new()));
+                }
                 Output::SilenceOver(node) => {
                     tracing::info!(%node, "heard again");
                     backlog::put_silence(&mut change.silences, node, None);
                 }
                 Output::Look(node) => {
-                    let lost = u64::from(!self.looks.ask(node));
+                    let lost = u64::from(!self.cluster.look(node));
                     self.metrics.lost("lease_look", lost);
                 }
             }

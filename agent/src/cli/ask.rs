@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use serde::de::DeserializeOwned;
 
-use crate::store::{Explanation, Query, Store, Summary};
+use crate::store::{Explanation, Query, Removed, Store, Summary};
 
 /// Longest wait for the annotator, in each direction.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,6 +54,17 @@ impl Source {
                 .ok_or_else(|| {
                     anyhow!("the annotator does not know /v1/deaths; is it another version?")
                 }),
+        }
+    }
+
+    /// Node objects that were deleted, newest first.
+    pub(super) fn removed(&self, limit: u32) -> anyhow::Result<Vec<Removed>> {
+        match &self.store {
+            Some(path) => Ok(Store::open_to_read(path)?.removed(limit)?),
+            // An annotator of an older version knows of none.
+            None => Ok(self
+                .get(&format!("/v1/removed?limit={limit}"))?
+                .unwrap_or_default()),
         }
     }
 

@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use agent_core::engine::rfc3339;
+use agent_core::model::{NodeName, Timestamp};
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, sanitize};
-use crate::store::Summary;
+use crate::store::{Removed, Summary};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -17,7 +18,8 @@ Examples:
 
 Exit code: 0 if there are any, 3 if none is known, 1 if it cannot be told.";
 
-/// List the node deaths that are known, newest first.
+/// List the node deaths that are known, and the Node objects that were deleted,
+/// newest first.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -40,57 +42,104 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         args.limit
     };
-    let mut deaths = args.source.deaths(asked)?;
+    let deaths = args
+        .source
+        .deaths(asked)?
+        .into_iter()
+        .map(|death| End::Death(Box::new(death)));
+    let removed = args.source.removed(asked)?.into_iter().map(End::Removed);
+    let mut ends: Vec<End> = deaths.chain(removed).collect();
     if let Some(node) = &args.node {
-        deaths.retain(|d| d.death.node.as_str() == node);
-        deaths.truncate(args.limit as usize);
+        ends.retain(|end| end.node().as_str() == node);
     }
+    ends.sort_by_key(|end| std::cmp::Reverse(end.noticed()));
+    ends.truncate(args.limit as usize);
     let text = match args.output {
-        Some(Format::Json) => serde_json::to_string_pretty(&deaths)? + "\n",
-        Some(Format::Yaml) => serde_yaml_ng::to_string(&deaths)?,
-        Some(Format::Wide) => listed(&deaths, true),
-        None => listed(&deaths, false),
+        Some(Format::Json) => serde_json::to_string_pretty(&ends)? + "\n",
+        Some(Format::Yaml) => serde_yaml_ng::to_string(&ends)?,
+        Some(Format::Wide) => listed(&ends, true),
+        None => listed(&ends, false),
     };
     out::bytes(text.as_bytes())?;
-    Ok(ExitCode::from(if deaths.is_empty() {
+    Ok(ExitCode::from(if ends.is_empty() {
         NOTHING_KNOWN
     } else {
         0
     }))
 }
 
-fn listed(deaths: &[Summary], wide: bool) -> String {
-    if deaths.is_empty() {
+/// How a node went.
+#[derive(serde::Serialize)]
+#[serde(untagged)]
+enum End {
+    Death(Box<Summary>),
+    Removed(Removed),
+}
+
+impl End {
+    fn node(&self) -> &NodeName {
+        match self {
+            Self::Death(summary) => &summary.death.node,
+            Self::Removed(removed) => &removed.removal.node,
+        }
+    }
+
+    fn noticed(&self) -> Timestamp {
+        match self {
+            Self::Death(summary) => summary.death.detected_at,
+            Self::Removed(removed) => removed.removal.at,
+        }
+    }
+
+    fn row(&self, wide: bool) -> Vec<String> {
+        let none = || "-".to_owned();
+        let (mut row, more) = match self {
+            Self::Death(summary) => {
+                let death = &summary.death;
+                let row = [
+                    rfc3339(death.happened_at),
+                    death.node.to_string(),
+                    format!("{:?}", death.state),
+                    format!("{:?}", death.proof),
+                    summary.pods_annotated.to_string(),
+                    sanitize(&summary.reason),
+                ];
+                let more = [
+                    summary.reason_code.as_str().to_owned(),
+                    summary.retry.as_str().to_owned(),
+                    sanitize(death.kernel_release.as_deref().unwrap_or("-")),
+                    death.name.to_string(),
+                ];
+                (row.to_vec(), more)
+            }
+            Self::Removed(removed) => {
+                let removal = &removed.removal;
+                let row = [
+                    rfc3339(removal.at),
+                    removal.node.to_string(),
+                    "Removed".to_owned(),
+                    none(),
+                    none(),
+                    sanitize(&removed.verdict),
+                ];
+                (row.to_vec(), [none(), none(), none(), removal.name.clone()])
+            }
+        };
+        if wide {
+            row.splice(5..5, more);
+        }
+        row
+    }
+}
+
+fn listed(ends: &[End], wide: bool) -> String {
+    if ends.is_empty() {
         return "no deaths are known\n".to_owned();
     }
     let mut headings = vec!["TIME", "NODE", "STATE", "PROOF", "PODS", "REASON"];
     if wide {
         headings.splice(5..5, ["CODE", "RETRY", "KERNEL", "DEATH"]);
     }
-    let rows: Vec<Vec<String>> = deaths
-        .iter()
-        .map(|summary| {
-            let death = &summary.death;
-            let mut row = vec![
-                rfc3339(death.happened_at),
-                death.node.to_string(),
-                format!("{:?}", death.state),
-                format!("{:?}", death.proof),
-                summary.pods_annotated.to_string(),
-                sanitize(&summary.reason),
-            ];
-            if wide {
-                let kernel = death.kernel_release.as_deref().unwrap_or("-");
-                let more = [
-                    summary.reason_code.as_str().to_owned(),
-                    summary.retry.as_str().to_owned(),
-                    sanitize(kernel),
-                    death.name.to_string(),
-                ];
-                row.splice(5..5, more);
-            }
-            row
-        })
-        .collect();
+    let rows: Vec<Vec<String>> = ends.iter().map(|end| end.row(wide)).collect();
     out::table(&headings, &rows)
 }

@@ -8,7 +8,7 @@ use agent_core::model::{Account, Asked, Channel, DeathState, Line, Proof, RetryA
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, Style, sanitize, styled};
-use crate::store::{Explanation, PodNote, Query, Silent, Summary};
+use crate::store::{Explanation, PodNote, Query, Removed, Silent, Summary};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -83,6 +83,12 @@ fn told(answer: &Explanation, wide: bool, colour: bool) -> Result<String, std::f
     if let Some(silent) = &answer.silent {
         page.silent(silent)?;
     }
+    if let Some(removed) = &answer.removed {
+        if !page.out.is_empty() {
+            page.out.push('\n');
+        }
+        page.removed(removed)?;
+    }
     if answer.summary.is_none()
         && let Some(note) = &answer.pod
     {
@@ -155,6 +161,23 @@ impl Page {
             self.field("heard", &rfc3339(heard))?;
         }
         self.field("since", &rfc3339(silence.since))
+    }
+
+    fn removed(&mut self, removed: &Removed) -> std::fmt::Result {
+        let removal = &removed.removal;
+        self.headline(&removed.verdict, Style::Bold)?;
+        self.field("node", removal.node.as_str())?;
+        self.field("noticed", &rfc3339(removal.at))?;
+        self.field("who", &sanitize(&removal.who))?;
+        if let Some(why) = &removal.why {
+            self.field("why", &sanitize(why))?;
+        }
+        for event in &removal.events {
+            let at = event.at.map_or_else(|| "-".to_owned(), rfc3339);
+            let text = format!("{at}  {} {}: {}", event.by, event.reason, event.note);
+            self.field("event", &sanitize(&text))?;
+        }
+        Ok(())
     }
 
     fn accounts(&mut self, accounts: &[Account]) -> std::fmt::Result {

@@ -11,6 +11,7 @@ mod events;
 mod leases;
 mod names;
 mod node;
+mod nodes;
 mod owners;
 mod patch;
 mod pods;
@@ -28,5 +29,6 @@ pub use names::{
     ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, FIELD_MANAGER,
     POD_CONDITION, PREFIX, TAINT,
 };
+pub use nodes::Gone;
 pub use pods::{Ineligible, Owner, PodOutcome, PodResult, PodTally};
 pub use writer::Writer;

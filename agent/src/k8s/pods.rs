@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agent_core::model::{Death, NodeName, PodRef};
+use agent_core::model::{Death, NodeName, OwnedPod, PodRef};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{ListParams, Request};
 use serde::Deserialize;
@@ -165,6 +165,14 @@ impl Pod {
             name: owner.name.clone(),
             uid: owner.uid.clone(),
         })
+    }
+
+    /// The pod, and kind and name of its controller.
+    pub(super) fn owned(&self) -> OwnedPod {
+        OwnedPod {
+            pod: self.reference(),
+            owner: self.owner().map(|owner| (owner.kind, owner.name)),
+        }
     }
 
     /// Why it is left alone, if it is.

@@ -44,6 +44,11 @@ pub(super) async fn confirm(api: &Api, death: &Death) -> Result<(), Error> {
     change(api, death, true, |status| describe(status, death)).await
 }
 
+/// Records what is known of a death, if the object exists.
+pub(super) async fn update(api: &Api, death: &Death) -> Result<(), Error> {
+    change(api, death, false, |status| describe(status, death)).await
+}
+
 /// Records what became of the pods, and creates the object if need be.
 pub(super) async fn pods_annotated(
     api: &Api,
@@ -71,6 +76,7 @@ pub(super) async fn pods_annotated(
 /// Takes a death back: the same boot spoke again.
 pub(super) async fn revoked(api: &Api, death: &Death) -> Result<(), Error> {
     change(api, death, false, |status| {
+        describe(status, death);
         let message = "the same boot spoke again: it had not ended".to_owned();
         set(status, CONFIRMED, "False", "Revoked", message);
     })
@@ -80,6 +86,7 @@ pub(super) async fn revoked(api: &Api, death: &Death) -> Result<(), Error> {
 /// Records that the node is back.
 pub(super) async fn returned(api: &Api, death: &Death) -> Result<(), Error> {
     change(api, death, false, |status| {
+        describe(status, death);
         let message = "the node is back with another boot".to_owned();
         set(status, NODE_RETURNED, "True", "NewBoot", message);
     })

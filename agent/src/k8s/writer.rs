@@ -179,6 +179,11 @@ impl Writer {
         pods::list(&self.api, &death.node, freshness).await
     }
 
+    /// Brings the `NodeDeath` up to date, if there is one.
+    pub async fn update_record(&self, death: &Death) -> Result<(), Error> {
+        record::update(&self.api, death).await
+    }
+
     /// Takes back what was said of the node and on its pods: the same boot
     /// spoke again. `annotations` are those that [`Self::annotate_pods`] wrote;
     /// only pods that blame this very death lose them.

@@ -1,11 +1,11 @@
 //! Questions to the store.
 
 use agent_core::engine::{Action, KnownNode};
-use agent_core::model::{BootId, Death, DeathName, Line, NodeName, PodRef, Silence, Timestamp};
+use agent_core::model::{BootId, Death, Line, NodeName, PodRef, Removal, Silence, Timestamp};
 use rusqlite::{OptionalExtension, Row, named_params, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Explanation, PodNote, Silent, Store, Summary, Task};
+use super::{Error, Explanation, PodNote, Removed, Silent, Store, Summary, Task};
 
 /// Whose end is asked about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +28,13 @@ pub enum Query {
 struct Found {
     pod: Option<PodNote>,
     silent: Option<Silent>,
+    removed: Option<Removed>,
     summary: Option<Summary>,
 }
 
 impl Found {
     fn is_nothing(&self) -> bool {
-        self.silent.is_none() && self.summary.is_none()
+        self.silent.is_none() && self.removed.is_none() && self.summary.is_none()
     }
 }
 
@@ -90,8 +91,9 @@ impl Store {
             .map_err(|e| self.error(e))
     }
 
-    /// What was written on the pods of a death.
-    pub fn pod_notes(&self, death: &DeathName) -> Result<Vec<PodNote>, Error> {
+    /// What was written on the pods of a death, or is known of those of a node
+    /// whose object was deleted.
+    pub fn pod_notes(&self, name: &str) -> Result<Vec<PodNote>, Error> {
         let reader = self.reader();
         let read = || -> rusqlite::Result<Vec<PodNote>> {
             reader
@@ -99,7 +101,7 @@ impl Store {
                     "SELECT namespace, name, uid, owner_kind, owner_name, outcome, at_ms, death
                      FROM note WHERE death = ?1 ORDER BY namespace, name",
                 )?
-                .query_map([death.as_str()], |row| Ok(note(row)?.0))?
+                .query_map([name], |row| Ok(note(row)?.0))?
                 .collect()
         };
         read().map_err(|e| self.error(e))
@@ -126,16 +128,18 @@ impl Store {
         if found.is_nothing() {
             return Ok(None);
         }
-        let (pods, lines) = match &found.summary {
-            Some(summary) => (
-                self.pod_notes(&summary.death.name)?,
+        let (pods, lines) = match (&found.summary, &found.removed) {
+            (Some(summary), _) => (
+                self.pod_notes(summary.death.name.as_str())?,
                 self.lines(&summary.death, last_lines)?,
             ),
-            None => (Vec::new(), Vec::new()),
+            (None, Some(removed)) => (self.pod_notes(&removed.removal.name)?, Vec::new()),
+            (None, None) => (Vec::new(), Vec::new()),
         };
         Ok(Some(Explanation {
             pod: found.pod,
             silent: found.silent,
+            removed: found.removed,
             summary: found.summary,
             pods,
             lines,
@@ -152,6 +156,8 @@ impl Store {
             (found.pod, found.summary) = (Some(pod), Some(summary));
         } else if let Some((pod, silent)) = self.pod_of_silent(namespace, name)? {
             (found.pod, found.silent) = (Some(pod), Some(silent));
+        } else if let Some((pod, removed)) = self.pod_of_removed(namespace, name)? {
+            (found.pod, found.removed) = (Some(pod), Some(removed));
         }
         Ok(())
     }
@@ -166,8 +172,73 @@ impl Store {
                     .optional()
             })
             .map_err(|e| self.error(e))?;
+        drop(reader);
         found.silent = silence.map(|body| self.silent(&body)).transpose()?;
+        found.removed = self
+            .removals("WHERE node = ?1 ORDER BY at_ms DESC LIMIT 1", [name])?
+            .pop();
         Ok(())
+    }
+
+    /// The Node objects that were deleted last, newest first.
+    pub fn removed(&self, limit: u32) -> Result<Vec<Removed>, Error> {
+        self.removals("ORDER BY at_ms DESC, name LIMIT ?1", [limit])
+    }
+
+    fn removals(&self, which: &str, with: impl rusqlite::Params) -> Result<Vec<Removed>, Error> {
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Vec<String>> {
+            reader
+                .prepare_cached(&format!("SELECT body FROM removal {which}"))?
+                .query_map(with, |row| row.get(0))?
+                .collect()
+        };
+        let bodies = read().map_err(|e| self.error(e))?;
+        let removal = |body: String| -> Result<Removed, Error> {
+            let removal: Removal = serde_json::from_str(&body).map_err(|e| self.record_error(e))?;
+            Ok(removal.into())
+        };
+        bodies.into_iter().map(removal).collect()
+    }
+
+    /// A pod that was on a node whose object was deleted: as the API server
+    /// listed it then, or as the node's own agent had named it.
+    fn pod_of_removed(
+        &self,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<(PodNote, Removed)>, Error> {
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Option<(PodNote, String)>> {
+            reader
+                .prepare_cached(
+                    "SELECT namespace, name, uid, owner_kind, owner_name, outcome, at_ms, death
+                     FROM (SELECT namespace, note.name, uid, owner_kind, owner_name, outcome,
+                             note.at_ms, death
+                         FROM note JOIN removal ON removal.name = death
+                         WHERE note.name = :name
+                         UNION ALL
+                         SELECT namespace, pod.name, pod.uid, NULL, NULL, 'known', seen_ms,
+                             removal.name
+                         FROM pod JOIN removal ON removal.node = pod.node
+                             AND removal.at_ms >= pod.seen_ms
+                         WHERE pod.name = :name)
+                     WHERE :namespace IS NULL OR namespace = :namespace
+                     ORDER BY at_ms DESC LIMIT 1",
+                )?
+                .query_row(
+                    named_params! { ":name": name, ":namespace": namespace },
+                    note,
+                )
+                .optional()
+        };
+        let found = read().map_err(|e| self.error(e))?;
+        drop(reader);
+        let Some((pod, removal)) = found else {
+            return Ok(None);
+        };
+        let removed = self.removals("WHERE name = ?1", [removal])?.pop();
+        Ok(removed.map(|removed| (pod, removed)))
     }
 
     /// A pod that was on a node that is silent now.
@@ -294,7 +365,7 @@ impl Store {
             let written = reader
                 .prepare_cached(
                     "SELECT namespace, name, uid, owner_kind, owner_name, outcome, at_ms, death
-                     FROM note WHERE name = :name
+                     FROM note WHERE name = :name AND death IN (SELECT name FROM death)
                      AND (:namespace IS NULL OR namespace = :namespace)
                      ORDER BY at_ms DESC LIMIT 1",
                 )?

@@ -8,7 +8,7 @@ use super::{Error, explain};
 
 /// One step per format; `user_version` counts those that were taken. Steps
 /// that were released are never changed.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     "
 CREATE TABLE node (
     name      TEXT PRIMARY KEY,
@@ -94,6 +94,16 @@ CREATE TABLE record (
     PRIMARY KEY (node, id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX record_time ON record (received_ms);
+",
+    "
+-- Node objects that were deleted; their pods are in note.
+CREATE TABLE removal (
+    name  TEXT PRIMARY KEY,
+    node  TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    body  TEXT NOT NULL
+) STRICT;
+CREATE INDEX removal_node ON removal (node, at_ms);
 ",
 ];
 

@@ -77,6 +77,7 @@ fn change() -> Change {
         ],
         deaths: vec![death],
         silences: Vec::new(),
+        removals: Vec::new(),
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the store answers: deaths as people and scripts read them.
 
 use agent_core::engine;
-use agent_core::model::{Death, Line, PodRef, ReasonCode, RetryAdvice, Silence, Timestamp};
+use agent_core::model::{
+    Death, Line, PodRef, ReasonCode, Removal, RetryAdvice, Silence, Timestamp,
+};
 use serde::{Deserialize, Serialize};
 
 /// A death, and what follows from it in words.
@@ -69,6 +71,24 @@ impl From<Silence> for Silent {
     }
 }
 
+/// A Node object that was deleted, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// One line for people.
+    pub verdict: String,
+    /// All that is known.
+    pub removal: Removal,
+}
+
+impl From<Removal> for Removed {
+    fn from(removal: Removal) -> Self {
+        Self {
+            verdict: engine::removed(&removal),
+            removal,
+        }
+    }
+}
+
 /// The answer to *why*: a death with its pods and its last lines, or what is
 /// known of a node that says nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,6 +98,9 @@ pub struct Explanation {
     /// The node is silent now, with no death known of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silent: Option<Silent>,
+    /// The node's object was deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Removed>,
     /// The death, if there is one.
     #[serde(flatten)]
     pub summary: Option<Summary>,

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use agent_core::engine::{self, Action};
 use agent_core::model::{
-    BootId, Death, DeathName, Inventory, Line, NodeName, Record, Silence, Timestamp,
+    BootId, Death, DeathName, Inventory, Line, NodeName, OwnedPod, Record, Removal, Silence,
+    Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
@@ -18,6 +19,13 @@ const DEATHS_MAX: i64 = 10_000;
 const RECORDS_MAX: i64 = 2_000;
 /// How long the pods of a boot without a death are remembered.
 const PODS_KEPT_MS: u64 = 30 * 24 * 3_600 * 1_000;
+/// How long it is remembered that a Node object was deleted, and its pods.
+const REMOVALS_KEPT_MS: u64 = 365 * 24 * 3_600 * 1_000;
+
+/// What is known of one pod of a death, or of a node whose object was deleted.
+const INSERT_NOTE: &str = "INSERT OR REPLACE INTO note
+    (death, namespace, name, uid, owner_kind, owner_name, outcome, at_ms, content)
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
 /// A node that introduced itself, or was first heard of.
 #[derive(Clone, Debug)]
@@ -65,6 +73,8 @@ pub struct Change {
     pub nodes: Vec<SeenNode>,
     /// Nodes that fell silent, or spoke again.
     pub silences: Vec<(NodeName, Option<Silence>)>,
+    /// Node objects that were deleted, with their pods.
+    pub removals: Vec<(Removal, Vec<OwnedPod>)>,
     /// Deaths as they stand now.
     pub deaths: Vec<Death>,
     /// New lines of a boot.
@@ -80,6 +90,7 @@ impl Change {
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
             && self.silences.is_empty()
+            && self.removals.is_empty()
             && self.deaths.is_empty()
             && self.lines.is_empty()
             && self.records.is_empty()
@@ -135,6 +146,9 @@ impl Store {
             for (node, silence) in &change.silences {
                 put_silence(&tx, node, silence.as_ref())?;
             }
+            for (removal, pods) in &change.removals {
+                put_removal(&tx, removal, pods)?;
+            }
             for (death, body) in &bodies {
                 put_death(&tx, death, body)?;
             }
@@ -183,11 +197,7 @@ impl Store {
         let mut writer = self.writer()?;
         let mut run = || -> rusqlite::Result<()> {
             let tx = writer.transaction()?;
-            let mut insert = tx.prepare_cached(
-                "INSERT OR REPLACE INTO note
-                 (death, namespace, name, uid, owner_kind, owner_name, outcome, at_ms, content)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-            )?;
+            let mut insert = tx.prepare_cached(INSERT_NOTE)?;
             for note in notes {
                 let (kind, name) = note.owner.as_ref().map(|(k, n)| (k, n)).unzip();
                 insert.execute(params![
@@ -272,6 +282,35 @@ fn put_silence(
     let body = silence.and_then(|silence| serde_json::to_string(silence).ok());
     tx.prepare_cached("UPDATE node SET silence = ?2 WHERE name = ?1")?
         .execute(params![node.as_str(), body])?;
+    Ok(())
+}
+
+fn put_removal(tx: &Transaction<'_>, removal: &Removal, pods: &[OwnedPod]) -> rusqlite::Result<()> {
+    let body = serde_json::to_string(removal).unwrap_or_default();
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO removal (name, node, at_ms, body) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![
+        removal.name,
+        removal.node.as_str(),
+        removal.at.0 as i64,
+        body
+    ])?;
+    let mut insert = tx.prepare_cached(INSERT_NOTE)?;
+    for OwnedPod { pod, owner } in pods {
+        let (kind, name) = owner.as_ref().map(|(k, n)| (k, n)).unzip();
+        insert.execute(params![
+            removal.name,
+            pod.namespace,
+            pod.name,
+            pod.uid,
+            kind,
+            name,
+            "known",
+            removal.at.0 as i64,
+            "{}",
+        ])?;
+    }
     Ok(())
 }
 
@@ -371,6 +410,7 @@ fn put_task(tx: &Transaction<'_>, action: &Action) -> rusqlite::Result<Task> {
         Action::ReportOops,
         Action::MarkNode,
         Action::AnnotatePods,
+        Action::UpdateRecord,
         Action::Revoke,
         Action::NodeReturned,
     ]
@@ -399,11 +439,16 @@ fn prune(writer: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
         .optional()?;
     if let Some(oldest) = oldest_kept {
         tx.execute("DELETE FROM death WHERE detected_ms < ?1", [oldest])?;
-        tx.execute(
-            "DELETE FROM note WHERE death NOT IN (SELECT name FROM death)",
-            [],
-        )?;
     }
+    tx.execute(
+        "DELETE FROM removal WHERE at_ms < ?1",
+        [now.0.saturating_sub(REMOVALS_KEPT_MS) as i64],
+    )?;
+    tx.execute(
+        "DELETE FROM note WHERE death NOT IN (SELECT name FROM death)
+         AND death NOT IN (SELECT name FROM removal)",
+        [],
+    )?;
     tx.execute(
         "DELETE FROM line WHERE NOT EXISTS
          (SELECT 1 FROM death WHERE death.node = line.node AND death.boot = line.boot)",
@@ -417,7 +462,9 @@ fn prune(writer: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
     tx.execute(
         "DELETE FROM pod WHERE seen_ms < ?1
          AND NOT EXISTS (SELECT 1 FROM node WHERE node.name = pod.node AND node.boot = pod.boot)
-         AND NOT EXISTS (SELECT 1 FROM death WHERE death.node = pod.node AND death.boot = pod.boot)",
+         AND NOT EXISTS (SELECT 1 FROM death WHERE death.node = pod.node AND death.boot = pod.boot)
+         AND NOT EXISTS (SELECT 1 FROM removal WHERE removal.node = pod.node
+             AND removal.at_ms >= pod.seen_ms)",
         [now.0.saturating_sub(PODS_KEPT_MS) as i64],
     )?;
     tx.commit()

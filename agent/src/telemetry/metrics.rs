@@ -176,7 +176,10 @@ impl Metrics {
         match action {
             Action::MarkNode(_) => self.first_write.observe(seconds),
             Action::AnnotatePods(_) => self.annotate.observe(seconds),
-            Action::ReportOops(_) | Action::Revoke(_) | Action::NodeReturned(_) => {}
+            Action::ReportOops(_)
+            | Action::UpdateRecord(_)
+            | Action::Revoke(_)
+            | Action::NodeReturned(_) => {}
         }
     }
 

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::store::{self, Explanation, Query as Asked, Store, Summary};
+use crate::store::{self, Explanation, Query as Asked, Removed, Store, Summary};
 use crate::telemetry::Metrics;
 
 /// Most deaths in one answer.
@@ -58,6 +58,7 @@ fn router(pages: Pages) -> Router {
         .route("/v1/deaths", get(deaths))
         .route("/v1/deaths/{name}", get(death))
         .route("/v1/deaths/{name}/lines", get(lines))
+        .route("/v1/removed", get(removed))
         .route("/v1/why", get(why))
         .with_state(Arc::new(pages))
 }
@@ -126,6 +127,16 @@ async fn deaths(
 ) -> Result<Json<Vec<Summary>>, Failure> {
     let limit = asked.limit.unwrap_or(DEATHS_MAX).min(DEATHS_MAX);
     ask(&pages, move |store| store.deaths(limit))
+        .await
+        .map(Json)
+}
+
+async fn removed(
+    State(pages): Shared,
+    Query(asked): Query<Limit>,
+) -> Result<Json<Vec<Removed>>, Failure> {
+    let limit = asked.limit.unwrap_or(DEATHS_MAX).min(DEATHS_MAX);
+    ask(&pages, move |store| store.removed(limit))
         .await
         .map(Json)
 }

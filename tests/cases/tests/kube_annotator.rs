@@ -22,6 +22,9 @@ use lastgasp::k8s::{
     ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, NodeDeath, TAINT,
 };
 
+#[path = "kube_annotator/silence.rs"]
+mod silence;
+
 /// Longest wait for anything that is to happen.
 const PATIENCE: Duration = Duration::from_secs(60);
 

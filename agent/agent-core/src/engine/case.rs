@@ -53,6 +53,8 @@ pub(super) struct Case {
     /// The return was acted on.
     welcomed: bool,
     recorded: bool,
+    /// The `NodeDeath` lacks something that no verdict shows.
+    pub(super) touched: bool,
     /// The record that was given out last is out of date.
     stale: bool,
 }
@@ -98,6 +100,7 @@ impl Case {
             annotated: false,
             welcomed: returned,
             recorded: false,
+            touched: false,
             stale: true,
         }
     }
@@ -125,6 +128,7 @@ impl Case {
             annotated: false,
             welcomed: returned,
             recorded: true,
+            touched: false,
             stale: false,
             death,
         };
@@ -338,7 +342,8 @@ impl Case {
                 self.note(now, Channel::Heartbeat, text.to_owned(), limits, cut);
             }
         }
-        let actions = self.actions(verdict.over, better);
+        let moved = std::mem::take(&mut self.touched) || before != (verdict.state, verdict.proof);
+        let actions = self.actions(verdict.over, better, moved);
         if self.stale || !actions.is_empty() {
             self.stale = false;
             self.recorded = true;
@@ -347,7 +352,7 @@ impl Case {
         }
     }
 
-    fn actions(&mut self, over: bool, better: bool) -> Vec<Action> {
+    fn actions(&mut self, over: bool, better: bool, moved: bool) -> Vec<Action> {
         let name = || self.death.name.clone();
         let mut actions = Vec::new();
         if over {
@@ -364,6 +369,9 @@ impl Case {
             if tell {
                 actions.push(Action::AnnotatePods(name()));
                 self.annotated = true;
+            } else if self.annotated && moved && (self.welcomed || !self.returned) {
+                // A return is written with what it lifts.
+                actions.push(Action::UpdateRecord(name()));
             }
         } else if self.marked || self.annotated {
             actions.push(Action::Revoke(name()));

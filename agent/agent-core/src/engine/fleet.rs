@@ -34,6 +34,8 @@ pub(super) struct Boot {
     pub(super) reach: Option<String>,
     /// How its netconsole stands, by its hello.
     pub(super) netconsole: Option<String>,
+    /// When its Node object was deleted, and by whom, in words.
+    pub(super) removed: Option<(Timestamp, String)>,
     /// Its Lease, since it is in doubt.
     pub(super) lease: LeaseWatch,
     /// The end of the boot before it was looked at.
@@ -75,6 +77,7 @@ impl Boot {
             noted: None,
             reach: None,
             netconsole: None,
+            removed: None,
             lease: LeaseWatch::default(),
             introduced: false,
         }

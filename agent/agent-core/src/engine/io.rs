@@ -1,7 +1,8 @@
 //! What goes into the engine and what comes out of it.
 
 use crate::model::{
-    BootId, Death, DeathName, Gasp, Inventory, Lease, NodeName, Record, Report, Silence, Timestamp,
+    BootId, Death, DeathName, Deleted, Gasp, Inventory, Lease, NodeName, Record, Removal, Report,
+    Silence, Timestamp,
 };
 
 /// What the engine may hold and how long it waits.
@@ -85,6 +86,8 @@ pub enum Input {
         /// What the text says.
         report: Report,
     },
+    /// A Node object is gone.
+    NodeDeleted(Box<Deleted>),
     /// Time passes; to be given about once a second.
     Tick,
 }
@@ -100,6 +103,8 @@ pub enum Action {
     /// Write the reason on every pod that was on the node, with `NodeDeath` and
     /// events.
     AnnotatePods(DeathName),
+    /// More is known of a death that was told: bring its `NodeDeath` up to date.
+    UpdateRecord(DeathName),
     /// Take back what was written: the same boot spoke again.
     Revoke(DeathName),
     /// Another boot runs on the node: lift the mark.
@@ -113,6 +118,7 @@ impl Action {
             Self::ReportOops(d)
             | Self::MarkNode(d)
             | Self::AnnotatePods(d)
+            | Self::UpdateRecord(d)
             | Self::Revoke(d)
             | Self::NodeReturned(d) => d,
         }
@@ -125,9 +131,10 @@ impl Action {
             && match self {
                 Self::Revoke(_) => true,
                 Self::MarkNode(_) => matches!(other, Self::MarkNode(_) | Self::ReportOops(_)),
-                Self::ReportOops(_) | Self::AnnotatePods(_) | Self::NodeReturned(_) => {
-                    self == other
-                }
+                Self::ReportOops(_)
+                | Self::AnnotatePods(_)
+                | Self::UpdateRecord(_)
+                | Self::NodeReturned(_) => self == other,
             }
     }
 
@@ -137,6 +144,7 @@ impl Action {
             Self::ReportOops(_) => "ReportOops",
             Self::MarkNode(_) => "MarkNode",
             Self::AnnotatePods(_) => "AnnotatePods",
+            Self::UpdateRecord(_) => "UpdateRecord",
             Self::Revoke(_) => "Revoke",
             Self::NodeReturned(_) => "NodeReturned",
         }
@@ -148,6 +156,7 @@ impl Action {
             "ReportOops" => Self::ReportOops(death),
             "MarkNode" => Self::MarkNode(death),
             "AnnotatePods" => Self::AnnotatePods(death),
+            "UpdateRecord" => Self::UpdateRecord(death),
             "Revoke" => Self::Revoke(death),
             "NodeReturned" => Self::NodeReturned(death),
             _ => return None,
@@ -173,6 +182,8 @@ pub enum Output {
         /// What it is made of, if it said so.
         inventory: Option<Box<Inventory>>,
     },
+    /// Record that a Node object was deleted, by whom and why.
+    Removed(Box<Removal>),
     /// Look at the Lease of this node, and say what it shows.
     Look(NodeName),
     /// A node is silent, or more is known of its silence; no death follows.

@@ -15,6 +15,7 @@ mod io;
 mod lease;
 mod overheard;
 mod record;
+mod removal;
 mod text;
 mod unheard;
 mod verdict;
@@ -37,6 +38,7 @@ pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
 pub use asked::{asker_text, told_text};
 pub use explain::{Retry, by, reason, reason_code, retry, silent};
 pub use io::{Action, Input, KnownNode, Limits, Output, Stats};
+pub use removal::removed;
 pub use text::{escaped, rfc3339};
 
 /// Longest time one step can move the engine's own clock, in milliseconds.
@@ -163,6 +165,7 @@ impl Engine {
                 };
                 self.recorded(now, node, found, &mut out);
             }
+            Input::NodeDeleted(deleted) => self.removed(now, *deleted, &mut out),
             Input::Tick => self.tick(now, &mut out),
             Input::Overheard { .. } => {}
         }
@@ -398,6 +401,10 @@ impl Engine {
         case.death.lease = LeaseWatch::default().opinion_of(self.limits.leases);
         // From here on it is a part of what is known.
         case.death.evidence = self.unproven.take(key);
+        let boot = self.fleet.recall(&key.0, key.1, self.clock_ms);
+        if let Some((at, text)) = boot.removed.clone() {
+            case.note(at, Channel::NodeObject, text, &self.limits, &mut self.cut);
+        }
         self.cases.insert(key.clone(), case);
     }
 

@@ -144,7 +144,9 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
                             marked.remove(name);
                             told.remove(name);
                         }
-                        Action::ReportOops(_) | Action::NodeReturned(_) => {}
+                        Action::ReportOops(_)
+                        | Action::UpdateRecord(_)
+                        | Action::NodeReturned(_) => {}
                     }
                     match action {
                         Action::AnnotatePods(name) => {
@@ -155,6 +157,7 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
                             );
                             assert!(death.proof >= Proof::P2);
                         }
+                        Action::UpdateRecord(_) => assert!(death.proof >= Proof::P2),
                         Action::MarkNode(_) => assert_eq!(death.state, DeathState::Dead),
                         Action::Revoke(_) => {
                             assert!(death.proof < Proof::P2 || death.proof == Proof::P4);
@@ -164,7 +167,10 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
                     }
                 }
                 Output::NodeSeen { node, boot, .. } => drop(nodes.insert(node, boot)),
-                Output::Look(_) | Output::Silent(_) | Output::SilenceOver(_) => {}
+                Output::Look(_)
+                | Output::Removed(_)
+                | Output::Silent(_)
+                | Output::SilenceOver(_) => {}
             }
         }
     }

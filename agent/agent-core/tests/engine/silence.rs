@@ -88,7 +88,7 @@ fn silence_and_a_lease_that_is_not_renewed_make_p3() {
             "no sign of life for 10000 ms, and its Lease was not renewed for 20000 ms".to_owned()
         )
     );
-    assert_eq!(brief(&later), ["Dead P3"]);
+    assert_eq!(brief(&later), ["Dead P3", "UpdateRecord"]);
 
     // What the next process knows of it.
     let death = engine.deaths().next().expect("a death").clone();

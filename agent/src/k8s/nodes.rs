@@ -1,0 +1,339 @@
+//! Watching Node objects: none goes without a record of who and why.
+
+use std::collections::{HashMap, HashSet};
+use std::pin::pin;
+use std::time::Duration;
+
+use agent_core::model::{
+    BootId, Deleted, Manager, NodeEvent, NodeName, NodeObject, OwnedPod, Taint, Timestamp,
+};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{Event, Node};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::Api as KubeApi;
+use kube::api::{ApiResource, ListParams, Object};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, Event as Change};
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::names::REPORTER;
+use super::pods::{self, Freshness};
+use super::{Error, Writer};
+
+/// Nodes in one answer of the first list.
+const PAGE: u32 = 500;
+/// Most nodes remembered, for what is deleted while nobody can look.
+const NODES_MAX: usize = 20_000;
+/// Most taints, finalizers or managers kept of one node.
+const LIST_MAX: usize = 16;
+/// Longest text kept of an object, in bytes.
+const TEXT_MAX: usize = 512;
+/// Events kept of one node that is gone, and most that are read.
+const EVENTS: (usize, u32) = (16, 200);
+/// Deletions that are looked into at the same time.
+const SIDE_BY_SIDE: usize = 16;
+/// Who deletes a node writes events beside that, not before.
+const EVENTS_AFTER: Duration = Duration::from_secs(2);
+
+/// A Node object that is gone, and the pods that were bound to it.
+#[derive(Debug)]
+pub struct Gone {
+    /// What was visible of it.
+    pub deleted: Deleted,
+    /// Its pods, as far as they could be listed.
+    pub pods: Vec<OwnedPod>,
+}
+
+/// A Node object with the little that we look at: all of one is 10 KiB.
+type Watched = Object<Spec, Status>;
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Spec {
+    taints: Vec<RawTaint>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawTaint {
+    key: String,
+    value: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Status {
+    node_info: Info,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Info {
+    #[serde(rename = "bootID")]
+    boot_id: String,
+}
+
+impl Writer {
+    /// Watches all nodes, and tells of each that is gone, until nobody listens.
+    /// Tells also why it cannot watch; it goes on trying.
+    pub async fn watch_nodes(self, tell: mpsc::Sender<Result<Gone, Error>>) {
+        let api =
+            KubeApi::<Watched>::all_with(self.api.client.clone(), &ApiResource::erase::<Node>(&()));
+        let config = watcher::Config::default().page_size(PAGE);
+        let mut changes = pin!(watcher::watcher(api, config).default_backoff());
+        let mut known = Known::default();
+        let mut looking: JoinSet<Gone> = JoinSet::new();
+        loop {
+            let told = tokio::select! {
+                Some(done) = looking.join_next(), if !looking.is_empty() => match done {
+                    Ok(gone) => Ok(gone),
+                    Err(_) => continue,
+                },
+                change = changes.next(), if looking.len() < SIDE_BY_SIDE => match change {
+                    Some(Ok(change)) => {
+                        for deleted in known.take(change) {
+                            looking.spawn(self.clone().look_into(deleted));
+                        }
+                        continue;
+                    }
+                    Some(Err(error)) => Err(watch_error(error)),
+                    None => return,
+                },
+            };
+            if tell.send(told).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Reads what else there is on a node that is gone.
+    async fn look_into(self, mut deleted: Deleted) -> Gone {
+        let listed = pods::list(&self.api, &deleted.node, Freshness::AtHand).await;
+        let pods = match listed {
+            Ok(pods) => pods.iter().map(pods::Pod::owned).collect(),
+            Err(error) => {
+                tracing::warn!(node = %deleted.node, %error, "its pods are not known");
+                Vec::new()
+            }
+        };
+        tokio::time::sleep(EVENTS_AFTER).await;
+        match self.events_about(&deleted.node).await {
+            Ok(events) => deleted.events = events,
+            Err(error) => {
+                tracing::warn!(node = %deleted.node, %error, "events about it are not known");
+            }
+        }
+        Gone { deleted, pods }
+    }
+
+    /// The newest events about a node, others' only.
+    async fn events_about(&self, node: &NodeName) -> Result<Vec<NodeEvent>, Error> {
+        // Events about objects without a namespace live there.
+        let api = KubeApi::<Event>::namespaced(self.api.client.clone(), "default");
+        let about = format!("involvedObject.kind=Node,involvedObject.name={node}");
+        let params = ListParams::default().fields(&about).limit(EVENTS.1);
+        let listed = api.list(&params);
+        let what = format!("list events of node {node}");
+        let mut events: Vec<NodeEvent> = self
+            .api
+            .call(what, listed)
+            .await?
+            .items
+            .into_iter()
+            .map(event)
+            .filter(|event| event.by != REPORTER)
+            .collect();
+        events.sort_by_key(|event| std::cmp::Reverse(event.at));
+        events.truncate(EVENTS.0);
+        Ok(events)
+    }
+}
+
+fn watch_error(error: watcher::Error) -> Error {
+    let what = "watch nodes".to_owned();
+    match error {
+        watcher::Error::InitialListFailed(source)
+        | watcher::Error::WatchStartFailed(source)
+        | watcher::Error::WatchFailed(source) => Error::from_kube(what, source),
+        watcher::Error::WatchError(status) => Error::from_kube(what, kube::Error::Api(status)),
+        error @ watcher::Error::NoResourceVersion => Error::Garbled {
+            what,
+            source: Box::new(kube::Error::Service(error.into())),
+        },
+    }
+}
+
+/// The nodes as they were seen last.
+#[derive(Default)]
+struct Known {
+    nodes: HashMap<NodeName, NodeObject>,
+    /// While all are listed anew: those that are there.
+    listed: Option<HashSet<NodeName>>,
+}
+
+impl Known {
+    /// Takes a change in, and gives what is gone by it.
+    fn take(&mut self, change: Change<Watched>) -> Vec<Deleted> {
+        match change {
+            Change::Init => self.listed = Some(HashSet::new()),
+            Change::InitApply(node) | Change::Apply(node) => {
+                let Some((name, object)) = summary(node) else {
+                    return Vec::new();
+                };
+                if let Some(listed) = &mut self.listed {
+                    listed.insert(name.clone());
+                }
+                let before = self.nodes.get(&name);
+                // Deleted and made anew while nobody looked.
+                let replaced = before.filter(|before| before.uid != object.uid).cloned();
+                if before.is_some() || self.nodes.len() < NODES_MAX {
+                    self.nodes.insert(name.clone(), object);
+                }
+                return replaced
+                    .map(|old| gone(name, old, false))
+                    .into_iter()
+                    .collect();
+            }
+            Change::Delete(node) => {
+                let Some((name, object)) = summary(node) else {
+                    return Vec::new();
+                };
+                self.nodes.remove(&name);
+                return vec![gone(name, object, true)];
+            }
+            Change::InitDone => {
+                let listed = self.listed.take().unwrap_or_default();
+                let missing: Vec<NodeName> = self
+                    .nodes
+                    .keys()
+                    .filter(|name| !listed.contains(*name))
+                    .cloned()
+                    .collect();
+                let deleted = missing.into_iter().filter_map(|name| {
+                    let object = self.nodes.remove(&name)?;
+                    Some(gone(name, object, false))
+                });
+                return deleted.collect();
+            }
+        }
+        Vec::new()
+    }
+}
+
+fn gone(node: NodeName, object: NodeObject, seen: bool) -> Deleted {
+    Deleted {
+        node,
+        object,
+        seen,
+        events: Vec::new(),
+    }
+}
+
+fn summary(node: Watched) -> Option<(NodeName, NodeObject)> {
+    let metadata = node.metadata;
+    let name = NodeName::new(metadata.name.as_deref()?)?;
+    let status = node.status.unwrap_or_default();
+    let mut managers: Vec<Manager> = metadata
+        .managed_fields
+        .unwrap_or_default()
+        .into_iter()
+        .map(|entry| Manager {
+            name: short(&entry.manager.unwrap_or_default()),
+            at: entry.time.as_ref().map(time),
+        })
+        .collect();
+    managers.sort_by_key(|manager| std::cmp::Reverse(manager.at));
+    managers.truncate(LIST_MAX);
+    let taints = node.spec.taints.iter().take(LIST_MAX).map(|taint| Taint {
+        key: short(&taint.key),
+        value: short(&taint.value),
+    });
+    let finalizers = metadata.finalizers.unwrap_or_default();
+    let object = NodeObject {
+        uid: metadata.uid.unwrap_or_default(),
+        boot: BootId::parse(&status.node_info.boot_id),
+        taints: taints.collect(),
+        finalizers: finalizers.iter().take(LIST_MAX).map(|f| short(f)).collect(),
+        deletion: metadata.deletion_timestamp.as_ref().map(time),
+        managers,
+    };
+    Some((name, object))
+}
+
+fn event(event: Event) -> NodeEvent {
+    let at = event
+        .last_timestamp
+        .map(|at| at.0)
+        .or(event.event_time.map(|at| at.0))
+        .or(event.first_timestamp.map(|at| at.0));
+    let source = event.source.and_then(|source| source.component);
+    let by = event.reporting_component.filter(|by| !by.is_empty());
+    NodeEvent {
+        at: at.map(|at| time(&Time(at))),
+        reason: short(&event.reason.unwrap_or_default()),
+        by: short(&by.or(source).unwrap_or_default()),
+        note: short(&event.message.unwrap_or_default()),
+    }
+}
+
+fn time(at: &Time) -> Timestamp {
+    Timestamp(u64::try_from(at.0.as_millisecond()).unwrap_or(0))
+}
+
+fn short(text: &str) -> String {
+    text[..text.floor_char_boundary(TEXT_MAX)].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: &str, uid: &str) -> Watched {
+        let boot = "3f2b8c9e-0d1a-4b6f-9c3d-5e7a1b2c4d6f";
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "uid": uid, "managedFields": [
+                {"manager": "kubelet", "time": "2026-01-01T00:00:00Z"},
+                {"manager": "kubectl-cordon", "time": "2026-01-02T00:00:00Z"},
+            ]},
+            "spec": {"taints": [{"key": "dedicated", "effect": "NoSchedule"}]},
+            "status": {"nodeInfo": {"bootID": boot}, "images": ["big"]},
+        }))
+        .expect("a node")
+    }
+
+    fn names(deleted: &[Deleted]) -> Vec<(&str, &str, bool)> {
+        deleted
+            .iter()
+            .map(|d| (d.node.as_str(), d.object.uid.as_str(), d.seen))
+            .collect()
+    }
+
+    #[test]
+    fn what_is_deleted_is_known_also_if_nobody_could_look() {
+        let mut known = Known::default();
+        let begin = |known: &mut Known, nodes: Vec<Watched>| {
+            let mut gone = known.take(Change::Init);
+            for node in nodes {
+                gone.extend(known.take(Change::InitApply(node)));
+            }
+            gone.extend(known.take(Change::InitDone));
+            gone
+        };
+        let all = vec![node("a", "1"), node("b", "2"), node("c", "3")];
+        assert!(begin(&mut known, all).is_empty(), "these are the first");
+        assert!(known.take(Change::Apply(node("d", "4"))).is_empty());
+        let gone = known.take(Change::Delete(node("a", "1")));
+        assert_eq!(names(&gone), [("a", "1", true)]);
+        assert_eq!(gone[0].object.taints[0].key, "dedicated");
+        assert_eq!(gone[0].object.managers[0].name, "kubectl-cordon");
+        assert!(gone[0].object.boot.is_some());
+
+        // The watch was broken, and meanwhile b was replaced, and d deleted.
+        let gone = begin(&mut known, vec![node("b", "5"), node("c", "3")]);
+        assert_eq!(names(&gone), [("b", "2", false), ("d", "4", false)]);
+    }
+}
