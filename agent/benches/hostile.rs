@@ -277,7 +277,7 @@ fn main() {
     let (mut messages, mut reports) = (0u64, 0u64);
     let mut outcome_counts = [0u64; Outcome::ALL.len()];
     let mut pace = 1;
-    let mut taken = Vec::new();
+    let mut batch = Vec::new();
     let start = Instant::now();
     for n in 0..datagrams {
         let datagram = attacker.datagram();
@@ -289,8 +289,8 @@ fn main() {
         if n % 4_000 == 0 {
             pace = attacker.random.below(3);
         }
-        taker.take_now(&mut taken, pace);
-        for received in taken.drain(..) {
+        taker.take_now(&mut batch, pace);
+        for received in batch.drain(..) {
             messages += 1;
             let update = assembler.take(&received);
             reports += u64::from(update.is_some_and(|update| update.report.is_some()));

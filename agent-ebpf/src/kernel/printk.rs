@@ -81,13 +81,13 @@ pub fn strip(address: *const u8) -> Prefixed {
 #[inline(always)]
 pub fn tells_hard_lockup(text: *const u8) -> bool {
     // SAFETY: the helper fails, rather than faults, on a bad address.
-    let Ok(head) = (unsafe { bpf_probe_read_kernel(text.cast::<[u8; 16]>()) }) else {
+    let Ok([first, second]) = (unsafe { bpf_probe_read_kernel(text.cast::<[u64; 2]>()) }) else {
         return false;
     };
-    let [a, b, c, d, e, f, g, h, .., k, _, _, _, l, _] = head;
-    match [a, b, c, d, e, f, g, h] {
-        [b'w', b'a', b't', b'c', b'h', b'd', b'o', b'g'] => matches!(k, b'W' | b'C'),
-        [b'N', b'M', b'I', b' ', b'w', b'a', b't', b'c'] => l == b'W',
+    let behind = |bytes: u32| (second.to_le() >> (8 * bytes)) as u8;
+    match &first.to_ne_bytes() {
+        b"watchdog" => matches!(behind(2), b'W' | b'C'),
+        b"NMI watc" => behind(6) == b'W',
         _ => false,
     }
 }

@@ -17,9 +17,10 @@ const KERNEL: &str = "6.12";
 fn kernels_wanted() -> Vec<String> {
     let set = std::env::var("LASTGASP_NEXT_BOOT").unwrap_or_default();
     let names: Vec<String> = set.split(',').map(str::to_owned).collect();
-    match set.is_empty() {
-        true => vec![KERNEL.to_owned()],
-        false => names,
+    if set.is_empty() {
+        vec![KERNEL.to_owned()]
+    } else {
+        names
     }
 }
 

@@ -63,6 +63,14 @@ pub struct Wire {
     closing: Arc<AtomicBool>,
 }
 
+/// Where datagrams to one port go on to.
+#[derive(Debug)]
+struct Onward {
+    port: u16,
+    socket: UdpSocket,
+    speaker: Arc<Mutex<Option<Speaker>>>,
+}
+
 /// Who spoke last: where an answer goes.
 #[derive(Clone, Copy, Debug)]
 struct Speaker {
@@ -99,7 +107,11 @@ impl Wire {
             let (closing, to) = (Arc::clone(&closing), Arc::clone(&speaker));
             let thread = thread::Builder::new().name("answers".into());
             answers.push(thread.spawn(move || answer(&back, &cable, &to, &closing))?);
-            passed_on.push((*port, socket, speaker));
+            passed_on.push(Onward {
+                port: *port,
+                socket,
+                speaker,
+            });
         }
         let for_qemu = guest_end.try_clone().context("no socket for the network")?;
         let (sender, receiver) = sync_channel(WAITING_MAX);
@@ -158,7 +170,7 @@ impl Drop for Wire {
 
 fn serve(
     cable: &UnixDatagram,
-    forward: &[(u16, UdpSocket, Arc<Mutex<Option<Speaker>>>)],
+    forward: &[Onward],
     sender: &SyncSender<Datagram>,
     lost: &AtomicU64,
     deaf: &AtomicBool,
@@ -177,12 +189,12 @@ fn serve(
                 let _ = cable.send(&tagged(tag, reply));
             }
         } else if let Some((port, payload)) = udp(&frame).filter(|(port, _)| *port != DISCARD) {
-            for (_, socket, speaker) in forward.iter().filter(|(to, ..)| *to == port) {
-                if let Ok(mut speaker) = speaker.lock() {
+            for onward in forward.iter().filter(|onward| onward.port == port) {
+                if let Ok(mut speaker) = onward.speaker.lock() {
                     *speaker = speaker_of(&frame);
                 }
                 // UDP: a receiver that is not there is the receiver's matter.
-                let _ = socket.send(payload);
+                let _ = onward.socket.send(payload);
             }
             let payload = payload.to_vec();
             if sender.try_send(Datagram { at, port, payload }).is_err() {

@@ -153,7 +153,9 @@ fn what_a_collector_has_is_deleted_from_pstore_if_wanted_and_from_nowhere_else()
     assert_eq!(names().len(), 3, "nothing before the receipt");
     let ids: Vec<RecordId> = agent.pending.keys().copied().collect();
     assert_eq!(ids.len(), 2);
-    ids.into_iter().for_each(|id| agent.arrived(id));
+    for id in ids {
+        agent.arrived(id);
+    }
     assert_eq!(names(), ["console-ramoops-0"]);
     assert!(place.archive("dmesg-erst-1").exists());
 
