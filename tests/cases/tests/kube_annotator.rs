@@ -22,6 +22,8 @@ use lastgasp::k8s::{
     ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, NodeDeath, TAINT,
 };
 
+#[path = "kube_annotator/removal.rs"]
+mod removal;
 #[path = "kube_annotator/silence.rs"]
 mod silence;
 

@@ -95,7 +95,9 @@ const NOTICES: [(&str, &[Mark]); 7] = [
 ];
 
 /// Managers of fields that keep every node up to date and delete none.
-const KEEPERS: [&str; 6] = [
+const KEEPERS: [&str; 7] = [
+    // The API server's own word for whoever came before it took notes.
+    "before-first-apply",
     "kubelet",
     "kube-controller-manager",
     "cloud-controller-manager",

@@ -66,6 +66,10 @@ fn who_and_why_are_read_from_what_is_left() {
                 at: Some(Timestamp(1_800_000_000_000)),
             },
             Manager {
+                name: "before-first-apply".to_owned(),
+                at: Some(Timestamp(1_800_000_000_000)),
+            },
+            Manager {
                 name: name.to_owned(),
                 at: Some(Timestamp(1_700_000_000_000)),
             },
