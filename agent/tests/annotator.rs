@@ -89,13 +89,22 @@ impl Annotator {
         })
     }
 
-    /// Waits until the loop has come round after all that was sent before.
+    /// Waits until the receiver has taken so many datagrams.
     fn settled(&self, accepted: u64) {
-        eventually("the datagrams to be taken", || {
+        let line = "lastgasp_collector_datagrams_total{result=\"accepted\"}";
+        self.reaches(line, accepted);
+    }
+
+    /// Waits until the store has so many nodes: the loop counts them behind the commit.
+    fn knows_nodes(&self, count: u64) {
+        self.reaches("lastgasp_nodes", count);
+    }
+
+    fn reaches(&self, metric: &str, least: u64) {
+        eventually(metric, || {
             let text = get(&self.url, "/metrics");
-            let line = "lastgasp_collector_datagrams_total{result=\"accepted\"} ";
-            let count = text.lines().find_map(|l| l.strip_prefix(line))?;
-            (count.parse::<u64>().ok()? >= accepted).then_some(())
+            let value = text.lines().find_map(|line| line.strip_prefix(metric))?;
+            (value.trim().parse::<u64>().ok()? >= least).then_some(())
         });
     }
 

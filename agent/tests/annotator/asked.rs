@@ -33,7 +33,7 @@ fn the_pod_that_had_a_node_restarted_is_named_across_kills() {
     let annotator = Annotator::start(&dir);
     let mut node = Node::new(&dir, 1);
     node.hello(&annotator);
-    annotator.settled(1);
+    annotator.knows_nodes(1);
     annotator.kill();
 
     // This process knows the node's pods out of the store alone.
