@@ -47,7 +47,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .deaths(asked)?
         .into_iter()
         .map(|death| End::Death(Box::new(death)));
-    let removed = args.source.removed(asked)?.into_iter().map(End::Removed);
+    let removed = args.source.removed(asked)?.into_iter();
+    let removed = removed.map(|removed| End::Removed(Box::new(removed)));
     let mut ends: Vec<End> = deaths.chain(removed).collect();
     if let Some(node) = &args.node {
         ends.retain(|end| end.node().as_str() == node);
@@ -73,7 +74,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 #[serde(untagged)]
 enum End {
     Death(Box<Summary>),
-    Removed(Removed),
+    Removed(Box<Removed>),
 }
 
 impl End {

@@ -41,12 +41,20 @@ pub(super) async fn read(api: &Api, death: &Death) -> Result<Option<NodeDeathSta
 
 /// Records what is known of a death, and creates the object if need be.
 pub(super) async fn confirm(api: &Api, death: &Death) -> Result<(), Error> {
-    change(api, death, true, |status| describe(status, death)).await
+    change(api, death, true, |status| {
+        describe(status, death);
+        confirmed(status, death);
+    })
+    .await
 }
 
 /// Records what is known of a death, if the object exists.
 pub(super) async fn update(api: &Api, death: &Death) -> Result<(), Error> {
-    change(api, death, false, |status| describe(status, death)).await
+    change(api, death, false, |status| {
+        describe(status, death);
+        confirmed(status, death);
+    })
+    .await
 }
 
 /// Records what became of the pods, and creates the object if need be.
@@ -58,6 +66,7 @@ pub(super) async fn pods_annotated(
     change(api, death, true, |status| {
         if status.reason.is_none() {
             describe(status, death);
+            confirmed(status, death);
         }
         let before = status.pods.take().unwrap_or_default();
         let counts = PodCounts {
@@ -87,6 +96,7 @@ pub(super) async fn revoked(api: &Api, death: &Death) -> Result<(), Error> {
 pub(super) async fn returned(api: &Api, death: &Death) -> Result<(), Error> {
     change(api, death, false, |status| {
         describe(status, death);
+        confirmed(status, death);
         let message = "the node is back with another boot".to_owned();
         set(status, NODE_RETURNED, "True", "NewBoot", message);
     })
@@ -221,6 +231,12 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
             did: escaped(&account.did, MESSAGE_MAX),
         })
         .collect();
+    status.proof = Some(proof);
+}
+
+/// Says whether it is known that the boot ended.
+fn confirmed(status: &mut NodeDeathStatus, death: &Death) {
+    let proof = format!("{:?}", death.proof);
     let confirmed = match death.state {
         DeathState::Dead | DeathState::Returned if death.proof >= Proof::P2 => "True",
         DeathState::Survived | DeathState::Revoked => "False",
@@ -228,7 +244,6 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
     };
     let message = format!("proof {proof}, {} pieces of evidence", death.evidence.len());
     set(status, CONFIRMED, confirmed, &proof, message);
-    status.proof = Some(proof);
 }
 
 fn asked_by(text: &str, asker: Option<&Asker>) -> AskedBy {

@@ -136,6 +136,12 @@ impl Case {
         case
     }
 
+    /// What the node's Lease says now.
+    pub(super) fn hold(&mut self, lease: Opinion) {
+        self.stale |= self.death.lease != lease;
+        self.death.lease = lease;
+    }
+
     /// Whether nothing was given out on it yet.
     pub(super) fn is_new(&self) -> bool {
         !self.recorded

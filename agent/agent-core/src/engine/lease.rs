@@ -127,7 +127,7 @@ impl Engine {
             if let Some(text) = opinion_text(&opinion) {
                 case.note(now, Channel::Lease, text, &self.limits, &mut self.cut);
             }
-            case.death.lease = opinion;
+            case.hold(opinion);
             self.settle(now, &key, out);
         } else if self.fleet.silent_since(node).is_some() {
             self.tell_silence(node, boot, out);

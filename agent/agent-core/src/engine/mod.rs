@@ -293,7 +293,7 @@ impl Engine {
         if fresh {
             case.quiet_since = self.clock_ms;
             case.silent = false;
-            case.death.lease = LeaseWatch::default().opinion_of(self.limits.leases);
+            case.hold(LeaseWatch::default().opinion_of(self.limits.leases));
         }
         self.settle(now, key, out);
     }

@@ -1,5 +1,7 @@
 //! What holds for every story.
 
+use agent_core::model::{Deleted, Lease, NodeObject};
+
 use super::*;
 
 #[path = "overheard.rs"]
@@ -64,6 +66,40 @@ fn story(nodes: u8, boots: u8) -> impl Strategy<Value = Vec<Input>> {
     (story, disks()).prop_map(|(story, disks)| with_disks(story, disks))
 }
 
+/// What a cluster says of nodes beside.
+fn of_cluster() -> impl Strategy<Value = Input> {
+    let renewed = 0u64..4;
+    let lease = prop_oneof![
+        8 => renewed.prop_map(|at| Lease::Found { renewed: Timestamp(at), lasts_ms: 40_000 }),
+        1 => Just(Lease::Missing),
+        1 => Just(Lease::Denied("forbidden".to_owned())),
+    ];
+    let object = |n: u8| {
+        Input::NodeDeleted(Box::new(Deleted {
+            node: node(n),
+            object: NodeObject::default(),
+            seen: true,
+            events: Vec::new(),
+        }))
+    };
+    prop_oneof![
+        6 => (0..2u8, lease).prop_map(|(n, lease)| Input::Leased { node: node(n), lease }),
+        1 => (0..2u8).prop_map(object),
+    ]
+}
+
+/// A story in a cluster: Leases are looked at, Node objects go, and much time passes.
+fn in_cluster() -> impl Strategy<Value = Vec<Input>> {
+    let more = prop_oneof![2 => of_cluster(), 3 => Just(Input::Tick)];
+    let more = prop::collection::vec((any::<prop::sample::Index>(), more), 0..48);
+    (story(2, 3), more).prop_map(|(mut story, more)| {
+        for (place, input) in more {
+            story.insert(place.index(story.len() + 1), input);
+        }
+        story
+    })
+}
+
 /// A story with copies of its facts anywhere after them, and any clock.
 fn with_copies() -> impl Strategy<Value = (Vec<Input>, Vec<Input>)> {
     (
@@ -104,14 +140,18 @@ fn verdicts(engine: &Engine) -> Verdicts {
 /// Runs a story at the times given (the last time repeats), with a restart
 /// before fact `restart`, and checks what must always hold.
 fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
-    let mut engine = Engine::new(Limits::default());
+    run_with(Limits::default(), story, times, restart)
+}
+
+fn run_with(limits: Limits, story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
+    let mut engine = Engine::new(limits);
     let mut stored: BTreeMap<DeathName, Death> = BTreeMap::new();
     let mut nodes: BTreeMap<NodeName, BootId> = BTreeMap::new();
     let mut last_words = BTreeSet::new();
     let (mut marked, mut told) = (BTreeSet::new(), BTreeSet::new());
     for (i, input) in story.iter().enumerate() {
         if restart == Some(i) {
-            engine = Engine::new(Limits::default());
+            engine = Engine::new(limits);
             let known = nodes
                 .iter()
                 .map(|(node, boot)| super::known(node.clone(), *boot));
@@ -197,7 +237,76 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
     verdicts(&engine)
 }
 
+/// What two annotators have written between them: deaths whose node is marked, and
+/// whose pods were told.
+#[derive(Default)]
+struct Written {
+    marked: BTreeSet<DeathName>,
+    told: BTreeSet<DeathName>,
+}
+
+impl Written {
+    fn write(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            match output {
+                Output::Act(Action::MarkNode(name)) => drop(self.marked.insert(name)),
+                Output::Act(Action::AnnotatePods(name)) => drop(self.told.insert(name)),
+                Output::Act(Action::Revoke(name)) => {
+                    self.marked.remove(&name);
+                    self.told.remove(&name);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
 proptest! {
+    #[test]
+    fn two_annotators_come_to_one_verdict_and_write_it(
+        (story, first, second) in prop::collection::vec((0u64..200, body()), 0..12)
+            .prop_flat_map(|s| (Just(s.clone()), Just(s.clone()).prop_shuffle(), Just(s).prop_shuffle())),
+        turns in prop::collection::vec(any::<bool>(), 24),
+    ) {
+        // Each hears everything in the end, in its own order and at its own time.
+        let mut engines = [Engine::new(Limits::default()), Engine::new(Limits::default())];
+        let mut left = [first.into_iter(), second.into_iter()];
+        let mut written = Written::default();
+        let rest = [false, true].into_iter().flat_map(|turn| [turn; 12]);
+        for turn in turns.into_iter().chain(rest).map(usize::from) {
+            if let Some((mono, body)) = left[turn].next() {
+                let outputs = engines[turn].step(Timestamp(0), gasp(1, mono, body));
+                written.write(outputs);
+            }
+        }
+        let all: Vec<Input> = story.into_iter().map(|(mono, body)| gasp(1, mono, body)).collect();
+        let verdict = run(&all, &[], None);
+        prop_assert_eq!(&verdicts(&engines[0]), &verdict);
+        prop_assert_eq!(&verdicts(&engines[1]), &verdict);
+        for (name, (state, ..)) in verdict {
+            let is_dead = state == DeathState::Dead;
+            prop_assert_eq!(written.marked.contains(&name), is_dead, "{:?}", state);
+            prop_assert!(is_dead || !written.told.contains(&name));
+        }
+    }
+
+    #[test]
+    fn no_lease_and_no_deleted_node_object_breaks_the_rules(
+        story in in_cluster(),
+        steps in prop::collection::vec(0u64..20_000, 1..96),
+        restart in prop::option::of(0usize..96),
+    ) {
+        let times: Vec<u64> = steps
+            .iter()
+            .scan(0, |now, step| {
+                *now += step;
+                Some(*now)
+            })
+            .collect();
+        let limits = Limits { leases: true, ..Limits::default() };
+        run_with(limits, &story, &times, restart);
+    }
+
     #[test]
     fn copies_change_no_verdict((story, doubled) in with_copies()) {
         prop_assert_eq!(run(&story, &[], None), run(&doubled, &[], None));
