@@ -10,6 +10,12 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::machine;
 
+/// kexec_file_load(2); libc does not have its number everywhere.
+#[cfg(target_arch = "x86_64")]
+const SYS_KEXEC_FILE_LOAD: libc::c_long = 320;
+#[cfg(target_arch = "aarch64")]
+const SYS_KEXEC_FILE_LOAD: libc::c_long = 294;
+
 /// The kernel, what it boots into, and its command line; made with the initramfs.
 const KERNEL: &str = "/crash/kernel";
 const INITRAMFS: &str = "/crash/initramfs";
@@ -30,7 +36,7 @@ pub(crate) fn load() -> Result<()> {
     // length counts that.
     let result = unsafe {
         libc::syscall(
-            libc::SYS_kexec_file_load,
+            SYS_KEXEC_FILE_LOAD,
             kernel.as_raw_fd(),
             initramfs.as_raw_fd(),
             command_line.as_bytes_with_nul().len(),
