@@ -40,8 +40,9 @@ const LOOK_SOON: Duration = Duration::from_secs(1);
 const LOOKS_SOON: u32 = 10;
 /// Before a record is sent again: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
-/// Between two looks for receipts.
+/// Between two looks for receipts, where one is awaited; and where none is.
 const TURN: Duration = Duration::from_millis(200);
+const IDLE: Duration = Duration::from_secs(1);
 /// Clocks of two boots may differ by this much, in milliseconds: until a server
 /// tells it the time, a boot has it from a clock that counts seconds.
 const CLOCKS_MS: u64 = 5_000;
@@ -153,7 +154,7 @@ impl Leftovers {
                     }
                 }
             }
-            thread::sleep(TURN);
+            thread::sleep(if self.pending.is_empty() { IDLE } else { TURN });
         }
     }
 

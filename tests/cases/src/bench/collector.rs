@@ -159,8 +159,12 @@ impl Target<'_> {
     fn highest(&self, load: &Load) -> Result<f64> {
         let flat_out = self.trial(load, None)?;
         if flat_out.is_clean() {
-            // No sender is faster here.
-            return Ok(flat_out.sent.rate());
+            let rate = flat_out.sent.rate();
+            println!(
+                "no sender is faster here than {rate:.0}/s: the next figure is what was sent, \
+                 not what could be received"
+            );
+            return Ok(rate);
         }
         let served = flat_out.received as f64 / flat_out.served.as_secs_f64();
         let (mut low, mut high) = (0.5 * served, 1.2 * served);
