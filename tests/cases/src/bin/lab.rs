@@ -278,13 +278,14 @@ fn lab(args: &Args) -> Result<bool> {
 fn cover(matrix: &Matrix) -> Result<usize> {
     let dir = Path::new(coverage::FOLDER);
     let coverage = Coverage::of(matrix);
-    let worse = coverage.worse_than(&Coverage::read(dir)?);
+    let before = Coverage::read(dir)?;
+    let worse = coverage.worse_than(&before);
     for cell in &worse {
         println!("worse: {cell}");
     }
     println!("{}", coverage.summary());
     if worse.is_empty() {
-        coverage.write(dir)?;
+        coverage.over(&before).write(dir)?;
     }
     Ok(worse.len())
 }

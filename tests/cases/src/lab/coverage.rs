@@ -154,11 +154,22 @@ impl Coverage {
     /// That of these deaths.
     pub fn of(matrix: &Matrix) -> Self {
         let entry = |(place, cell): &(Place, Cell)| Entry::new(place, cell);
-        let mut cells: Vec<Entry> = matrix.0.iter().map(entry).collect();
+        Self {
+            cells: matrix.0.iter().map(entry).collect(),
+        }
+    }
+
+    /// This, and of the cells that it does not have what `before` knew.
+    #[must_use]
+    pub fn over(mut self, before: &Self) -> Self {
+        let new: BTreeSet<_> = self.cells.iter().map(Entry::place).collect();
+        let kept = before.cells.iter().filter(|e| !new.contains(&e.place()));
+        let kept: Vec<Entry> = kept.cloned().collect();
+        self.cells.extend(kept);
         let names: Vec<&str> = ways::names(false).chain(scenes::names()).collect();
         let order = |way: &str| names.iter().position(|name| *name == way);
-        cells.sort_by_key(|entry| (entry.cpus, order(&entry.way)));
-        Self { cells }
+        self.cells.sort_by_key(|e| (e.cpus, order(&e.way)));
+        self
     }
 
     /// The one that is kept in `dir`; empty if there is none.
@@ -337,6 +348,16 @@ mod tests {
         );
         assert!(before.worse_than(&one(Told::No, 0)).is_empty());
         assert!(before.worse_than(&Coverage::default()).is_empty());
+    }
+
+    #[test]
+    fn a_run_of_some_cells_leaves_the_others_as_they_were() {
+        let mut other = entry(Told::Late, 10);
+        other.kernel = "5.10".into();
+        let mut before = one(Told::No, 0);
+        before.cells.push(other.clone());
+        let now = one(Told::Yes, 10).over(&before);
+        assert_eq!(now.cells, [entry(Told::Yes, 10), other]);
     }
 
     #[test]
