@@ -65,7 +65,8 @@ pub struct Low {
     pub udp_only: Option<bool>,
     /// Have the kernel's own netconsole send its log to the collectors too: what
     /// it says proves nothing, but some ends only it sees. `auto` sets it up
-    /// where the module is loaded [default: auto].
+    /// where the module is loaded; with several CPUs panics were seen to hang with it
+    /// [default: off].
     #[arg(long, env = "LASTGASP_NETCONSOLE", value_name = "auto|off")]
     pub netconsole: Option<Netconsole>,
     /// The collectors' port for netconsole [default: 6666].
@@ -134,9 +135,9 @@ pub struct Leftovers {
 #[serde(rename_all = "kebab-case")]
 pub enum Netconsole {
     /// Where the kernel has it.
-    #[default]
     Auto,
     /// Never.
+    #[default]
     Off,
 }
 
