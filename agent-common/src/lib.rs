@@ -18,6 +18,9 @@ pub mod asked;
 /// Slots in the ring; a power of two.
 pub const RING_SLOTS: u32 = 2048;
 
+/// Most drain threads.
+pub const SENDERS: usize = 2;
+
 /// Longest text of a slot, in bytes. printk lines end at `PRINTKRB_RECORD_MAX`
 /// (1024) less their prefix (`kernel/printk/printk.c`).
 pub const TEXT_MAX: usize = 976;
@@ -165,8 +168,12 @@ pub struct Control {
     pub holds_expired: u64,
     /// The last of [`hold`] that waited, or zero.
     pub hold_point: u64,
+    /// One once the other CPUs are about to be stopped: no drain thread begins
+    /// to send any more. Whoever is stopped in a driver holds its locks for ever,
+    /// and netconsole waits for them (`netpoll_poll_dev`, net/core/netpoll.c).
+    pub closed: u64,
     /// Zero.
-    pub reserved_kernel: [u64; 7],
+    pub reserved_kernel: [u64; 6],
 
     /// Everything below this sequence number has left the machine.
     pub acked: u64,
@@ -176,8 +183,12 @@ pub struct Control {
     pub hold_max_ns: u64,
     /// One while a crash kernel is loaded (`/sys/kernel/kexec_crash_loaded`).
     pub crash_kernel: u64,
+    /// The drain threads that are sending, a bit each.
+    pub sending: u64,
+    /// The CPU of each plus one; zero: it has none of its own.
+    pub sender_cpus: [u64; SENDERS],
     /// Zero.
-    pub reserved: [u64; 4],
+    pub reserved: [u64; 1],
 }
 
 const _: () = assert!(size_of::<Control>() == 192);

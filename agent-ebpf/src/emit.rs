@@ -151,6 +151,7 @@ fn declare(control: *mut Control, slot: *mut Slot, seq: u64, what: u16) {
         (*control).dying_cpu = (*slot).cpu.into();
         let cleared = (*control).cleared;
         if (*control).declared <= cleared {
+            (*control).closed = 0;
             (*control).declared = seq + 1;
         }
         if notice::is_final(what) && (*control).fatal <= cleared {

@@ -1,11 +1,13 @@
 //! The hold: the dying CPU waits here, bounded, until user space on another
-//! CPU says that everything is out.
+//! CPU says that everything is out, and has come back from the driver.
 
+use core::arch::asm;
 use core::ptr::{read_volatile, write_volatile};
 
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use agent_common::{Control, SENDERS, hold};
+use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 
-use crate::maps::CONTROL;
+use crate::{atomic, maps::CONTROL};
 
 #[cfg(feature = "basic")]
 mod basic;
@@ -21,6 +23,8 @@ use looped::spin;
 struct Wait {
     /// What must be acknowledged.
     until: u64,
+    /// The drain threads that must not be sending, a bit each.
+    senders: u64,
     start_ns: u64,
     budget_ns: u64,
     waited_ns: u64,
@@ -28,9 +32,9 @@ struct Wait {
     expired: u64,
 }
 
-/// Waits until all that is in the ring is acknowledged, or the budget of this
-/// death is used up. Does nothing while no death is declared. `point` is one of
-/// `agent_common::hold`.
+/// Waits until all that is in the ring is acknowledged and nobody sends, or the
+/// budget of this death is used up. Does nothing while no death is declared. `point`
+/// is one of `agent_common::hold`.
 #[inline(always)]
 pub fn until_acked(point: u8) {
     let Some(control) = CONTROL.get_ptr_mut(0) else {
@@ -47,11 +51,29 @@ pub fn until_acked(point: u8) {
                 .saturating_sub((*control).hold_used_ns),
         )
     };
-    if !active || acked >= head || budget == 0 {
+    if !active || budget == 0 {
         return;
     }
+    // An order stops no CPU yet: what is printed from now on may go as well.
+    let senders = if point == hold::ORDER {
+        0
+    } else {
+        senders_elsewhere(control)
+    };
+    // SAFETY: a map value.
+    unsafe {
+        if acked < head {
+            // There is something to send, even if the others were to be stopped before.
+            write_volatile(&raw mut (*control).closed, 0);
+        } else if is_quiet(control, senders) {
+            return;
+        }
+    }
     let mut wait = Wait {
-        until: head,
+        // SAFETY: a map value. Read again, as the verifier would else walk through
+        // the wait once for each of the two cases above.
+        until: unsafe { read_volatile(&raw const (*control).head) },
+        senders,
         // SAFETY: a helper without arguments.
         start_ns: unsafe { bpf_ktime_get_ns() },
         budget_ns: budget,
@@ -66,11 +88,65 @@ pub fn until_acked(point: u8) {
     spin(&mut wait);
     // SAFETY: as above.
     unsafe {
+        if wait.senders != 0 {
+            // Also where it took too long.
+            write_volatile(&raw mut (*control).closed, 1);
+        }
         write_volatile(
             &raw mut (*control).hold_used_ns,
             (*control).hold_used_ns + wait.waited_ns,
         );
         write_volatile(&raw mut (*control).hold_since_ns, 0);
         (*control).holds_expired += wait.expired;
+    }
+}
+
+/// The drain threads on other CPUs than this one, a bit each. One on this CPU was
+/// interrupted by the death, and cannot go on. Without a branch, for the verifier.
+#[inline(always)]
+fn senders_elsewhere(control: *const Control) -> u64 {
+    // SAFETY: a helper without arguments.
+    let own = u64::from(unsafe { bpf_get_smp_processor_id() }) + 1;
+    let mut senders = 0;
+    let mut thread = 0;
+    while thread < SENDERS {
+        // SAFETY: a map value that user space writes; the index is below its length.
+        let cpu = unsafe { read_volatile(&raw const (*control).sender_cpus[thread]) };
+        senders |= (1 << thread) & is_some(cpu) & is_some(cpu ^ own);
+        thread += 1;
+    }
+    senders
+}
+
+/// All ones, or zero for zero. Numbers are below 2^63.
+#[inline(always)]
+fn is_some(number: u64) -> u64 {
+    negative(0_u64.wrapping_sub(number))
+}
+
+/// All ones if the number is negative, else zero. In assembly, because the
+/// compiler would make a branch of it.
+#[inline(always)]
+fn negative(number: u64) -> u64 {
+    let mut number = number;
+    // SAFETY: one arithmetic shift.
+    unsafe { asm!("{0} s>>= 63", inout(reg) number, options(pure, nomem, nostack)) };
+    number
+}
+
+/// Has none of `senders` begin to send any more; true if none is at it.
+///
+/// # Safety
+///
+/// `control` is the map value.
+#[inline(always)]
+unsafe fn is_quiet(control: *mut Control, senders: u64) -> bool {
+    // SAFETY: the caller's promise. The exchange is a full barrier, as is the
+    // sender's: it sees that it is closed, or it is seen sending.
+    unsafe {
+        if senders != 0 {
+            atomic::publish(&raw mut (*control).closed, 1);
+        }
+        read_volatile(&raw const (*control).sending) & senders == 0
     }
 }

@@ -2,8 +2,8 @@
 
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![feature(core_intrinsics)]
-#![cfg_attr(feature = "basic", feature(asm_experimental_arch))]
 #![allow(internal_features, reason = "see atomic.rs")]
 
 mod atomic;

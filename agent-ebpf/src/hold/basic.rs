@@ -6,33 +6,39 @@
 //! the wait is arithmetic, the turns that are left run out at once, and a turn is
 //! made long by having the kernel copy memory.
 
-use core::arch::asm;
-use core::ptr::read_volatile;
+use core::ptr::{read_volatile, write_volatile};
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_probe_read_kernel};
 
-use super::Wait;
+use super::{Wait, is_some, negative};
 use crate::maps::{CONTROL, PAD, PAD_HALF};
 
 /// What fits the verifier's limit. A turn takes the time of copying
 /// [`PAD_HALF`], 2 us and more.
 const TURNS: u32 = 24_000;
 
-/// Waits for the acknowledgement, for the end of the budget, or for all turns.
+/// Waits for what the hold is for, for the end of the budget, or for all turns.
+///
+/// There is no barrier between closing and the look at who sends, but every turn
+/// that is left looks again.
 #[inline(always)]
 pub(super) fn spin(wait: &mut Wait) {
-    let (Some(control), Some(pad)) = (CONTROL.get_ptr(0), PAD.get_ptr_mut(0)) else {
+    let (Some(control), Some(pad)) = (CONTROL.get_ptr_mut(0), PAD.get_ptr_mut(0)) else {
         return;
     };
     let pad: *mut u8 = pad.cast();
     let end = wait.start_ns + wait.budget_ns;
+    let closes = is_some(wait.senders) & 1;
     let mut turn = 0;
     while turn < TURNS {
         // SAFETY: a map value that user space writes; the helper copies one half
         // of another one onto the other half.
         unsafe {
             let acked = read_volatile(&raw const (*control).acked);
-            let waits = negative(acked.wrapping_sub(wait.until))
+            let unacked = negative(acked.wrapping_sub(wait.until));
+            write_volatile(&raw mut (*control).closed, closes & !unacked);
+            let sending = read_volatile(&raw const (*control).sending) & wait.senders;
+            let waits = (unacked | is_some(sending))
                 & negative(bpf_ktime_get_ns().wrapping_sub(end));
             bpf_probe_read_kernel(
                 pad.add(PAD_HALF as usize).cast(),
@@ -45,16 +51,8 @@ pub(super) fn spin(wait: &mut Wait) {
     // SAFETY: as above.
     unsafe {
         wait.waited_ns = bpf_ktime_get_ns() - wait.start_ns;
-        wait.expired = u64::from(read_volatile(&raw const (*control).acked) < wait.until);
+        let is_out = read_volatile(&raw const (*control).acked) >= wait.until
+            && read_volatile(&raw const (*control).sending) & wait.senders == 0;
+        wait.expired = u64::from(!is_out);
     }
-}
-
-/// All ones if the number is negative, else zero. In assembly, because the
-/// compiler would make a branch of it.
-#[inline(always)]
-fn negative(number: u64) -> u64 {
-    let mut number = number;
-    // SAFETY: one arithmetic shift.
-    unsafe { asm!("{0} s>>= 63", inout(reg) number, options(pure, nomem, nostack)) };
-    number
 }

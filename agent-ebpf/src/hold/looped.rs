@@ -5,19 +5,19 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_loop};
 
-use super::Wait;
+use super::{Wait, is_quiet};
 use crate::maps::CONTROL;
 
 /// Most turns of one hold: the kernel's own limit (`BPF_MAX_LOOPS`). The clock
 /// ends a hold long before; this ends it if the clock stands still.
 const TURNS_MAX: u32 = 1 << 23;
 
-/// Looks at the acknowledgement between two at the clock. Where the clock is a
+/// Looks at what is waited for between two at the clock. Where the clock is a
 /// device (HPET, ACPI PM timer), as on many virtual machines, each look at it
 /// stops what the sending CPU does with devices of its own.
 const LOOKS: u32 = 128;
 
-/// Waits for the acknowledgement, or for the end of the budget.
+/// Waits for what the hold is for, or for the end of the budget.
 #[inline(always)]
 pub(super) fn spin(wait: &mut Wait) {
     // SAFETY: `turn` has the signature that the helper calls, and `wait`
@@ -27,7 +27,7 @@ pub(super) fn spin(wait: &mut Wait) {
     }
 }
 
-/// One turn: looks for the acknowledgement many times, then at the clock once. 1
+/// One turn: looks for it many times, then at the clock once. 1
 /// ends the loop, 0 goes on.
 unsafe extern "C" fn turn(_index: u32, context: *mut c_void) -> i64 {
     let wait: *mut Wait = context.cast();
@@ -40,16 +40,18 @@ unsafe extern "C" fn turn(_index: u32, context: *mut c_void) -> i64 {
     }
 }
 
-/// One look: 1 if everything is acknowledged.
+/// One look: 1 if everything is acknowledged, and nobody sends.
 unsafe extern "C" fn look(_index: u32, context: *mut c_void) -> i64 {
     let wait: *mut Wait = context.cast();
-    let Some(control) = CONTROL.get_ptr(0) else {
+    let Some(control) = CONTROL.get_ptr_mut(0) else {
         return 1;
     };
     // SAFETY: `context` is the `Wait` of the caller above; `control` is a map
     // value that user space writes.
     unsafe {
-        if read_volatile(&raw const (*control).acked) < (*wait).until {
+        if read_volatile(&raw const (*control).acked) < (*wait).until
+            || !is_quiet(control, (*wait).senders)
+        {
             return 0;
         }
         (*wait).expired = 0;

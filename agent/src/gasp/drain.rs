@@ -87,7 +87,7 @@ pub struct Losses {
     pub udp_errors: AtomicU64,
     /// Entries of the ring that were overwritten before they were read.
     pub overwritten: AtomicU64,
-    /// Entries that a dead CPU left unfinished.
+    /// Entries that were still unfinished when what they told of was over.
     pub unfinished: AtomicU64,
 }
 
@@ -165,9 +165,12 @@ impl<'a> Drain<'a> {
         cpu: Option<u32>,
         index: usize,
     ) -> Self {
+        if let Some(cpu) = cpu {
+            shared.ring.set_sender(index, cpu);
+        }
         let mut drain = Self {
             shared,
-            outlet: Outlet::new(shared, packet, reserve),
+            outlet: Outlet::new(shared, index, packet, reserve),
             cpu,
             index,
             death: None,
@@ -310,6 +313,9 @@ impl<'a> Drain<'a> {
                 .seal(stamp);
             self.outlet.send(&self.frame[..len]);
             self.outlet.flush_udp();
+            let unfinished = death.holes.len() as u64;
+            let losses = &self.shared.losses;
+            losses.unfinished.fetch_add(unfinished, Ordering::Relaxed);
             ring.clear(death.declared);
             self.shared.survived.fetch_add(1, Ordering::Relaxed);
         }
@@ -430,6 +436,17 @@ impl<'a> Drain<'a> {
             let mut oldest = u64::MAX;
             let mut full = false;
             let mut draft = sealer.begin(&mut self.frame, Kind::Lines);
+            death.holes.retain(|hole| {
+                match ring.read(hole, &mut self.entry) {
+                    Read::Unfinished => return true,
+                    Read::Entry if self.entry.slot().kind == KIND_LINE => {
+                        oldest = 0;
+                        return !put(&mut draft, hole, &self.entry);
+                    }
+                    Read::Entry | Read::Overwritten => {}
+                }
+                false
+            });
             while next < ring.head() {
                 match ring.read(next, &mut self.entry) {
                     Read::Entry if self.entry.slot().kind == KIND_LINE => {
@@ -444,16 +461,15 @@ impl<'a> Drain<'a> {
                         shared.losses.overwritten.fetch_add(1, Ordering::Relaxed);
                     }
                     Read::Unfinished => {
-                        if !death.give_up(next, now) {
+                        if !death.pass(next, now) {
                             break;
                         }
-                        shared.losses.unfinished.fetch_add(1, Ordering::Relaxed);
                     }
                 }
                 next += 1;
             }
             if draft.is_empty() {
-                // Only marks, or nothing: they count as sent.
+                // Only marks and holes, or nothing: they count as sent.
                 if next > death.cursor {
                     death.advance(next, now);
                 }

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use agent_common::asked::Asked;
-use agent_common::{Control, RING_SLOTS, Slot, TEXT_MAX};
+use agent_common::{Control, RING_SLOTS, SENDERS, Slot, TEXT_MAX};
 
 /// A mapping of a whole BPF array.
 struct Mapping {
@@ -121,12 +121,24 @@ unsafe impl Send for CrashRing {}
 unsafe impl Sync for CrashRing {}
 
 macro_rules! field {
-    ($self:ident, $field:ident) => {{
-        let control: *mut Control = $self.control.start.as_ptr().cast();
+    ($ring:expr, $field:ident $([$index:expr])?) => {{
+        let control: *mut Control = $ring.control.start.as_ptr().cast();
         // SAFETY: the mapping holds one Control, page-aligned; each field is
         // an aligned u64 that both sides access as a whole.
-        unsafe { AtomicU64::from_ptr(&raw mut (*control).$field) }
+        unsafe { AtomicU64::from_ptr(&raw mut (*control).$field $([$index])?) }
     }};
+}
+
+/// Says for as long as it lives that a drain thread is sending.
+pub struct Sending<'a> {
+    ring: &'a CrashRing,
+    bit: u64,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        field!(self.ring, sending).fetch_and(!self.bit, Ordering::Release);
+    }
 }
 
 impl CrashRing {
@@ -216,6 +228,26 @@ impl CrashRing {
     /// Tells the kernel side whether a crash kernel is loaded.
     pub fn set_crash_kernel(&self, loaded: bool) {
         field!(self, crash_kernel).store(loaded.into(), Ordering::Release);
+    }
+
+    /// Sets the CPU that a drain thread has to itself, so that a hold on another
+    /// one waits until it has come back from sending. Threads from
+    /// `agent_common::SENDERS` on are not waited for.
+    pub fn set_sender(&self, thread: usize, cpu: u32) {
+        if thread < SENDERS {
+            field!(self, sender_cpus[thread]).store(u64::from(cpu) + 1, Ordering::Release);
+        }
+    }
+
+    /// A drain thread begins to send; `None`: it must not, as the CPUs are about to
+    /// be stopped, and whoever is stopped in a driver keeps its locks.
+    pub fn begin_sending(&self, thread: usize) -> Option<Sending<'_>> {
+        let bit = if thread < SENDERS { 1 << thread } else { 0 };
+        field!(self, sending).fetch_or(bit, Ordering::SeqCst);
+        let sending = Sending { ring: self, bit };
+        // The kernel side writes the one before it reads the other, as we do.
+        fence(Ordering::SeqCst);
+        (field!(self, closed).load(Ordering::SeqCst) == 0).then_some(sending)
     }
 
     /// Copies the entry with this sequence number into `entry`.

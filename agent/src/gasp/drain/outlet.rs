@@ -14,6 +14,8 @@ const UDP_QUEUE: usize = 32;
 /// How one drain thread sends.
 pub(super) struct Outlet<'a> {
     shared: &'a Shared,
+    /// Number of the thread that sends by it.
+    thread: usize,
     packet: Option<PacketSocket>,
     reserve: Option<Reserve>,
     links: [Option<Link>; MAX_COLLECTORS],
@@ -29,11 +31,13 @@ impl<'a> Outlet<'a> {
     /// `packet` is the socket below UDP, where there is one.
     pub(super) fn new(
         shared: &'a Shared,
+        thread: usize,
         packet: Option<PacketSocket>,
         reserve: Option<Reserve>,
     ) -> Self {
         Self {
             shared,
+            thread,
             packet,
             reserve,
             links: [None; MAX_COLLECTORS],
@@ -72,12 +76,16 @@ impl<'a> Outlet<'a> {
     }
 
     /// Sends a frame: below UDP at once, by UDP when there is time, or at once
-    /// where there is no other way.
+    /// where there is no other way. Not at all once the CPUs are about to be stopped:
+    /// all is acknowledged then.
     pub(super) fn send(&mut self, frame: &[u8]) {
         if let Some(packet) = &self.packet {
             for link in self.links.iter().flatten() {
                 let id = self.shared.next_seq.load(Ordering::Relaxed) as u16;
                 let wire = link.wrap(id, frame, &mut self.wire);
+                let Some(_sending) = self.shared.ring.begin_sending(self.thread) else {
+                    return;
+                };
                 release(&mut self.reserve);
                 if send_packet(packet, link.interface, &self.wire[..wire]).is_err() {
                     let errors = &self.shared.losses.packet_errors;
@@ -100,6 +108,9 @@ impl<'a> Outlet<'a> {
     pub(super) fn flush_udp(&mut self) {
         for (frame, len) in self.queue.iter().zip(self.queued).take(self.in_queue) {
             for socket in &self.shared.udp {
+                let Some(_sending) = self.shared.ring.begin_sending(self.thread) else {
+                    break;
+                };
                 release(&mut self.reserve);
                 if socket.send(&frame[..len]).is_err() {
                     let errors = &self.shared.losses.udp_errors;

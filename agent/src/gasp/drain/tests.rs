@@ -43,6 +43,13 @@ impl Kernel {
         written.expect("the control page");
     }
 
+    fn read(&self, offset: usize) -> u64 {
+        let mut bytes = [0; 8];
+        let read = self.control.read_exact_at(&mut bytes, offset as u64);
+        read.expect("the control page");
+        u64::from_le_bytes(bytes)
+    }
+
     /// Publishes an entry; gives its number.
     fn entry(&mut self, kind: u16, notice: u16, at_ns: u64, text: &str) -> u64 {
         let seq = self.head;
@@ -59,6 +66,14 @@ impl Kernel {
         self.head += 1;
         self.control(offset_of!(Control, head), self.head);
         seq
+    }
+
+    /// Makes an entry one that is still being written, or finishes it.
+    fn publish(&self, seq: u64, published: u64) {
+        let at = seq % u64::from(RING_SLOTS) * size_of::<Slot>() as u64;
+        let bytes = published.to_le_bytes();
+        let written = self.slots.write_all_at(&bytes, at);
+        written.expect("the ring");
     }
 
     fn line(&mut self, at_ns: u64, text: &str) -> u64 {
@@ -200,6 +215,55 @@ fn no_more_than_the_history_is_told_where_no_report_came_before() {
         (word.notice, word.held_at),
         (Notice::Panic, HoldPoint::CrashKexec)
     );
+}
+
+#[test]
+fn a_line_whose_cpu_stands_still_is_passed_and_told_when_it_is_finished() {
+    let mut kernel = Kernel::new();
+    let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
+    let mut drain = Drain::new(&shared, None, Reserve::open().ok(), None, 0);
+    kernel.mark(sched::monotonic_ns() - SECOND, notice::PANIC);
+    let late = kernel.line(sched::monotonic_ns(), "late");
+    kernel.publish(late, 0);
+    kernel.line(sched::monotonic_ns() - SECOND, "behind it");
+    let mut bodies = Vec::new();
+    while lines(&bodies).is_empty() {
+        drain.step();
+        bodies = received(&collector);
+    }
+    assert_eq!(lines(&bodies), ["behind it"]);
+    drain.step();
+    assert_eq!(lines(&received(&collector)), [""; 0]);
+    kernel.publish(late, late + 1);
+    drain.step();
+    assert_eq!(lines(&received(&collector)), ["late"]);
+    drain.step();
+    assert_eq!(lines(&received(&collector)), [""; 0]);
+}
+
+#[test]
+fn nothing_is_sent_once_the_cpus_are_about_to_be_stopped() {
+    let mut kernel = Kernel::new();
+    let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
+    let mut drain = Drain::new(&shared, None, Reserve::open().ok(), Some(1), 1);
+    kernel.mark(sched::monotonic_ns() - SECOND, notice::PANIC);
+    kernel.line(sched::monotonic_ns() - SECOND, "Kernel panic - not syncing: why");
+    let sending = shared.ring.begin_sending(1);
+    assert!(sending.is_some());
+    assert_eq!(kernel.read(offset_of!(Control, sending)), 2);
+    drop(sending);
+    assert_eq!(kernel.read(offset_of!(Control, sending)), 0);
+    assert_eq!(kernel.read(offset_of!(Control, sender_cpus)), 0);
+    assert_eq!(kernel.read(offset_of!(Control, sender_cpus) + 8), 2);
+
+    kernel.control(offset_of!(Control, closed), 1);
+    drain.step();
+    assert_eq!(received(&collector), []);
+    assert_eq!(kernel.read(offset_of!(Control, sending)), 0);
+    kernel.control(offset_of!(Control, closed), 0);
+    kernel.line(sched::monotonic_ns() - SECOND, "another");
+    drain.step();
+    assert_eq!(lines(&received(&collector)), ["another"]);
 }
 
 #[test]
