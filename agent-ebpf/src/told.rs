@@ -2,7 +2,7 @@
 //! newest few, kept until the order comes.
 
 use agent_common::{
-    Slot,
+    CONTEXT_PROCESS, CONTEXT_UNKNOWN, Slot,
     asked::{Asked, TOLD_SLOTS, Told, means},
     notice,
 };
@@ -59,6 +59,17 @@ pub fn keep(how: u8, number: u8, by_process: bool, command: Option<&task::Comman
     }
 }
 
+/// Forgets who told by these means: it was called off.
+#[inline(always)]
+pub fn forget(how: u8) {
+    for place in 0..TOLD_SLOTS {
+        if let Some(told) = TOLD.get_ptr_mut(u32::from(how) * TOLD_SLOTS + place) {
+            // SAFETY: a map value.
+            unsafe { atomic::publish(&raw mut (*told).at_ns, 0) };
+        }
+    }
+}
+
 /// The newest that was told by these means since a time, or null.
 #[inline(always)]
 fn newest(how: u8, since_ns: u64) -> *const Told {
@@ -94,9 +105,12 @@ fn newer(found: (*const Told, u64), place: u32) -> (*const Told, u64) {
 pub unsafe fn explain(slot: *mut Slot, what: u16) {
     // SAFETY: the caller's promise; there is room, aligned (`agent_common::asked`).
     unsafe {
-        let in_interrupt = (*slot).context > agent_common::CONTEXT_PROCESS;
+        // Only this one can come out of an interrupt (sysrq on a console); where that
+        // is not known, whoever was interrupted is not to be blamed.
+        let unknown = (*slot).context == CONTEXT_UNKNOWN && what != notice::EMERGENCY_RESTART;
+        let by_process = (*slot).context == CONTEXT_PROCESS || unknown;
         // What follows a panic, or another order, nobody asked for.
-        let order = notice::is_order(what) && !in_interrupt && !emit::is_final();
+        let order = notice::is_order(what) && by_process && !emit::is_final();
         let crash = what == notice::PANIC && is_crash_by_sysrq((*slot).mono_ns);
         if !order && !crash {
             return;

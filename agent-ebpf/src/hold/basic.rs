@@ -38,8 +38,8 @@ pub(super) fn spin(wait: &mut Wait) {
             let unacked = negative(acked.wrapping_sub(wait.until));
             write_volatile(&raw mut (*control).closed, closes & !unacked);
             let sending = read_volatile(&raw const (*control).sending) & wait.senders;
-            let waits = (unacked | is_some(sending))
-                & negative(bpf_ktime_get_ns().wrapping_sub(end));
+            let waits =
+                (unacked | is_some(sending)) & negative(bpf_ktime_get_ns().wrapping_sub(end));
             bpf_probe_read_kernel(
                 pad.add(PAD_HALF as usize).cast(),
                 PAD_HALF & waits as u32,

@@ -56,7 +56,7 @@ pub unsafe fn describe(asker: *mut Asker) {
         parent(second, parents.add(2));
         let own = pointer(
             pointer(pointer(task, maps::task_cgroups()), maps::css_set_cgroup()),
-            maps::cgroup_node(),
+            maps::cgroup_kernfs(),
         );
         let cgroups = (&raw mut (*asker).cgroups).cast::<[u8; CGROUP_MAX]>();
         let outer = cgroup(own, cgroups);
@@ -85,7 +85,7 @@ unsafe fn parent(of: u64, into: *mut Process) -> u64 {
 /// As [`describe`].
 #[inline(always)]
 unsafe fn cgroup(node: u64, into: *mut [u8; CGROUP_MAX]) -> u64 {
-    let from = pointer(node, maps::node_name());
+    let from = pointer(node, maps::kernfs_name());
     // SAFETY: the caller's promise; the helper writes at most `CGROUP_MAX` bytes and
     // fails, rather than faults, on a bad address.
     unsafe {
@@ -94,7 +94,7 @@ unsafe fn cgroup(node: u64, into: *mut [u8; CGROUP_MAX]) -> u64 {
             bpf_probe_read_kernel_str(into.cast(), CGROUP_MAX as u32, from as *const _);
         }
     }
-    pointer(node, maps::node_parent())
+    pointer(node, maps::kernfs_parent())
 }
 
 /// Writes down that it was no process.
@@ -161,7 +161,7 @@ pub fn name_begin(task: u64) -> [u8; 8] {
 pub fn is_of_the_machine() -> bool {
     // SAFETY: a helper without arguments.
     let task = unsafe { bpf_get_current_task() };
-    field::<u32>(pointer(task, maps::task_pid()), maps::pid_level()).unwrap_or(0) == 0
+    field::<u32>(pointer(task, maps::task_thread_pid()), maps::pid_level()).unwrap_or(0) == 0
 }
 
 /// The command line of the process that runs now, in its own memory.
@@ -186,7 +186,7 @@ impl CommandLine {
     /// The first eight bytes of the argument at this address, and its length with
     /// the zero byte behind it.
     #[inline(always)]
-    pub fn word(&self, at: u64) -> Option<(u64, u64)> {
+    pub fn argument(&self, at: u64) -> Option<(u64, u64)> {
         if at == 0 || at >= self.end {
             return None;
         }

@@ -21,11 +21,16 @@ use crate::{
     maps::{self, SPRINT, Sprint},
 };
 
+/// `LOG_KERN` (include/linux/syslog.h): by the kernel. What is written to `/dev/kmsg`
+/// never has it (`devkmsg_write`, kernel/printk/printk.c).
+const FACILITY_KERNEL: i32 = 0;
+
 /// Keeps a line; where it is the first of a report that no hook tells of, that too.
 #[inline(always)]
-fn keep(text: &Text) {
+fn keep(text: &Text, facility: i32) {
     emit::line(text);
-    if text.level == 0 && printk::tells_hard_lockup(text.address) {
+    let by_kernel = facility == FACILITY_KERNEL;
+    if by_kernel && text.level == 0 && printk::tells_hard_lockup(text.address) {
         emit::mark(notice::HARD_LOCKUP);
     }
 }
@@ -40,12 +45,15 @@ pub fn fx_printk_sprint(context: FExitContext) -> i32 {
     if maps::verbose() != 0 && len == 0 {
         warn!(&context, "printk_sprint stored an empty line");
     }
-    keep(&Text {
-        address,
-        len: len & 0xffff,
-        level: printk::level(context.arg(4), address_in(&context, 5)),
-        flags: printk::flags(address_in(&context, 3).cast()),
-    });
+    keep(
+        &Text {
+            address,
+            len: len & 0xffff,
+            level: printk::level(context.arg(4), address_in(&context, 5)),
+            flags: printk::flags(address_in(&context, 3).cast()),
+        },
+        context.arg(2),
+    );
     0
 }
 
@@ -59,6 +67,7 @@ pub fn kp_printk_sprint(context: ProbeContext) -> u32 {
         unsafe {
             *sprint = Sprint {
                 text: argument(0),
+                facility: argument(2),
                 flags: argument(3),
                 format: argument(4),
                 arguments: argument(5),
@@ -81,12 +90,15 @@ pub fn kr_printk_sprint(context: RetProbeContext) -> u32 {
     // SAFETY: as above.
     unsafe { (*sprint).text = 0 };
     let len: u64 = context.ret();
-    keep(&Text {
-        address: of.text as *const u8,
-        len: len as u32 & 0xffff,
-        level: printk::level(of.format as *const u8, of.arguments as *const u8),
-        flags: printk::flags(of.flags as *const u32),
-    });
+    keep(
+        &Text {
+            address: of.text as *const u8,
+            len: len as u32 & 0xffff,
+            level: printk::level(of.format as *const u8, of.arguments as *const u8),
+            flags: printk::flags(of.flags as *const u32),
+        },
+        of.facility as i32,
+    );
     0
 }
 
@@ -112,13 +124,16 @@ pub fn fx_vprintk_store(context: FExitContext) -> i32 {
         return 0;
     }
     let line = printk::strip(buffer as *const u8);
-    keep(&Text {
-        address: line.text,
-        len: len as u32,
-        // LOGLEVEL_DEFAULT is -1: the text says it.
-        level: if level < 0 { line.level } else { level as u8 },
-        flags: line.flags,
-    });
+    keep(
+        &Text {
+            address: line.text,
+            len: len as u32,
+            // LOGLEVEL_DEFAULT is -1: the text says it.
+            level: if level < 0 { line.level } else { level as u8 },
+            flags: line.flags,
+        },
+        context.arg(0),
+    );
     0
 }
 
@@ -139,12 +154,15 @@ pub fn fx_printk_safe_log_store(context: FExitContext) -> i32 {
     let line = printk::strip(end.wrapping_sub(len as usize));
     // SAFETY: as above.
     let newline = unsafe { bpf_probe_read_kernel(end.wrapping_sub(1)) } == Ok(b'\n');
-    keep(&Text {
-        address: line.text,
-        len: (end as u64 - line.text as u64 - u64::from(newline)) as u32,
-        level: line.level,
-        flags: line.flags,
-    });
+    keep(
+        &Text {
+            address: line.text,
+            len: (end as u64 - line.text as u64 - u64::from(newline)) as u32,
+            level: line.level,
+            flags: line.flags,
+        },
+        FACILITY_KERNEL,
+    );
     0
 }
 

@@ -4,9 +4,12 @@
 //! drivers/tty/sysrq.c). Mostly nothing follows. Both tracepoints are on busy
 //! paths, so the first thing each program does is to be done.
 
-use agent_common::{CONTEXT_PROCESS, CONTEXT_UNKNOWN, asked::means};
+use agent_common::{CONTEXT_PROCESS, asked::means};
 use aya_ebpf::{
-    helpers::{bpf_get_current_comm, generated::bpf_get_smp_processor_id},
+    helpers::{
+        bpf_get_current_comm,
+        generated::{bpf_get_current_uid_gid, bpf_get_smp_processor_id},
+    },
     macros::{btf_tracepoint, fentry, kprobe},
     programs::{BtfTracePointContext, FEntryContext, ProbeContext},
 };
@@ -66,18 +69,18 @@ pub fn tp_signal_generate(context: BtfTracePointContext) -> i32 {
 }
 
 /// What a command line has among its arguments.
-struct Words(u32);
+struct Arguments(u32);
 
 /// `reboot`, `poweroff`, `halt` or `kexec`.
 const END: u32 = 1;
 /// Runlevel 0 or 6.
-const LEVEL: u32 = 2;
+const RUNLEVEL: u32 = 2;
 /// `-c`: what was asked for is called off.
 const CANCEL: u32 = 4;
-/// `-w`: only a note in a log.
+/// `-w`: only a note in a log. `-k`: only a message to who is logged in.
 const NOTE: u32 = 8;
 
-impl Words {
+impl Arguments {
     /// Looks at the first four arguments behind a command's name.
     #[inline(always)]
     fn of(line: &task::CommandLine) -> Self {
@@ -90,7 +93,7 @@ impl Words {
     #[inline(always)]
     fn look(&mut self, line: &task::CommandLine) -> Option<()> {
         // Not in a loop, for the reason in `task::describe`.
-        let (_, name) = line.word(line.start)?;
+        let (_, name) = line.argument(line.start)?;
         let at = self.take(line, line.start + name)?;
         let at = self.take(line, at)?;
         let at = self.take(line, at)?;
@@ -100,13 +103,13 @@ impl Words {
     /// Looks at the argument that begins here; gives where the next one does.
     #[inline(always)]
     fn take(&mut self, line: &task::CommandLine, at: u64) -> Option<u64> {
-        let (word, len) = line.word(at)?;
-        match &word.to_le_bytes() {
+        let (begin, len) = line.argument(at)?;
+        match &begin.to_le_bytes() {
             b"reboot\0\0" | b"halt\0\0\0\0" | b"kexec\0\0\0" => self.0 |= END,
             b"poweroff" if len == 9 => self.0 |= END,
-            b"0\0\0\0\0\0\0\0" | b"6\0\0\0\0\0\0\0" => self.0 |= LEVEL,
+            b"0\0\0\0\0\0\0\0" | b"6\0\0\0\0\0\0\0" => self.0 |= RUNLEVEL,
             b"-c\0\0\0\0\0\0" => self.0 |= CANCEL,
-            b"-w\0\0\0\0\0\0" => self.0 |= NOTE,
+            b"-w\0\0\0\0\0\0" | b"-k\0\0\0\0\0\0" => self.0 |= NOTE,
             _ => {}
         }
         Some(at + len)
@@ -123,8 +126,8 @@ pub fn tp_sched_process_exec(_context: BtfTracePointContext) -> i32 {
     begin.copy_from_slice(&name[..8]);
     let (must, must_not) = match &begin {
         b"systemct" => (END, 0),
-        b"init\0\0\0\0" | b"telinit\0" => (LEVEL, 0),
-        b"shutdown" => (0, CANCEL),
+        b"init\0\0\0\0" | b"telinit\0" => (RUNLEVEL, 0),
+        b"shutdown" => (0, CANCEL | NOTE),
         b"reboot\0\0" | b"poweroff" | b"halt\0\0\0\0" => (0, NOTE),
         _ => return 0,
     };
@@ -133,9 +136,17 @@ pub fn tp_sched_process_exec(_context: BtfTracePointContext) -> i32 {
         return 0;
     }
     let line = task::CommandLine::of_current();
-    let Words(words) = Words::of(&line);
-    if words & must == must && words & must_not == 0 {
+    let Arguments(found) = Arguments::of(&line);
+    if found & must == must && found & must_not == 0 {
         told::keep(means::COMMAND, 0, true, Some(&line));
+    }
+    // Whoever may not call it off must not hide who asked for it.
+    // SAFETY: a helper without arguments.
+    if begin == *b"shutdown"
+        && found & CANCEL != 0
+        && unsafe { bpf_get_current_uid_gid() } as u32 == 0
+    {
+        told::forget(means::COMMAND);
     }
     0
 }
@@ -146,8 +157,7 @@ fn sysrq(key: u8) {
     if key == b'c' || key == b'o' {
         // SAFETY: a helper without arguments.
         let context = preempt::context(unsafe { bpf_get_smp_processor_id() }.into());
-        let by_process = context == CONTEXT_PROCESS || context == CONTEXT_UNKNOWN;
-        told::keep(means::SYSRQ, key, by_process, None);
+        told::keep(means::SYSRQ, key, context == CONTEXT_PROCESS, None);
     }
 }
 

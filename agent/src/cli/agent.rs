@@ -191,6 +191,7 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
     let mut next_hello = Instant::now();
     let mut ready = false;
     let mut ways = Ways::default();
+    let mut lost = [0; 4];
     loop {
         tokio::select! {
             _ = beat.tick() => {}
@@ -212,6 +213,7 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
             next_hello = Instant::now() + beacon::HELLO;
         }
         beacon::heartbeat(&shared);
+        say_losses(&shared.losses, &mut lost);
         if !agent.udp_only {
             ways.refresh(&netlink, &started, &shared).await;
             if let Some(netconsole) = &mut started.netconsole
@@ -247,6 +249,16 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         warn!("{:#}", anyhow::Error::from(error));
     }
     Ok(())
+}
+
+/// Says what was lost since `before`, what was said last.
+fn say_losses(losses: &Losses, before: &mut [u64; 4]) {
+    for ((what, now), before) in losses.all().into_iter().zip(before) {
+        if now > *before {
+            warn!(more = now - *before, in_all = now, "lost: {what}");
+            *before = now;
+        }
+    }
 }
 
 /// The ways below UDP, kept fresh.

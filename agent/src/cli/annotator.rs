@@ -306,7 +306,7 @@ fn show_receiver(metrics: &Metrics, receiver: &Receiver) {
     let load =
         |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
     metrics.set_lost("session_evicted", load(&counters.sessions_evicted));
-    metrics.set_lost("hello_given_up", load(&counters.reassembly_evicted));
+    metrics.set_lost("message_given_up", load(&counters.reassembly_evicted));
     metrics.set_lost("socket_error", load(&counters.receive_errors));
     if let Some(drops) = receiver.kernel_drops() {
         metrics.set_lost("socket_buffer_full", drops);

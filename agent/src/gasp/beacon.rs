@@ -8,7 +8,7 @@ use std::time::Duration;
 use agent_core::model::{Inventory, Record};
 
 use super::drain::Shared;
-use super::protocol::{Kind, MAX_FRAME, MAX_HELLO};
+use super::protocol::{Kind, MAX_FRAME, MAX_MESSAGE};
 
 /// Between two heartbeats.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -21,11 +21,11 @@ pub const HELLO: Duration = Duration::from_secs(60);
 pub fn hello(shared: &Shared, inventory: &Inventory) -> usize {
     let mut inventory = inventory.clone();
     let mut json = serde_json::to_vec(&inventory).unwrap_or_default();
-    if json.len() > MAX_HELLO {
+    if json.len() > MAX_MESSAGE {
         inventory.modules.clear();
         json = serde_json::to_vec(&inventory).unwrap_or_default();
     }
-    if json.len() > MAX_HELLO {
+    if json.len() > MAX_MESSAGE {
         inventory.pods.clear();
         json = serde_json::to_vec(&inventory).unwrap_or_default();
     }
@@ -33,19 +33,15 @@ pub fn hello(shared: &Shared, inventory: &Inventory) -> usize {
     json.len()
 }
 
-/// Sends a record; false if it is too long for that ([`fits`]).
-pub fn record(shared: &Shared, record: &Record) -> bool {
+/// Sends a record that [`fits`].
+pub fn record(shared: &Shared, record: &Record) {
     let json = serde_json::to_vec(record).unwrap_or_default();
-    if json.is_empty() || json.len() > MAX_HELLO {
-        return false;
-    }
     fragments(shared, Kind::Record, &json);
-    true
 }
 
 /// Whether a record fits a message.
 pub fn fits(record: &Record) -> bool {
-    serde_json::to_vec(record).is_ok_and(|json| json.len() <= MAX_HELLO)
+    serde_json::to_vec(record).is_ok_and(|json| json.len() <= MAX_MESSAGE)
 }
 
 fn fragments(shared: &Shared, kind: Kind, json: &[u8]) {

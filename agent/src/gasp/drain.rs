@@ -78,7 +78,7 @@ pub struct Pace {
     pub survived: Duration,
 }
 
-/// What happened on the way out. Shown by the agent's log and `doctor`.
+/// What was lost on the way out. The agent's log says so.
 #[derive(Debug, Default)]
 pub struct Losses {
     /// Frames that AF_PACKET refused.
@@ -89,6 +89,19 @@ pub struct Losses {
     pub overwritten: AtomicU64,
     /// Entries that were still unfinished when what they told of was over.
     pub unfinished: AtomicU64,
+}
+
+impl Losses {
+    /// How much so far, by name.
+    pub fn all(&self) -> [(&'static str, u64); 4] {
+        [
+            ("frames refused below UDP", &self.packet_errors),
+            ("frames refused by UDP", &self.udp_errors),
+            ("log lines overwritten", &self.overwritten),
+            ("log lines unfinished", &self.unfinished),
+        ]
+        .map(|(what, count)| (what, count.load(Ordering::Relaxed)))
+    }
 }
 
 /// What the threads share with the rest of the agent.

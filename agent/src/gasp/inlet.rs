@@ -30,16 +30,42 @@ pub(crate) fn bind(address: SocketAddr, buffer: usize, shared: bool) -> io::Resu
     // The kernel reports twice what was asked for: it counts its own overhead.
     let given = socket.recv_buffer_size()? / 2;
     if given < buffer && !shared {
-        tracing::info!(
+        tracing::warn!(
             %address,
             given,
             wanted = buffer,
-            "small receive buffer: a storm of deaths may overflow it; raise net.core.rmem_max or give CAP_NET_ADMIN"
+            "small receive buffer: a storm of deaths may overflow it; set net.core.rmem_max to the size wanted on this node, or give CAP_NET_ADMIN"
         );
     }
     socket.set_reuse_port(shared)?;
+    // Who answers by it must not wait for its send buffer.
+    socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Lets a port that two sockets share give datagrams with this byte at this
+/// place to the second, and all others to the first, in the order in which they
+/// were bound (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
+pub(super) fn sort_by_byte(socket: &UdpSocket, at: u32, byte: u8) -> io::Result<()> {
+    let step = |parts: [u32; 3], jf, k| libc::sock_filter {
+        code: parts.iter().sum::<u32>() as u16,
+        jt: 0,
+        jf,
+        k,
+    };
+    // A datagram that is shorter ends the program, with 0 as its answer.
+    let mut program = [
+        step([libc::BPF_LD, libc::BPF_B, libc::BPF_ABS], 0, at),
+        step([libc::BPF_JMP, libc::BPF_JEQ, libc::BPF_K], 1, byte.into()),
+        step([libc::BPF_RET, libc::BPF_K, 0], 0, 1),
+        step([libc::BPF_RET, libc::BPF_K, 0], 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as libc::c_ushort,
+        filter: program.as_mut_ptr(),
+    };
+    Ok(setsockopt(socket, sockopt::AttachReusePortCbpf, &program)?)
 }
 
 /// Takes what has arrived, `most` datagrams if there are more, and does not
@@ -53,8 +79,9 @@ pub(crate) fn receive(batch: &mut Batch, socket: &UdpSocket, most: usize) -> io:
 }
 
 /// Waits a while for datagrams.
-pub(crate) fn wait(sockets: [&UdpSocket; 2]) -> io::Result<()> {
-    let mut waited = sockets.map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN));
+pub(crate) fn wait<'a>(sockets: impl IntoIterator<Item = &'a UdpSocket>) -> io::Result<()> {
+    let of = |socket: &'a UdpSocket| PollFd::new(socket.as_fd(), PollFlags::POLLIN);
+    let mut waited: Vec<_> = sockets.into_iter().map(of).collect();
     poll(&mut waited, PollTimeout::from(POLL_MS))?;
     Ok(())
 }

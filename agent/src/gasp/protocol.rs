@@ -20,9 +20,9 @@ use agent_core::model::{BootId, NodeName};
 pub const MAX_FRAME: usize = 1400;
 
 /// Longest hello or record in all its fragments, in bytes.
-pub const MAX_HELLO: usize = 64 * 1024;
+pub const MAX_MESSAGE: usize = 64 * 1024;
 
-/// Most fragments a message may have: [`MAX_HELLO`] in the smallest payload
+/// Most fragments a message may have: [`MAX_MESSAGE`] in the smallest payload
 /// that a frame with the longest node name leaves, and a reserve.
 pub const MAX_FRAGMENTS: u16 = 128;
 

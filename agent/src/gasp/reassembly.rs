@@ -3,7 +3,7 @@
 use agent_core::model::BootId;
 
 use super::bounded::Bounded;
-use super::protocol::{Frame, MAX_HELLO};
+use super::protocol::{Frame, MAX_MESSAGE};
 
 /// What a fragment led to.
 #[derive(Debug, Eq, PartialEq)]
@@ -73,7 +73,7 @@ impl Partial {
             return Step::Kept;
         }
         self.bytes += payload.len();
-        if self.bytes > MAX_HELLO {
+        if self.bytes > MAX_MESSAGE {
             return Step::Refused;
         }
         *part = Some(payload.into());

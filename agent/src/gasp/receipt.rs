@@ -73,8 +73,9 @@ impl Receipt {
     }
 }
 
-/// Sends receipts from the address that records were sent to: agents hear no
-/// other.
+/// Sends receipts by the socket that records come in by. Agents hear the address
+/// that they send to and no other: on a machine with several, the annotator has to
+/// listen on that one.
 #[derive(Clone, Debug)]
 pub struct Receipts {
     socket: Arc<UdpSocket>,

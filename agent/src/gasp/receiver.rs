@@ -3,11 +3,10 @@
 //! [`Handler`] is all of it without socket and clock; [`Receiver`] runs it on
 //! a thread of its own, so that a burst from a thousand dying nodes waits in
 //! the socket's buffer and not behind other work. The port has two sockets: the
-//! kernel puts heartbeats into the second ([`udp::sort_by_byte`]), so that
+//! kernel puts heartbeats into the second ([`inlet::sort_by_byte`]), so that
 //! however many come, they take no place from the words of the dying.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -24,7 +23,6 @@ use super::queue::{Refused, Sender, Taker, queue};
 use super::reassembly::{Reassembly, Step};
 use super::receipt::Receipts;
 use super::replay::{Seen, Sessions};
-use crate::kernel::udp;
 
 /// How long after a warning about a source the next one may come, in
 /// milliseconds.
@@ -33,7 +31,7 @@ const WARN_SOURCE_MS: u64 = 60_000;
 const WARN_ALL: u32 = 10;
 /// Datagrams taken from a socket at once.
 const BATCH: usize = 64;
-/// Of them heartbeats, while others come too.
+/// Heartbeats taken beside them, while others come too.
 const BESIDE: usize = 16;
 /// How long the thread leaves datagrams in the sockets while the queue is full,
 /// or a socket fails.
@@ -59,7 +57,7 @@ pub struct Received {
 pub struct Limits {
     /// Agent processes whose sequence numbers are remembered (0.5 KiB each).
     pub sessions: usize,
-    /// Hellos under way in fragments (at most 64 KiB each).
+    /// Messages under way in fragments (at most 64 KiB each).
     pub messages: usize,
     /// Sources of wrong keys that are told apart.
     pub sources: usize,
@@ -81,7 +79,7 @@ pub struct Handler {
     keys: Arc<KeyRing>,
     counters: Arc<Counters>,
     sessions: Sessions,
-    hellos: Reassembly,
+    partial: Reassembly,
     queue: Sender<Received>,
     /// Places in the queue that heartbeats leave free for what matters more.
     reserve: usize,
@@ -101,7 +99,7 @@ impl Handler {
             keys,
             counters,
             sessions: Sessions::new(limits.sessions),
-            hellos: Reassembly::new(limits.messages),
+            partial: Reassembly::new(limits.messages),
             reserve: queue.capacity() / 4,
             queue,
             warnings: (Timestamp(0), 0),
@@ -165,10 +163,15 @@ impl Handler {
         if frame.kind() == Kind::Heartbeat && self.queue.room() <= self.reserve {
             return Outcome::HeartbeatDropped;
         }
+        // Long, and sent again until a receipt comes.
+        let is_busy = self.queue.room() <= self.queue.capacity() / 8 * 7;
+        if frame.kind() == Kind::Record && is_busy {
+            return Outcome::QueueFull;
+        }
         let body = if frame.fragment().1 == 1 {
             frame.body()
         } else {
-            let (step, evicted) = self.hellos.take(frame);
+            let (step, evicted) = self.partial.take(frame);
             if evicted {
                 add(&self.counters.reassembly_evicted);
             }
@@ -379,6 +382,8 @@ fn open(settings: &Settings) -> io::Result<Sockets> {
     let words = inlet::bind(settings.listen, settings.socket_buffer, false)?;
     let beats = second(settings, &words)
         .inspect_err(|error| {
+            // Nor with anybody else then.
+            let _ = socket2::SockRef::from(&words).set_reuse_port(false);
             tracing::warn!(
                 %error,
                 "the kernel does not sort heartbeats out: when there are too many of them, words may be lost too"
@@ -395,7 +400,7 @@ fn open(settings: &Settings) -> io::Result<Sockets> {
 fn second(settings: &Settings, words: &UdpSocket) -> io::Result<UdpSocket> {
     socket2::SockRef::from(words).set_reuse_port(true)?;
     let beats = inlet::bind(words.local_addr()?, settings.socket_buffer, true)?;
-    udp::sort_by_byte(words.as_fd(), protocol::KIND_AT, Kind::Heartbeat as u8)?;
+    inlet::sort_by_byte(words, protocol::KIND_AT, Kind::Heartbeat as u8)?;
     Ok(beats)
 }
 
@@ -437,7 +442,7 @@ fn receive(
 /// Waits for datagrams, or a moment for room in the queue.
 fn wait(sockets: &Sockets, has_room: bool) {
     let beats = sockets.beats.as_ref().unwrap_or(&sockets.words);
-    if !has_room || inlet::wait([&sockets.words, beats]).is_err() {
+    if !has_room || inlet::wait([&*sockets.words, beats]).is_err() {
         thread::sleep(PAUSE);
     }
 }

@@ -53,15 +53,15 @@ impl Kernel {
             ("TASK_LEADER", offset("task_struct", "group_leader")),
             ("TASK_PARENT", offset("task_struct", "real_parent")),
             ("TASK_CGROUPS", offset("task_struct", "cgroups")),
-            ("TASK_PID", offset("task_struct", "thread_pid")),
+            ("TASK_THREAD_PID", offset("task_struct", "thread_pid")),
             ("TASK_MEMORY", offset("task_struct", "mm")),
             ("PID_LEVEL", offset("pid", "level")),
             ("MEMORY_ARG_START", offset("mm_struct", "arg_start")),
             ("MEMORY_ARG_END", offset("mm_struct", "arg_end")),
             ("CSS_SET_CGROUP", offset("css_set", "dfl_cgrp")),
-            ("CGROUP_NODE", offset("cgroup", "kn")),
-            ("NODE_NAME", offset("kernfs_node", "name")),
-            ("NODE_PARENT", parent),
+            ("CGROUP_KERNFS", offset("cgroup", "kn")),
+            ("KERNFS_NAME", offset("kernfs_node", "name")),
+            ("KERNFS_PARENT", parent),
         ]
     }
 

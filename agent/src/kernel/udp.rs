@@ -110,46 +110,6 @@ fn address(source: &libc::sockaddr_storage) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(ip), u16::from_be(v4.sin_port))
 }
 
-/// Lets a port that two sockets share give datagrams with this byte at this
-/// place to the second, and all others to the first, in the order in which they
-/// were bound (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
-pub fn sort_by_byte(socket: BorrowedFd<'_>, at: u32, byte: u8) -> io::Result<()> {
-    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
-    let code = |parts: &[u32]| parts.iter().sum::<u32>() as u16;
-    // A datagram that is shorter ends the program, with 0 as its answer.
-    let mut program = [
-        step(code(&[libc::BPF_LD, libc::BPF_B, libc::BPF_ABS]), 0, 0, at),
-        step(
-            code(&[libc::BPF_JMP, libc::BPF_JEQ, libc::BPF_K]),
-            0,
-            1,
-            byte.into(),
-        ),
-        step(code(&[libc::BPF_RET, libc::BPF_K]), 0, 0, 1),
-        step(code(&[libc::BPF_RET, libc::BPF_K]), 0, 0, 0),
-    ];
-    let program = libc::sock_fprog {
-        len: program.len() as libc::c_ushort,
-        filter: program.as_mut_ptr(),
-    };
-    // SAFETY: the option takes a `sock_fprog` of this size, whose steps are
-    // readable for its length and copied before the call returns.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::UdpSocket;

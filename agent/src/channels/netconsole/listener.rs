@@ -127,7 +127,7 @@ fn hear(
     let mut batch = Batch::new(BATCH, DATAGRAM_MAX + 1);
     while !stop.load(Ordering::Acquire) {
         let received = match inlet::receive(&mut batch, socket, BATCH) {
-            Ok(0) => inlet::wait([socket, socket]),
+            Ok(0) => inlet::wait([socket]),
             received => received.map(drop),
         };
         if received.is_err() {

@@ -247,7 +247,10 @@ fn nothing_is_sent_once_the_cpus_are_about_to_be_stopped() {
     let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
     let mut drain = Drain::new(&shared, None, Reserve::open().ok(), Some(1), 1);
     kernel.mark(sched::monotonic_ns() - SECOND, notice::PANIC);
-    kernel.line(sched::monotonic_ns() - SECOND, "Kernel panic - not syncing: why");
+    kernel.line(
+        sched::monotonic_ns() - SECOND,
+        "Kernel panic - not syncing: why",
+    );
     let sending = shared.ring.begin_sending(1);
     assert!(sending.is_some());
     assert_eq!(kernel.read(offset_of!(Control, sending)), 2);

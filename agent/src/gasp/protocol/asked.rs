@@ -1,7 +1,8 @@
 //! Who asked, behind the line of a word: written on the dying path, so nothing of
 //! that half allocates, and read from anywhere.
 
-use agent_common::asked::{self, CGROUPS_MAX, PARENTS_MAX};
+use agent_common::COMM_MAX;
+use agent_common::asked::{self, CGROUP_MAX, CGROUPS_MAX, COMMAND_MAX, PARENTS_MAX};
 use agent_core::model::{Asked, Asker, Means, Process, Told};
 
 use crate::kernel::ring::until_zero;
@@ -16,6 +17,13 @@ const PART: usize = 3;
 
 /// More than the longest part has, in bytes.
 const PART_MAX: usize = 512;
+
+/// The longest asker: uid, then processes and cgroups behind their numbers.
+const ASKER_MAX: usize =
+    4 + 1 + (1 + PARENTS_MAX) * (4 + 1 + COMM_MAX) + 1 + CGROUPS_MAX * (1 + CGROUP_MAX);
+
+// Means, number, time, command line, asker.
+const _: () = assert!(PART + 2 + 8 + 1 + COMMAND_MAX + ASKER_MAX <= PART_MAX);
 
 /// A part that is being written; what does not fit is left out.
 pub(super) struct Part {
@@ -90,23 +98,24 @@ impl Part {
     }
 }
 
-/// Reads the parts of a word that are known; `None` where one says less than it
-/// promises.
-#[expect(clippy::option_option, reason = "damaged, nobody, somebody")]
-pub(super) fn read(mut rest: &[u8]) -> Option<Option<Asked>> {
+/// Reads the parts of a word that are known. What is damaged, or longer than this
+/// version knows, costs no word: it is left out.
+pub(super) fn read(mut rest: &[u8]) -> Option<Asked> {
     let (mut by, mut told) = (None, None);
     while let Some((head, behind)) = rest.split_at_checked(PART) {
         let len = usize::from(u16::from_le_bytes([head[1], head[2]]));
-        let (content, behind) = behind.split_at_checked(len)?;
+        let Some((content, behind)) = behind.split_at_checked(len) else {
+            break;
+        };
         let mut bytes = Bytes(content);
         match head[0] {
-            ASKER => by = bytes.asker()?,
-            TOLD => told = bytes.told()?,
+            ASKER => by = bytes.asker().flatten(),
+            TOLD => told = bytes.told(),
             _ => {}
         }
         rest = behind;
     }
-    Some(by.map(|by| Asked { by, told }))
+    by.map(|by| Asked { by, told })
 }
 
 /// What is left of a part.
@@ -119,9 +128,10 @@ impl Bytes<'_> {
         Some(*taken)
     }
 
-    fn count(&mut self, max: usize) -> Option<usize> {
+    /// How many follow; each takes bytes, so the part bounds them.
+    fn count(&mut self) -> Option<usize> {
         let [count] = self.take()?;
-        Some(usize::from(count)).filter(|count| *count <= max)
+        Some(count.into())
     }
 
     fn text(&mut self) -> Option<String> {
@@ -143,11 +153,11 @@ impl Bytes<'_> {
     fn asker(&mut self) -> Option<Option<Asker>> {
         let uid = u32::from_le_bytes(self.take()?);
         let mut family = Vec::new();
-        for _ in 0..self.count(1 + PARENTS_MAX)? {
+        for _ in 0..self.count()? {
             family.push(self.process()?);
         }
         let mut cgroups = Vec::new();
-        for _ in 0..self.count(CGROUPS_MAX)? {
+        for _ in 0..self.count()? {
             cgroups.push(self.text()?);
         }
         let mut family = family.into_iter();
@@ -162,17 +172,16 @@ impl Bytes<'_> {
         Some(own.map(asker))
     }
 
-    #[expect(clippy::option_option, reason = "damaged, unknown means, known")]
-    fn told(&mut self) -> Option<Option<Told>> {
+    fn told(&mut self) -> Option<Told> {
         let [means, number] = self.take()?;
         let before_ns = u64::from_le_bytes(self.take()?);
         let command = self.text()?;
         let by = self.asker()?;
-        Some(Means::from_wire(means, number).map(|means| Told {
-            means,
+        Some(Told {
+            means: Means::from_wire(means, number)?,
             by,
             before_ns,
             command: command.replace('\0', " ").trim_end().to_owned(),
-        }))
+        })
     }
 }

@@ -6,7 +6,7 @@ use agent_core::model::{
 };
 
 use super::{
-    HEADER, KeyRing, Kind, LINE, LINE_CONTINUES, MAC, MAGIC, MAX_FRAGMENTS, MAX_FRAME, MAX_HELLO,
+    HEADER, KeyRing, Kind, LINE, LINE_CONTINUES, MAC, MAGIC, MAX_FRAGMENTS, MAX_FRAME, MAX_MESSAGE,
     NO_LEVEL, VERSION, WORD, asked, at, flag,
 };
 
@@ -212,7 +212,7 @@ impl<'a> Frame<'a> {
 
 /// Reads a whole hello.
 pub fn hello(json: &[u8]) -> Result<Body, BodyError> {
-    if json.len() > MAX_HELLO {
+    if json.len() > MAX_MESSAGE {
         return Err(BodyError::Malformed("its hello is longer than 64 KiB"));
     }
     serde_json::from_slice::<Inventory>(json)
@@ -222,7 +222,7 @@ pub fn hello(json: &[u8]) -> Result<Body, BodyError> {
 
 /// Reads a whole record.
 pub fn record(json: &[u8]) -> Result<Body, BodyError> {
-    if json.len() > MAX_HELLO {
+    if json.len() > MAX_MESSAGE {
         return Err(BodyError::Malformed("its record is longer than 64 KiB"));
     }
     let record = serde_json::from_slice::<Record>(json)
@@ -240,7 +240,7 @@ fn word(payload: &[u8]) -> Result<Word, BodyError> {
     let (comm, text) = text.split_at_checked(usize::from(head[3])).ok_or(short)?;
     let len = usize::from(u16_at(head, 12));
     let (line, parts) = text.split_at_checked(len).ok_or(short)?;
-    let asked = asked::read(parts).ok_or(short)?;
+    let asked = asked::read(parts);
     Ok(Word {
         notice: Notice::from_wire(notice).ok_or(BodyError::UnknownNotice(notice))?,
         cpu: u32::from_le_bytes(array(head, 4)),

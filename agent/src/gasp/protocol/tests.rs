@@ -396,19 +396,20 @@ fn the_kernel_itself_is_no_process() {
 fn the_longest_of_all_still_fits_and_a_line_comes_first() {
     let long = [&[b'c'; 96][..]; 3];
     let mut by = asker(1, &[b'n'; 16], long);
-    by.parents[2] = by.process;
-    let asked = asked::Asked {
-        told: told(1, &by),
-        by,
+    by.parents = [by.process; 3];
+    let told = asked::Told {
+        command_len: 64,
+        command: [b'a'; 64],
+        ..told(1, &by)
     };
+    let asked = asked::Asked { told, by };
     let (len, word) = restart(&longest_name(), &asked, b"");
     assert!(len <= MAX_FRAME);
     let whole = word.asked.expect("who asked");
     assert_eq!(whole.by.cgroups[2].len(), 96);
-    assert_eq!(
-        whole.by,
-        whole.told.and_then(|told| told.by).expect("who told")
-    );
+    let told = whole.told.expect("who told");
+    assert_eq!(told.command.len(), 64);
+    assert_eq!(Some(whole.by), told.by);
     let (len, word) = restart(&longest_name(), &asked, &[b'x'; 2_000]);
     assert!(len <= MAX_FRAME && word.line.len() > 900);
     assert_eq!(word.asked, None);
@@ -423,10 +424,25 @@ fn a_reader_skips_parts_that_it_does_not_know() {
     });
     let mut bytes = vec![99, 2, 0, 1, 2];
     bytes.extend_from_slice(part.bytes());
-    let asked = super::asked::read(&bytes).expect("whole").expect("known");
+    let asked = super::asked::read(&bytes).expect("known");
     assert_eq!(asked.by.process.comm, "reboot");
     assert_eq!(super::asked::read(&bytes[..bytes.len() - 1]), None);
-    assert_eq!(super::asked::read(&[]), Some(None));
+    assert_eq!(super::asked::read(&[]), None);
+}
+
+#[test]
+fn a_reader_takes_more_processes_and_cgroups_than_it_would_send() {
+    let mut content = vec![0, 0, 0, 0, 6];
+    for pid in 1..=6_u8 {
+        content.extend_from_slice(&[pid, 0, 0, 0, 1, b'p']);
+    }
+    content.push(5);
+    for _ in 0..5 {
+        content.extend_from_slice(&[1, b'c']);
+    }
+    let bytes = [&[1, content.len() as u8, 0], &content[..]].concat();
+    let by = super::asked::read(&bytes).expect("known").by;
+    assert_eq!((by.parents.len(), by.cgroups.len()), (5, 5));
 }
 
 proptest! {

@@ -1,3 +1,4 @@
+use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use agent_core::model::{Body, BootId, Inventory, NodeName};

@@ -140,7 +140,8 @@ impl Leftovers {
             if self.next_look <= now {
                 self.look(now);
             }
-            for record in self.due(now) {
+            // One a turn: a burst of all would not fit the send buffer.
+            for record in self.due(now).take(1) {
                 beacon::record(shared, record);
             }
             for socket in &shared.udp {
