@@ -108,9 +108,8 @@ impl Annotator {
         });
     }
 
-    fn kill(mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("it ends");
+    fn kill(self) {
+        drop(self);
     }
 
     fn stop(mut self) {
@@ -119,6 +118,14 @@ impl Annotator {
         assert!(sent.expect("kill runs").success());
         let status = self.child.wait().expect("it ends");
         assert!(status.success(), "an orderly end: {status}");
+    }
+}
+
+/// Nothing is left of it, also where a test fails.
+impl Drop for Annotator {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -353,17 +360,17 @@ fn a_record_has_its_receipt_when_it_is_stored_and_is_the_reason_of_one_death() {
         d["reason_code"] == "Unknown"
     });
 
-    let record = Record {
-        channel: Channel::Pstore,
-        source: "erst".into(),
+    let left = |channel, source: &str, text: &str| Record {
         boot: Some(BootId([1; 16])),
-        kind: RecordKind::Panic,
-        at: None,
-        missing: 0,
-        cut: false,
-        text: "<0>[    9.000000] Kernel panic - not syncing: sysrq triggered crash\n".into(),
+        ..Record::new(channel, source.into(), RecordKind::Panic, text.into())
     };
-    let json = serde_json::to_vec(&record).expect("serializes");
+    // What somebody put into the directory of crash kernels.
+    let other = left(Channel::Vmcore, "/var/crash/1/dmesg.txt", "all is well\n");
+    let record = left(
+        Channel::Pstore,
+        "erst",
+        "<0>[    9.000000] Kernel panic - not syncing: sysrq triggered crash\n",
+    );
     let own = Identity {
         node: NodeName::new("w01").expect("a DNS label"),
         node_uid: None,
@@ -372,7 +379,8 @@ fn a_record_has_its_receipt_when_it_is_stored_and_is_the_reason_of_one_death() {
         key_id: 0,
     };
     let keys = KeyRing::pre_shared(Key::read(&dir.join("key")).expect("the key"));
-    let mut sent = |annotator: &Annotator| {
+    let mut sent = |annotator: &Annotator, record: &Record| {
+        let json = serde_json::to_vec(record).expect("serializes");
         node.send(annotator, 5, Kind::Record, |draft| {
             assert_eq!(draft.bytes(&json), json.len(), "fits one frame");
         });
@@ -382,16 +390,20 @@ fn a_record_has_its_receipt_when_it_is_stored_and_is_the_reason_of_one_death() {
             .expect("a timeout");
         let length = node.socket.recv(&mut datagram).expect("a receipt");
         let id = receipt::read(&datagram[..length], &own, &keys);
-        assert_eq!(id, Some(RecordId::of(&record)));
+        assert_eq!(id, Some(RecordId::of(record)));
     };
-    sent(&annotator);
+    sent(&annotator, &other);
+    sent(&annotator, &record);
     // What has a receipt outlives the annotator.
+    let metrics = get(&annotator.url, "/metrics");
+    let dropped = "lastgasp_losses_total{result=\"vmcore_without_crash\"} 1\n";
+    assert!(metrics.contains(dropped), "{metrics}");
     annotator.kill();
     let annotator = Annotator::start(&dir);
     let told = |d: &Value| d["reason_code"] == "SysrqCrash" && d["pods_annotated"] == 2;
     let death = annotator.death("the reason", told);
     assert_eq!(death["death"]["proof"], "P4");
-    sent(&annotator);
+    sent(&annotator, &record);
     let again = annotator.death("the same", told);
     assert_eq!(death, again);
     let why = annotator.ask(&["why", "node/w01"]);

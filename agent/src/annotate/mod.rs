@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::engine::{Engine, Input, Keys, Limits, Output, Stats};
 use agent_core::model::{
-    Body, BootId, Death, DeathName, DeathState, Gasp, NodeName, Record, Timestamp,
+    Body, BootId, Channel, Death, DeathName, DeathState, Gasp, NodeName, Record, Timestamp,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -243,6 +243,11 @@ impl Annotator {
         change: &mut Change,
     ) {
         let reading = record::read(&record);
+        if record.channel == Channel::Vmcore && reading.report.is_none() {
+            // What a crash kernel saves has the crash: this is something else.
+            self.metrics.lost("vmcore_without_crash", 1);
+            return;
+        }
         change.records.push(KeptRecord {
             node: node.clone(),
             id: RecordId::of(&record).to_string(),

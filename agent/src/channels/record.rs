@@ -48,16 +48,8 @@ mod tests {
     use super::*;
 
     fn record(text: &str) -> Record {
-        Record {
-            channel: Channel::Pstore,
-            source: "erst".into(),
-            boot: None,
-            kind: RecordKind::Panic,
-            at: None,
-            missing: 0,
-            cut: false,
-            text: text.to_owned(),
-        }
+        let text = text.to_owned();
+        Record::new(Channel::Pstore, "erst".into(), RecordKind::Panic, text)
     }
 
     #[test]

@@ -157,16 +157,8 @@ mod tests {
         agent
             .set_read_timeout(Some(Duration::from_secs(10)))
             .expect("a timeout");
-        let record = Record {
-            channel: Channel::Pstore,
-            source: "erst".into(),
-            boot: None,
-            kind: RecordKind::Panic,
-            at: None,
-            missing: 0,
-            cut: false,
-            text: "a".into(),
-        };
+        let (source, text) = ("erst".into(), "a".into());
+        let record = Record::new(Channel::Pstore, source, RecordKind::Panic, text);
         let id = RecordId::of(&record);
         let received = Received {
             gasp: Gasp {

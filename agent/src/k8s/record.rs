@@ -4,7 +4,7 @@ use agent_core::engine::{asker_text, escaped, reason, reason_code, rfc3339, told
 use agent_core::model::{Asker, Death, DeathState, Proof};
 use kube::Api as KubeApi;
 use kube::api::{Patch, PatchParams, PostParams};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::Api;
 use super::crd::{
@@ -41,20 +41,12 @@ pub(super) async fn read(api: &Api, death: &Death) -> Result<Option<NodeDeathSta
 
 /// Records what is known of a death, and creates the object if need be.
 pub(super) async fn confirm(api: &Api, death: &Death) -> Result<(), Error> {
-    change(api, death, true, |status| {
-        describe(status, death);
-        confirmed(status, death);
-    })
-    .await
+    change(api, death, true, |status| describe(status, death)).await
 }
 
 /// Records what is known of a death, if the object exists.
 pub(super) async fn update(api: &Api, death: &Death) -> Result<(), Error> {
-    change(api, death, false, |status| {
-        describe(status, death);
-        confirmed(status, death);
-    })
-    .await
+    change(api, death, false, |status| describe(status, death)).await
 }
 
 /// Records what became of the pods, and creates the object if need be.
@@ -66,7 +58,6 @@ pub(super) async fn pods_annotated(
     change(api, death, true, |status| {
         if status.reason.is_none() {
             describe(status, death);
-            confirmed(status, death);
         }
         let before = status.pods.take().unwrap_or_default();
         let counts = PodCounts {
@@ -82,21 +73,10 @@ pub(super) async fn pods_annotated(
     .await
 }
 
-/// Takes a death back: the same boot spoke again.
-pub(super) async fn revoked(api: &Api, death: &Death) -> Result<(), Error> {
-    change(api, death, false, |status| {
-        describe(status, death);
-        let message = "the same boot spoke again: it had not ended".to_owned();
-        set(status, CONFIRMED, "False", "Revoked", message);
-    })
-    .await
-}
-
 /// Records that the node is back.
 pub(super) async fn returned(api: &Api, death: &Death) -> Result<(), Error> {
     change(api, death, false, |status| {
         describe(status, death);
-        confirmed(status, death);
         let message = "the node is back with another boot".to_owned();
         set(status, NODE_RETURNED, "True", "NewBoot", message);
     })
@@ -150,7 +130,7 @@ async fn change(
         }
         let patch = json!({
             "metadata": {"resourceVersion": object.metadata.resource_version},
-            "status": after,
+            "status": nulled(&json!(before), json!(after)),
         });
         let params = PatchParams {
             field_manager: Some(FIELD_MANAGER.to_owned()),
@@ -173,6 +153,19 @@ async fn change(
     }))
 }
 
+/// `after`, with a null for all that only `before` has: what a merge patch does
+/// not name stays as it was (RFC 7386).
+fn nulled(before: &Value, mut after: Value) -> Value {
+    if let (Value::Object(before), Value::Object(after)) = (before, &mut after) {
+        for (key, old) in before {
+            let new = after.remove(key);
+            let new = new.map_or(Value::Null, |new| nulled(old, new));
+            after.insert(key.clone(), new);
+        }
+    }
+    after
+}
+
 fn spec(death: &Death) -> NodeDeathSpec {
     NodeDeathSpec {
         node_name: death.node.to_string(),
@@ -182,7 +175,7 @@ fn spec(death: &Death) -> NodeDeathSpec {
     }
 }
 
-/// Fills in what is known of the death itself.
+/// Says what is known of the death itself, and no more than that.
 fn describe(status: &mut NodeDeathStatus, death: &Death) {
     let proof = format!("{:?}", death.proof);
     let short = |text: &Option<String>| text.as_deref().map(|t| escaped(t, 256));
@@ -190,16 +183,14 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
     status.message = Some(reason(death));
     status.kernel_release = short(&death.kernel_release);
     status.happened_at = Some(rfc3339(death.happened_at));
-    if let Some(report) = &death.report {
-        status.kernel_line = Some(escaped(&report.line, MESSAGE_MAX));
-        status.fault_function = short(&report.fault_function);
-        status.module = short(&report.module);
-    }
-    if let Some(asked) = death.word.as_ref().and_then(|word| word.asked.as_ref()) {
-        status.asked_by = Some(asked_by(&asker_text(&asked.by), Some(&asked.by)));
-        let told = asked.told.as_ref();
-        status.told_by = told.map(|told| asked_by(&told_text(told), told.by.as_ref()));
-    }
+    let report = death.report.as_ref();
+    status.kernel_line = report.map(|report| escaped(&report.line, MESSAGE_MAX));
+    status.fault_function = report.and_then(|report| short(&report.fault_function));
+    status.module = report.and_then(|report| short(&report.module));
+    let asked = death.word.as_ref().and_then(|word| word.asked.as_ref());
+    status.asked_by = asked.map(|asked| asked_by(&asker_text(&asked.by), Some(&asked.by)));
+    let told = asked.and_then(|asked| asked.told.as_ref());
+    status.told_by = told.map(|told| asked_by(&told_text(told), told.by.as_ref()));
     status.evidence = death
         .evidence
         .iter()
@@ -231,19 +222,25 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
             did: escaped(&account.did, MESSAGE_MAX),
         })
         .collect();
-    status.proof = Some(proof);
-}
-
-/// Says whether it is known that the boot ended.
-fn confirmed(status: &mut NodeDeathStatus, death: &Death) {
-    let proof = format!("{:?}", death.proof);
-    let confirmed = match death.state {
-        DeathState::Dead | DeathState::Returned if death.proof >= Proof::P2 => "True",
-        DeathState::Survived | DeathState::Revoked => "False",
-        _ => "Unknown",
+    let count = death.evidence.len();
+    let (value, reason, message) = match death.state {
+        DeathState::Revoked => (
+            "False",
+            "Revoked",
+            "the same boot spoke again: it had not ended".to_owned(),
+        ),
+        state => (
+            match state {
+                DeathState::Dead | DeathState::Returned if death.proof >= Proof::P2 => "True",
+                DeathState::Survived => "False",
+                _ => "Unknown",
+            },
+            proof.as_str(),
+            format!("proof {proof}, {count} pieces of evidence"),
+        ),
     };
-    let message = format!("proof {proof}, {} pieces of evidence", death.evidence.len());
-    set(status, CONFIRMED, confirmed, &proof, message);
+    set(status, CONFIRMED, value, reason, message);
+    status.proof = Some(proof);
 }
 
 fn asked_by(text: &str, asker: Option<&Asker>) -> AskedBy {

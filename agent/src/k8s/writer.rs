@@ -194,7 +194,7 @@ impl Writer {
     ) -> Result<(), Error> {
         const SAID: &str = "the same boot spoke again: it had not ended";
         let uid = self.clear_node(death, "Revoked", SAID).await?;
-        record::revoked(&self.api, death).await?;
+        record::update(&self.api, death).await?;
         let words = Words::taken_back(annotations, SAID);
         self.take_off(death, &words).await?;
         self.node_event(

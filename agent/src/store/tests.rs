@@ -327,14 +327,14 @@ fn a_record_is_kept_once_and_its_lines_where_no_others_came() {
         node: node(),
         id: format!("{boot}"),
         record: Box::new(Record {
-            channel: Channel::Pstore,
-            source: "erst".into(),
             boot: Some(BootId([boot; 16])),
-            kind: RecordKind::Panic,
             at: Some(NOW),
-            missing: 0,
-            cut: false,
-            text: "Kernel panic - not syncing: x".into(),
+            ..Record::new(
+                Channel::Pstore,
+                "erst".into(),
+                RecordKind::Panic,
+                "Kernel panic - not syncing: x".into(),
+            )
         }),
         lines: lines(0, 2).lines,
     };

@@ -23,6 +23,8 @@ mod ahead;
 mod deploy;
 #[path = "kube_writer/owners.rs"]
 mod owners;
+#[path = "kube_writer/record.rs"]
+mod record_status;
 
 /// Runs one case on the shared control plane.
 fn case<F: Future<Output = Result<()>>>(body: impl FnOnce(&'static Cluster) -> F) {
@@ -473,8 +475,11 @@ fn revocation_and_return_clear_the_node_once() {
         let writer = cluster.writer().await?;
         for (name, reason) in [("revoked", "Revoked"), ("returned", "NodeReturned")] {
             Node::create(&admin, name, &[]).await?;
-            let death = death(name, 1)?;
+            let mut death = death(name, 1)?;
             mark(&writer, &death).await?;
+            if reason == "Revoked" {
+                death.state = DeathState::Revoked;
+            }
             let clear = async || match reason {
                 "Revoked" => writer.revoke(&death, &words(&death)).await,
                 _ => writer.node_returned(&death).await,

@@ -30,6 +30,22 @@ pub struct Record {
     pub text: String,
 }
 
+impl Record {
+    /// All of a log, of a boot and a time that are not known.
+    pub fn new(channel: Channel, source: String, kind: RecordKind, text: String) -> Self {
+        Self {
+            channel,
+            source,
+            boot: None,
+            kind,
+            at: None,
+            missing: 0,
+            cut: false,
+            text,
+        }
+    }
+}
+
 /// Why a kernel writes a record (`enum kmsg_dump_reason`,
 /// include/linux/kmsg_dump.h).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq, Serialize, Deserialize)]

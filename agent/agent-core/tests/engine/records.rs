@@ -16,14 +16,9 @@ fn hello(previous: Option<(u8, bool)>) -> Body {
 
 fn record(kind: RecordKind, channel: Channel) -> Record {
     Record {
-        channel,
-        source: "ramoops".into(),
         boot: Some(BootId([1; 16])),
-        kind,
         at: Some(Timestamp(1_700_000_000_000)),
-        missing: 0,
-        cut: false,
-        text: String::new(),
+        ..Record::new(channel, "ramoops".into(), kind, String::new())
     }
 }
 

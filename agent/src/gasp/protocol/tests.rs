@@ -40,15 +40,10 @@ fn longest_name() -> String {
 }
 
 fn left() -> Record {
+    let text = "Kernel panic - not syncing: x\n".into();
     Record {
-        channel: Channel::Pstore,
-        source: "ramoops".into(),
         boot: Some(BootId([2; 16])),
-        kind: RecordKind::Panic,
-        at: None,
-        missing: 0,
-        cut: false,
-        text: "Kernel panic - not syncing: x\n".into(),
+        ..Record::new(Channel::Pstore, "ramoops".into(), RecordKind::Panic, text)
     }
 }
 

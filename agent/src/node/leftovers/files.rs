@@ -1,9 +1,9 @@
-//! Files that anybody may have put there: regular ones only, never followed
-//! elsewhere, never more of them than fits.
+//! Files that anybody may have put there: regular ones of root's or our own
+//! only, never followed elsewhere, never more of them than fits.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -51,7 +51,9 @@ fn modified(meta: &fs::Metadata) -> Option<Timestamp> {
     Some(Timestamp(since.as_millis() as u64))
 }
 
-/// The last `max` bytes of a regular file, and whether there were more.
+/// The last `max` bytes of a regular file of root's or our own, and whether there
+/// were more. Where everybody may write, as in some `/var/crash`, a user's file
+/// is no evidence.
 pub(super) fn end_of(path: &Path, max: u64) -> io::Result<(Vec<u8>, bool)> {
     let mut file = File::options()
         .read(true)
@@ -61,6 +63,10 @@ pub(super) fn end_of(path: &Path, max: u64) -> io::Result<(Vec<u8>, bool)> {
     let meta = file.metadata()?;
     if !meta.is_file() {
         return Err(io::Error::other("no regular file"));
+    }
+    let owner = meta.uid();
+    if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::other(format!("it belongs to uid {owner}")));
     }
     let more = meta.len() > max;
     if more {
@@ -94,5 +100,18 @@ mod tests {
         );
         assert!(!end_of(&path("a"), 10).expect("readable").1);
         assert!(list(&path("none")).is_empty());
+    }
+
+    #[test]
+    fn a_file_of_another_user_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("dmesg.1");
+        fs::write(&path, "Kernel panic - not syncing: x").expect("a file");
+        assert!(end_of(&path, 100).is_ok());
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(&path, Some(65_534), None).is_ok() {
+            let error = end_of(&path, 100).expect_err("of nobody").to_string();
+            assert_eq!(error, "it belongs to uid 65534");
+        }
     }
 }

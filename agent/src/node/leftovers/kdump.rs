@@ -5,7 +5,8 @@ use agent_core::model::{Channel, RecordKind, Timestamp};
 use super::Found;
 
 /// Whether a file of this name, in a directory of its own, is such a dmesg:
-/// `dmesg.202611210731` of kdump-tools, `vmcore-dmesg.txt` of kdump-utils.
+/// `dmesg.202611210731` of kdump-tools (Debian, Ubuntu), `vmcore-dmesg.txt` of
+/// kdump-utils (Fedora, RHEL), `dmesg.txt` of kdump (SUSE).
 /// One that is not whole yet has another name.
 pub(super) fn is_dmesg(name: &str) -> bool {
     let stamp = name.strip_prefix("dmesg.");
@@ -32,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_of_both_packages_are_known() {
+    fn the_names_of_all_packages_are_known() {
         for name in ["dmesg.202611210731", "vmcore-dmesg.txt", "dmesg.txt"] {
             assert!(is_dmesg(name), "{name}");
         }

@@ -163,12 +163,12 @@ impl Leftovers {
     fn look(&mut self, now: Instant) {
         let there = self.listing();
         self.looks = self.looks.saturating_add(1);
-        let same = self.seen.as_ref() == Some(&there);
-        let settled = same && !std::mem::replace(&mut self.read, same);
-        self.seen = Some(there);
-        if settled {
+        if self.seen.as_ref() != Some(&there) {
+            self.read = false;
+        } else if !std::mem::replace(&mut self.read, true) {
             self.take_in(now);
         }
+        self.seen = Some(there);
         let soon = !self.read || self.looks < LOOKS_SOON;
         self.next_look = now + if soon { LOOK_SOON } else { LOOK };
     }
@@ -181,11 +181,7 @@ impl Leftovers {
             all.extend(walk(dir, 2));
         }
         for dir in &self.settings.crash {
-            all.extend(
-                walk(dir, 1)
-                    .into_iter()
-                    .filter(|e| kdump::is_dmesg(&e.name)),
-            );
+            all.extend(dmesgs(dir));
         }
         all
     }
@@ -237,10 +233,7 @@ impl Leftovers {
             }
         }
         for dir in &self.settings.crash {
-            for entry in walk(dir, 1)
-                .into_iter()
-                .filter(|e| kdump::is_dmesg(&e.name))
-            {
+            for entry in dmesgs(dir) {
                 match files::end_of(&entry.path, TEXT_MAX as u64) {
                     Ok((bytes, cut)) => {
                         let source = entry.path.display().to_string();
@@ -272,14 +265,11 @@ impl Leftovers {
             at.filter(|at| at.0 >= from).map(|_| before.boot)
         });
         let mut record = Record {
-            channel: found.channel,
-            source: found.source,
             boot,
-            kind: found.kind,
             at,
             missing: found.missing,
             cut: found.cut,
-            text: found.text,
+            ..Record::new(found.channel, found.source, found.kind, found.text)
         };
         keep_end(&mut record, TEXT_MAX);
         while !beacon::fits(&record) {
@@ -312,6 +302,10 @@ impl Leftovers {
             );
         }
         self.let_go(&pending.files);
+        if self.left_out.many > 0 {
+            // There is room for those.
+            self.read = false;
+        }
     }
 
     /// Removes records from pstore, if that is wanted.
@@ -368,6 +362,13 @@ fn directories(root: &Path) -> Vec<PathBuf> {
 fn walk(root: &Path, depth: u32) -> Vec<Entry> {
     let mut all = walk_all(root, depth);
     all.retain(|entry| !entry.is_dir);
+    all
+}
+
+/// The dmesgs that crash kernels saved below a directory.
+fn dmesgs(root: &Path) -> Vec<Entry> {
+    let mut all = walk(root, 1);
+    all.retain(|entry| kdump::is_dmesg(&entry.name));
     all
 }
 

@@ -209,12 +209,24 @@ fn what_systemd_pstore_moved_is_the_same_record() {
     write(&place.archive(&whole), BEGAN.1 + 900, both.as_bytes());
     look(&mut agent);
     assert_eq!(agent.pending.keys().copied().collect::<Vec<_>>(), [first]);
+    assert!(agent.pending[&first].files.is_empty(), "none in pstore");
     // By the archive alone: its files have no time, but their names have.
     let agent = place.agent();
     let [record] = records(&agent)[..] else {
         panic!("one");
     };
     assert_eq!((record.boot, RecordId::of(record)), (Some(BEFORE), first));
+}
+
+#[test]
+fn what_is_put_there_late_is_found_too() {
+    let place = Place::new(false);
+    let mut agent = place.agent();
+    assert!(records(&agent).is_empty());
+    let late = place.settings.crash[0].join("202311142200/dmesg.202311142200");
+    write(&late, BEGAN.0 + 60, b"Kernel panic - not syncing: x\n");
+    look(&mut agent);
+    assert_eq!(records(&agent).len(), 1);
 }
 
 #[test]
@@ -306,7 +318,14 @@ fn what_cannot_be_read_is_counted_and_what_is_hostile_bounded() {
             text.as_bytes(),
         );
     }
-    let agent = place.agent();
+    let mut agent = place.agent();
     assert_eq!((agent.pending.len(), agent.left_out.many), (PENDING_MAX, 4));
     assert!(records(&agent).iter().all(|r| r.text != "0\n"));
+    for id in agent.pending.keys().copied().collect::<Vec<_>>() {
+        agent.arrived(id);
+    }
+    look(&mut agent);
+    let mut others: Vec<&str> = records(&agent).iter().map(|r| r.text.as_str()).collect();
+    others.sort_unstable();
+    assert_eq!(others, ["0\n", "1\n", "2\n", "3\n"]);
 }
