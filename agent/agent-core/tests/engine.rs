@@ -20,6 +20,8 @@ mod properties;
 mod records;
 #[path = "engine/removal.rs"]
 mod removal;
+#[path = "engine/restart.rs"]
+mod restart;
 #[path = "engine/silence.rs"]
 mod silence;
 #[path = "engine/unheard.rs"]
@@ -64,6 +66,18 @@ fn word(notice: Notice, at_s: u64) -> Body {
     })
 }
 
+/// A hello, and what its boot found on its disk of the one before.
+fn hello(previous: Option<(u8, bool)>) -> Body {
+    let previous = previous.map(|(boot, stopped)| PreviousBoot {
+        boot: BootId([boot; 16]),
+        stopped,
+    });
+    Body::Hello(Box::new(Inventory {
+        previous,
+        ..Inventory::default()
+    }))
+}
+
 /// An oops that nobody survives.
 fn oops_in_interrupt(at_s: u64) -> Body {
     match word(Notice::Oops, at_s) {
@@ -100,8 +114,32 @@ fn known(node: NodeName, boot: BootId) -> KnownNode {
         boot,
         noted: None,
         inventory: None,
+        stopped: false,
         silence: None,
     }
+}
+
+/// Keeps what an output says of a node, as the store does.
+fn remember(nodes: &mut BTreeMap<NodeName, KnownNode>, output: &Output) {
+    let Output::NodeSeen {
+        node,
+        boot,
+        inventory,
+        stopped,
+        ..
+    } = output
+    else {
+        return;
+    };
+    let before = nodes.remove(node).filter(|before| before.boot == *boot);
+    let seen = KnownNode {
+        inventory: inventory
+            .clone()
+            .or(before.and_then(|before| before.inventory)),
+        stopped: *stopped,
+        ..known(node.clone(), *boot)
+    };
+    nodes.insert(node.clone(), seen);
 }
 
 /// What came out, in short: actions as words, records as state and proof.
@@ -134,7 +172,7 @@ fn tell(engine: &mut Engine, story: Vec<Input>) -> Vec<String> {
 
 #[test]
 fn stories() {
-    let hello = || Body::Hello(Box::default());
+    let hello = || hello(None);
     let quiet = |n: usize| std::iter::repeat_n(Input::Tick, n);
     let story = |inputs: Vec<Input>| tell(&mut Engine::new(Limits::default()), inputs);
 
@@ -357,18 +395,6 @@ fn an_oops_in_an_interrupt_is_the_death() {
 }
 
 #[test]
-fn an_annotator_that_restarts_within_a_death_tells_its_pods() {
-    let mut engine = Engine::new(Limits::default());
-    tell(&mut engine, vec![gasp(1, 100, oops_in_interrupt(100))]);
-    let mut next = Engine::new(Limits::default());
-    next.restore([], engine.deaths().cloned());
-    assert_eq!(
-        tell(&mut next, vec![gasp(1, 101, word(Notice::Panic, 101))]),
-        ["Dead P2", "MarkNode", "AnnotatePods"]
-    );
-}
-
-#[test]
 fn the_reason_of_a_survived_oops_is_not_that_of_the_panic_after_it() {
     let mut engine = Engine::new(Limits::default());
     tell(
@@ -522,25 +548,6 @@ fn what_is_held_is_bounded_and_what_is_dropped_is_counted() {
     assert_eq!((stats.evicted_nodes, stats.evicted_deaths), (16, 17));
     assert!(stats.words_cut > 0 && stats.evidence_cut > 0, "{stats:?}");
     assert!(engine.deaths().all(|d| d.evidence.len() <= 4));
-}
-
-#[test]
-fn a_restarted_annotator_goes_on_where_it_was() {
-    let mut engine = Engine::new(Limits::default());
-    tell(&mut engine, vec![gasp(1, 100, word(Notice::Panic, 100))]);
-    let mut next = Engine::new(Limits::default());
-    next.restore([known(node(0), BootId([1; 16]))], engine.deaths().cloned());
-    assert_eq!(
-        tell(
-            &mut next,
-            vec![
-                gasp(1, 100, word(Notice::Panic, 100)),
-                gasp(2, 1, Body::Heartbeat)
-            ]
-        ),
-        ["Returned P4", "NodeReturned"],
-        "nothing twice, and the return is seen"
-    );
 }
 
 #[test]

@@ -91,6 +91,7 @@ mod tests {
                 pods: pods.to_vec(),
                 ..Inventory::default()
             })),
+            stopped: false,
         };
         let change = Change {
             nodes: vec![seen(3, std::slice::from_ref(&pod)), seen(4, &[])],

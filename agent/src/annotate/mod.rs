@@ -349,11 +349,13 @@ impl Annotator {
                     uid,
                     boot,
                     inventory,
+                    stopped,
                 } => change.nodes.push(SeenNode {
                     node,
                     uid,
                     boot,
                     inventory,
+                    stopped,
                 }),
                 Output::Silent(silence) => {
                     tracing::info!(

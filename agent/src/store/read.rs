@@ -38,8 +38,9 @@ impl Found {
     }
 }
 
-/// Name, boot, when it was seen, inventory and silence of a node.
-type KnownRow = (String, String, i64, Option<String>, Option<String>);
+/// Name, boot, when it was seen, inventory, whether it was stopped, and silence of a
+/// node.
+type KnownRow = (String, String, i64, Option<String>, bool, Option<String>);
 
 impl Store {
     /// The newest deaths, newest first.
@@ -324,7 +325,7 @@ impl Store {
         let read = || -> rusqlite::Result<Vec<KnownRow>> {
             reader
                 .prepare_cached(
-                    "SELECT name, boot, seen_ms, inventory, silence FROM node
+                    "SELECT name, boot, seen_ms, inventory, stopped, silence FROM node
                      ORDER BY seen_ms DESC LIMIT ?1",
                 )?
                 .query_map([limit as i64], |row| {
@@ -334,22 +335,24 @@ impl Store {
                         row.get(2)?,
                         row.get(3)?,
                         row.get(4)?,
+                        row.get(5)?,
                     ))
                 })?
                 .collect()
         };
         let rows = read().map_err(|e| self.error(e))?;
-        let known = rows
-            .into_iter()
-            .filter_map(|(node, boot, seen_ms, inventory, silence)| {
-                Some(KnownNode {
-                    node: NodeName::new(&node)?,
-                    boot: BootId::parse(&boot)?,
-                    noted: Some(Timestamp(seen_ms as u64)),
-                    inventory: inventory.and_then(|text| serde_json::from_str(&text).ok()),
-                    silence: silence.and_then(|text| serde_json::from_str(&text).ok()),
-                })
-            });
+        let known =
+            rows.into_iter()
+                .filter_map(|(node, boot, seen_ms, inventory, stopped, silence)| {
+                    Some(KnownNode {
+                        node: NodeName::new(&node)?,
+                        boot: BootId::parse(&boot)?,
+                        noted: Some(Timestamp(seen_ms as u64)),
+                        inventory: inventory.and_then(|text| serde_json::from_str(&text).ok()),
+                        stopped,
+                        silence: silence.and_then(|text| serde_json::from_str(&text).ok()),
+                    })
+                });
         Ok(known.collect())
     }
 

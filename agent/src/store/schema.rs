@@ -8,7 +8,7 @@ use super::{Error, explain};
 
 /// One step per format; `user_version` counts those that were taken. Steps
 /// that were released are never changed.
-const STEPS: [&str; 4] = [
+const STEPS: [&str; 5] = [
     "
 CREATE TABLE node (
     name      TEXT PRIMARY KEY,
@@ -104,6 +104,10 @@ CREATE TABLE removal (
     body  TEXT NOT NULL
 ) STRICT;
 CREATE INDEX removal_node ON removal (node, at_ms);
+",
+    "
+-- Whether a goodbye is the last that the node's newest boot said.
+ALTER TABLE node ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 

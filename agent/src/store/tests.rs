@@ -68,6 +68,7 @@ fn change() -> Change {
                 pods: vec![pod("web-1"), pod("web-2")],
                 ..Inventory::default()
             })),
+            stopped: false,
         }],
         lines: vec![lines(1, 3)],
         records: Vec::new(),
@@ -120,6 +121,28 @@ fn what_is_committed_is_there_after_opening_again() {
     let first = store.tasks().expect("readable")[0].id;
     store.finish(first).expect("deletes");
     assert_eq!(words(&store), ["AnnotatePods"]);
+}
+
+#[test]
+fn a_goodbye_is_remembered_until_the_node_speaks_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let hello = change().nodes.remove(0);
+    let goodbye = SeenNode {
+        inventory: None,
+        stopped: true,
+        ..hello.clone()
+    };
+    for (seen, stopped) in [(hello.clone(), false), (goodbye, true), (hello, false)] {
+        let change = Change {
+            nodes: vec![seen],
+            ..Change::default()
+        };
+        store.commit(NOW, &change).expect("fits");
+        let known = store.known_nodes(10).expect("readable");
+        assert_eq!(known[0].stopped, stopped);
+        assert!(known[0].inventory.is_some());
+    }
 }
 
 #[test]

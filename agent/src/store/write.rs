@@ -27,7 +27,7 @@ const INSERT_NOTE: &str = "INSERT OR REPLACE INTO note
     (death, namespace, name, uid, owner_kind, owner_name, outcome, at_ms, content)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
-/// A node that introduced itself, or was first heard of.
+/// A node that introduced itself, was first heard of, or said goodbye.
 #[derive(Clone, Debug)]
 pub struct SeenNode {
     /// The node.
@@ -38,6 +38,8 @@ pub struct SeenNode {
     pub boot: BootId,
     /// What it is made of, if it said so.
     pub inventory: Option<Box<Inventory>>,
+    /// Whether a goodbye is the last that it said.
+    pub stopped: bool,
 }
 
 /// New lines of a boot, numbered by the agent process that sent them.
@@ -240,9 +242,11 @@ fn see_node(tx: &Transaction<'_>, now: Timestamp, seen: &SeenNode) -> rusqlite::
         .as_ref()
         .and_then(|inventory| serde_json::to_string(inventory).ok());
     tx.prepare_cached(
-        "INSERT INTO node (name, uid, boot, seen_ms, inventory) VALUES (?1, ?2, ?3, ?4, ?5)
+        "INSERT INTO node (name, uid, boot, seen_ms, inventory, stopped)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
          ON CONFLICT (name) DO UPDATE SET
             uid = coalesce(excluded.uid, uid), boot = excluded.boot, seen_ms = excluded.seen_ms,
+            stopped = excluded.stopped,
             inventory = coalesce(excluded.inventory, iif(boot = excluded.boot, inventory, NULL))",
     )?
     .execute(params![
@@ -250,7 +254,8 @@ fn see_node(tx: &Transaction<'_>, now: Timestamp, seen: &SeenNode) -> rusqlite::
         seen.uid,
         boot,
         now.0 as i64,
-        inventory
+        inventory,
+        seen.stopped
     ])?;
     let Some(inventory) = &seen.inventory else {
         return Ok(());

@@ -1,6 +1,7 @@
 //! One death: its facts, the verdict on them, and what changed.
 
-use super::verdict::{Facts, Heard};
+use super::fleet::Life;
+use super::verdict::{self, Facts, Heard};
 use super::{Action, Limits, Output, explain};
 use crate::model::{
     Account, Channel, Death, DeathName, DeathState, Evidence, Notice, Opinion, Proof, Report, Step,
@@ -31,6 +32,8 @@ pub(super) struct Cut {
 pub(super) struct Case {
     pub(super) death: Death,
     pub(super) words: Vec<Heard>,
+    /// What its boot has shown of its life: the fleet forgets boots, this does not.
+    pub(super) life: Life,
     /// What says most of all that was decoded, whether or not the words that
     /// count let it be the reason.
     best: Option<Report>,
@@ -42,6 +45,8 @@ pub(super) struct Case {
     pub(super) returned_by: Option<(Channel, String)>,
     /// When it ended, if it did and no word says why.
     pub(super) unheard: Option<Timestamp>,
+    /// Its newest sign of life then, or the first one after, by its own clock.
+    pub(super) unheard_ns: u64,
     /// What each channel showed of that.
     unheard_by: Vec<Account>,
     /// `ReportOops` was given out for what is reported now.
@@ -88,12 +93,14 @@ impl Case {
         Self {
             death,
             words: Vec::new(),
+            life: Life::default(),
             best: None,
             quiet_since: 0,
             silent: false,
             returned,
             returned_by: None,
             unheard: None,
+            unheard_ns: 0,
             unheard_by: Vec::new(),
             reported: false,
             marked: false,
@@ -105,9 +112,17 @@ impl Case {
         }
     }
 
-    pub(super) fn restore(death: Death, clock_ms: u64) -> Self {
-        // That it ended without a word was known because another boot spoke.
-        let returned = death.proof == Proof::P4 || death.notice.is_none();
+    pub(super) fn restore(death: Death, clock_ms: u64, limits: &Limits) -> Self {
+        let returned = death.proof == Proof::P4;
+        // What refuted these words is not stored, only that something did.
+        let mut life = Life::default();
+        match (&death.word, death.state) {
+            (Some(word), DeathState::Revoked) => {
+                life.alive_ns = verdict::revoking_ns(word, limits);
+            }
+            (Some(word), DeathState::Survived) => life.survived_ns = word.at_ns.saturating_add(1),
+            _ => {}
+        }
         let over = matches!(death.state, DeathState::Dead | DeathState::Returned);
         let told_itself = death.notice.is_some_and(Notice::is_final);
         let words = death.word.iter().map(|word| Heard {
@@ -116,12 +131,15 @@ impl Case {
         });
         let mut case = Self {
             words: words.collect(),
+            life,
             best: death.report.clone(),
             quiet_since: clock_ms,
             silent: death.proof >= Proof::P3,
             returned,
             returned_by: None,
-            unheard: (death.notice.is_none() || over && !told_itself).then_some(death.happened_at),
+            unheard: (over && !told_itself).then_some(death.happened_at),
+            // Where that was is not stored: no sign of life refutes it any more.
+            unheard_ns: u64::MAX,
             unheard_by: death.channels.clone(),
             reported: !over,
             marked: over,
@@ -137,7 +155,7 @@ impl Case {
     }
 
     /// What the node's Lease says now.
-    pub(super) fn hold(&mut self, lease: Opinion) {
+    pub(super) fn take_lease(&mut self, lease: Opinion) {
         self.stale |= self.death.lease != lease;
         self.death.lease = lease;
     }
@@ -191,12 +209,29 @@ impl Case {
         true
     }
 
-    /// The boot ended, last heard at `at`: another one runs. If no word that
-    /// stands says why, it ended without one.
-    pub(super) fn end_unheard(&mut self, at: Timestamp, channels: Vec<Account>) {
+    /// The boot ended, last heard at `at` and by its own clock at `alive_ns`:
+    /// another one runs. If no word that stands says why, it ended without one.
+    pub(super) fn end_unheard(&mut self, at: Timestamp, alive_ns: u64, channels: Vec<Account>) {
         self.unheard = Some(at);
+        self.unheard_ns = alive_ns;
         self.returned = true;
         self.unheard_by = channels;
+    }
+
+    /// Whether it lives on after it was said to have ended without a word: then
+    /// it runs beside the boot that spoke, and nothing of that end is left.
+    pub(super) fn goes_on(&mut self, facts: &Facts) -> bool {
+        let alive_ns = facts.life.alive_ns;
+        if self.unheard_ns == 0 {
+            // Not heard before: from here on it is measured.
+            self.unheard_ns = alive_ns;
+        }
+        let goes_on = self.unheard.is_some() && alive_ns > facts.revoking_ns(self.unheard_ns);
+        if goes_on {
+            self.unheard = None;
+            (self.returned, self.welcomed) = (false, false);
+        }
+        goes_on
     }
 
     /// Another boot runs, by this evidence.
@@ -205,9 +240,13 @@ impl Case {
         self.returned_by = Some((by, text.to_owned()));
     }
 
-    /// The machine lived on after all that was said: what comes now is
-    /// another event with a reason of its own.
-    pub(super) fn begin_again(&mut self, now: Timestamp) {
+    /// If the machine lived on after all that was said, words that are not
+    /// refuted are of another event, with a reason of its own.
+    pub(super) fn begin_again_if_over(&mut self, now: Timestamp, word: &Word, facts: &Facts) {
+        let over = matches!(self.death.state, DeathState::Survived | DeathState::Revoked);
+        if !over || self.is_new() || facts.refute(word) {
+            return;
+        }
         self.best = None;
         self.death.detected_at = now;
         self.reported = false;
@@ -299,6 +338,7 @@ impl Case {
         cut: &mut Cut,
         out: &mut Vec<Output>,
     ) {
+        self.life = facts.life;
         let before = (self.death.state, self.death.proof);
         let verdict = self.judge(facts);
         if self.death.steps.is_empty() || before != (verdict.state, verdict.proof) {
@@ -309,7 +349,7 @@ impl Case {
         self.death.proof = verdict.proof;
         self.stale |= before != (verdict.state, verdict.proof);
         let mut better = false;
-        if self.death.notice.is_none() && verdict.chosen.is_some() {
+        if self.death.notice.is_none() && verdict.over && verdict.chosen.is_some() {
             // Its word comes after all, and pods were told that there is none.
             self.annotated = false;
         }
@@ -338,9 +378,7 @@ impl Case {
         if before.0 != verdict.state && self.recorded {
             let text = match verdict.state {
                 DeathState::Survived => Some("the kernel lived on"),
-                DeathState::Revoked if self.unheard.is_some() => {
-                    Some("its goodbye came late: it was stopped in an orderly way")
-                }
+                DeathState::Revoked if self.unheard.is_some() => Some(verdict::GOODBYE_LATE),
                 DeathState::Revoked => Some("the same boot spoke again: it was no death"),
                 _ => None,
             };

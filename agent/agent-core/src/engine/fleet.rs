@@ -14,17 +14,45 @@ const BOOTS_MAX: usize = 8;
 /// the clocks of node and annotator differ.
 const NEAR_MS: u64 = 60_000;
 
-/// One boot of a node, by its own clock.
+/// What a boot has shown of its life, in nanoseconds of its own clock. Each
+/// only grows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Life {
+    /// Newest hello, heartbeat or survival.
+    pub(super) alive_ns: u64,
+    /// Newest goodbye.
+    pub(super) goodbye_ns: u64,
+    /// Newest message that says outright that the kernel lived on (survival
+    /// or goodbye).
+    pub(super) survived_ns: u64,
+}
+
+impl Life {
+    /// The newest thing it said, death's words aside.
+    pub(super) fn newest_ns(&self) -> u64 {
+        self.alive_ns.max(self.goodbye_ns)
+    }
+
+    /// Whether the last thing it said was a goodbye.
+    pub(super) fn stopped(&self) -> bool {
+        self.goodbye_ns > 0 && self.goodbye_ns >= self.alive_ns
+    }
+
+    /// The newest of both.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self {
+            alive_ns: self.alive_ns.max(other.alive_ns),
+            goodbye_ns: self.goodbye_ns.max(other.goodbye_ns),
+            survived_ns: self.survived_ns.max(other.survived_ns),
+        }
+    }
+}
+
+/// One boot of a node.
 #[derive(Clone, Debug)]
 pub(super) struct Boot {
     pub(super) id: BootId,
-    /// Newest hello, heartbeat or survival, in nanoseconds since boot.
-    pub(super) alive_ns: u64,
-    /// Newest goodbye, in nanoseconds since boot.
-    pub(super) goodbye_ns: u64,
-    /// Newest message that says outright that the kernel lived on (survival
-    /// or goodbye), in nanoseconds since boot.
-    pub(super) survived_ns: u64,
+    pub(super) life: Life,
     pub(super) kernel_release: Option<String>,
     /// When it was last heard, if it was since the annotator runs.
     pub(super) heard: Option<Timestamp>,
@@ -39,18 +67,13 @@ pub(super) struct Boot {
     /// Its Lease, since it is in doubt.
     pub(super) lease: LeaseWatch,
     /// The end of the boot before it was looked at.
-    introduced: bool,
+    pub(super) introduced: bool,
 }
 
 impl Boot {
-    /// The newest thing it said, death's words aside.
-    pub(super) fn newest_ns(&self) -> u64 {
-        self.alive_ns.max(self.goodbye_ns)
-    }
-
-    /// Whether the last thing it said was a goodbye.
-    pub(super) fn stopped(&self) -> bool {
-        self.goodbye_ns > 0 && self.goodbye_ns >= self.alive_ns
+    /// When it was last heard, by this process or an earlier one.
+    pub(super) fn last_heard(&self) -> Option<Timestamp> {
+        self.heard.or(self.noted)
     }
 
     /// Takes in what the boot is made of.
@@ -69,9 +92,7 @@ impl Boot {
     fn new(id: BootId) -> Self {
         Self {
             id,
-            alive_ns: 0,
-            goodbye_ns: 0,
-            survived_ns: 0,
+            life: Life::default(),
             kernel_release: None,
             heard: None,
             noted: None,
@@ -149,10 +170,7 @@ impl Fleet {
         boot: BootId,
         clock_ms: u64,
     ) -> Met {
-        let known = self
-            .nodes
-            .get(node)
-            .is_some_and(|n| n.boots.iter().any(|b| b.id == boot));
+        let known = self.knows(node, boot);
         let spoke = self.recall(node, boot, clock_ms);
         spoke.heard = Some(now);
         spoke.lease = LeaseWatch::default();
@@ -239,7 +257,7 @@ impl Fleet {
         let boots = &self.nodes.get(node)?.boots;
         let place = boots.iter().position(|b| b.id == next)?;
         let before = boots[..place].last()?;
-        let apart = before.heard?.0.abs_diff(at?.0);
+        let apart = before.last_heard()?.0.abs_diff(at?.0);
         (apart <= NEAR_MS).then_some(before.id)
     }
 
@@ -252,23 +270,19 @@ impl Fleet {
         }
     }
 
+    /// What is known of this boot of a node.
+    pub(super) fn find(&self, node: &NodeName, boot: BootId) -> Option<&Boot> {
+        self.nodes.get(node)?.boots.iter().find(|b| b.id == boot)
+    }
+
     /// Whether this boot of the node was heard of.
     pub(super) fn knows(&self, node: &NodeName, boot: BootId) -> bool {
-        let node = self.nodes.get(node);
-        node.is_some_and(|n| n.boots.iter().any(|b| b.id == boot))
+        self.find(node, boot).is_some()
     }
 
     /// The boot that runs on a node now.
     pub(super) fn current(&self, node: &NodeName) -> Option<BootId> {
         Some(self.nodes.get(node)?.boots.last()?.id)
-    }
-
-    /// Whether the last thing this boot said of itself was a goodbye.
-    pub(super) fn said_goodbye(&self, node: &NodeName, boot: BootId) -> bool {
-        self.nodes
-            .get(node)
-            .and_then(|n| n.boots.iter().find(|b| b.id == boot))
-            .is_some_and(Boot::stopped)
     }
 
     /// Since when a node is silent, if it is.
@@ -293,7 +307,7 @@ impl Fleet {
     ) -> Vec<(NodeName, BootId)> {
         let mut fell_silent = Vec::new();
         for (name, node) in &mut self.nodes {
-            let Some(last) = node.boots.last().filter(|last| !last.stopped()) else {
+            let Some(last) = node.boots.last().filter(|last| !last.life.stopped()) else {
                 continue;
             };
             if node.silent.is_none() && clock_ms - node.heard_ms >= silence_ms {

@@ -171,7 +171,8 @@ pub enum Output {
     Record(Box<Death>),
     /// Carry out an action, and try until it is done.
     Act(Action),
-    /// A boot of a node was seen for the first time, or introduced itself.
+    /// A boot of a node was seen for the first time, introduced itself, or said
+    /// goodbye.
     NodeSeen {
         /// The node.
         node: NodeName,
@@ -181,6 +182,8 @@ pub enum Output {
         boot: BootId,
         /// What it is made of, if it said so.
         inventory: Option<Box<Inventory>>,
+        /// Whether a goodbye is the last that it said.
+        stopped: bool,
     },
     /// Record that a Node object was deleted, by whom and why.
     Removed(Box<Removal>),
@@ -227,6 +230,8 @@ pub struct KnownNode {
     pub noted: Option<Timestamp>,
     /// What that boot is made of, if it said so.
     pub inventory: Option<Box<Inventory>>,
+    /// Whether a goodbye was the last that it said.
+    pub stopped: bool,
     /// Its silence, if it had been silent.
     pub silence: Option<Silence>,
 }

@@ -127,9 +127,10 @@ impl Engine {
             if let Some(text) = opinion_text(&opinion) {
                 case.note(now, Channel::Lease, text, &self.limits, &mut self.cut);
             }
-            case.hold(opinion);
+            case.take_lease(opinion);
             self.settle(now, &key, out);
-        } else if self.fleet.silent_since(node).is_some() {
+        }
+        if self.fleet.silent_since(node).is_some() {
             self.tell_silence(node, boot, out);
         }
     }
@@ -188,7 +189,7 @@ impl Engine {
         let leases = self.limits.leases;
         let boot = self.fleet.recall(node, boot, self.clock_ms);
         let lease = boot.lease.opinion_of(leases);
-        let heard = boot.heard.or(boot.noted);
+        let heard = boot.last_heard();
         let overheard = overheard::said_of(&self.cases, &self.unproven, &key);
         let channels = account::accounts(&Witness {
             heard,

@@ -30,8 +30,8 @@ use record::Found;
 use verdict::Facts;
 
 use crate::model::{
-    Body, BootId, Channel, Death, DeathState, Gasp, NodeName, Notice, Proof, Report, Timestamp,
-    Word,
+    Body, BootId, Channel, Death, DeathState, Gasp, Inventory, NodeName, Notice, Proof, Report,
+    Timestamp, Word,
 };
 
 pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
@@ -95,29 +95,23 @@ impl Engine {
             if !self.limits.leases {
                 death.lease = LeaseWatch::default().opinion_of(false);
             }
-            let boot = self.fleet.restore(&death.node, death.boot, self.clock_ms);
-            // What refuted these words is not stored, only that something did.
-            if let Some(word) = &death.word {
-                match death.state {
-                    DeathState::Revoked => boot.alive_ns = verdict::revoking_ns(word, &self.limits),
-                    DeathState::Survived => boot.survived_ns = word.at_ns.saturating_add(1),
-                    DeathState::Suspected | DeathState::Dead | DeathState::Returned => {}
-                }
-            } else if death.notice.is_none() && death.state == DeathState::Revoked {
-                // Its goodbye came late.
-                boot.goodbye_ns = boot.goodbye_ns.max(1);
-            }
+            self.fleet.restore(&death.node, death.boot, self.clock_ms);
             let key = (death.node.clone(), death.boot);
             if death.proof == Proof::P0 {
                 self.unproven.put(key, death);
                 continue;
             }
             self.make_room();
-            self.cases.insert(key, Case::restore(death, self.clock_ms));
+            self.cases
+                .insert(key, Case::restore(death, self.clock_ms, &self.limits));
         }
         for known in nodes {
             let boot = self.fleet.restore(&known.node, known.boot, self.clock_ms);
             boot.noted = known.noted;
+            // What its hello says of the boot before it may be still to come.
+            boot.introduced = known.inventory.is_some();
+            // When is not stored; whatever it says after undoes it.
+            boot.life.goodbye_ns = known.stopped.into();
             if let Some(inventory) = known.inventory {
                 boot.introduce(&inventory);
             }
@@ -198,36 +192,31 @@ impl Engine {
         self.meet(now, &gasp.node, uid.clone(), gasp.boot, out);
         let mono = gasp.mono_ns;
         let boot = self.fleet.recall(&gasp.node, gasp.boot, self.clock_ms);
-        let fresh = mono > boot.newest_ns();
+        let life = &mut boot.life;
+        let fresh = mono > life.newest_ns();
         match gasp.body {
             Body::Hello(inventory) => {
-                boot.alive_ns = boot.alive_ns.max(mono);
+                life.alive_ns = life.alive_ns.max(mono);
                 boot.introduce(&inventory);
                 let previous = inventory.previous.clone();
-                if self.fleet.current(&gasp.node) == Some(gasp.boot) {
-                    out.push(Output::NodeSeen {
-                        node: gasp.node.clone(),
-                        uid,
-                        boot: gasp.boot,
-                        inventory: Some(inventory),
-                    });
-                }
+                self.seen(&gasp.node, uid, gasp.boot, Some(inventory), out);
                 self.look_back(now, &gasp.node, gasp.boot, previous, out);
                 self.alive(now, &(gasp.node, gasp.boot), fresh, out);
             }
             // What the record says comes as `Recorded`.
             Body::Heartbeat | Body::Record(_) => {
-                boot.alive_ns = boot.alive_ns.max(mono);
+                life.alive_ns = life.alive_ns.max(mono);
                 self.alive(now, &(gasp.node, gasp.boot), fresh, out);
             }
             Body::Survived => {
-                boot.alive_ns = boot.alive_ns.max(mono);
-                boot.survived_ns = boot.survived_ns.max(mono);
+                life.alive_ns = life.alive_ns.max(mono);
+                life.survived_ns = life.survived_ns.max(mono);
                 self.alive(now, &(gasp.node, gasp.boot), fresh, out);
             }
             Body::Goodbye => {
-                boot.goodbye_ns = boot.goodbye_ns.max(mono);
-                boot.survived_ns = boot.survived_ns.max(mono);
+                life.goodbye_ns = life.goodbye_ns.max(mono);
+                life.survived_ns = life.survived_ns.max(mono);
+                self.seen(&gasp.node, uid, gasp.boot, None, out);
                 self.alive(now, &(gasp.node, gasp.boot), fresh, out);
             }
             Body::Word(word) => {
@@ -261,12 +250,7 @@ impl Engine {
         if !met.is_new {
             return;
         }
-        out.push(Output::NodeSeen {
-            node: node.clone(),
-            uid,
-            boot,
-            inventory: None,
-        });
+        self.seen(node, uid, boot, None, out);
         let all = (node.clone(), BootId([0; 16]))..=(node.clone(), BootId([255; 16]));
         let ended: Vec<Key> = self
             .cases
@@ -284,8 +268,31 @@ impl Engine {
         }
     }
 
+    /// Says what is to be stored of a node, if this is the boot that runs there.
+    fn seen(
+        &self,
+        node: &NodeName,
+        uid: Option<String>,
+        boot: BootId,
+        inventory: Option<Box<Inventory>>,
+        out: &mut Vec<Output>,
+    ) {
+        if self.fleet.current(node) != Some(boot) {
+            return;
+        }
+        let stopped = self.fleet.find(node, boot);
+        out.push(Output::NodeSeen {
+            node: node.clone(),
+            uid,
+            boot,
+            inventory,
+            stopped: stopped.is_some_and(|boot| boot.life.stopped()),
+        });
+    }
+
     /// A sign of life of this boot; `fresh`: none sent later is known.
     fn alive(&mut self, now: Timestamp, key: &Key, fresh: bool, out: &mut Vec<Output>) {
+        let facts = self.facts(key);
         let Some(case) = self.cases.get_mut(key) else {
             self.refute(now, key, fresh, out);
             return;
@@ -293,7 +300,13 @@ impl Engine {
         if fresh {
             case.quiet_since = self.clock_ms;
             case.silent = false;
-            case.hold(LeaseWatch::default().opinion_of(self.limits.leases));
+            case.take_lease(LeaseWatch::default().opinion_of(self.limits.leases));
+        }
+        if case.goes_on(&facts) {
+            self.fleet.put_last(&key.0, key.1);
+            // Nor is it the one that says how the other boot ended.
+            self.fleet.introduce(&key.0, key.1);
+            self.seen(&key.0, None, key.1, None, out);
         }
         self.settle(now, key, out);
     }
@@ -313,17 +326,12 @@ impl Engine {
             return;
         };
         let text = explain::word_text(&word);
-        let over = matches!(case.death.state, DeathState::Survived | DeathState::Revoked)
-            && !case.is_new();
         let provisional = explain::provisional(&word);
-        let refuted = facts.refute(&word);
+        let new = word.clone();
         if !case.hear(word, happened, &facts, &mut self.cut) {
             return;
         }
-        if over && !refuted {
-            // What was reported earlier was another event: the machine lived on after it.
-            case.begin_again(now);
-        }
+        case.begin_again_if_over(now, &new, &facts);
         if uid.is_some() {
             case.death.node_uid = uid;
         }
@@ -346,7 +354,7 @@ impl Engine {
         if !self.cases.contains_key(&key) {
             // The words were lost, the lines came. Lines alone never say that
             // the boot is over: whoever may write to the kernel's log could.
-            let word = explain::word_of(&report, facts.alive_ns);
+            let word = explain::word_of(&report, facts.life.newest_ns());
             self.open(now, &key, Some(word.notice), now);
             if let Some(case) = self.cases.get_mut(&key) {
                 case.hear(word, now, &facts, &mut self.cut);
@@ -376,14 +384,14 @@ impl Engine {
                 case.death.state == DeathState::Dead
                     && !case.silent
                     && self.clock_ms - case.quiet_since >= self.limits.silence_ms
-                    && !self.fleet.said_goodbye(&key.0, key.1)
+                    && !self.facts(key).life.stopped()
             })
             .map(|(key, _)| key.clone())
             .collect();
         for key in silent {
             if let Some(case) = self.cases.get_mut(&key) {
                 case.silent = true;
-                let text = format!("no sign of life for {} ms", self.limits.silence_ms);
+                let text = verdict::quiet_text(&self.limits);
                 case.note(now, Channel::Heartbeat, text, &self.limits, &mut self.cut);
             }
             self.settle(now, &key, out);
@@ -401,8 +409,8 @@ impl Engine {
         case.death.lease = LeaseWatch::default().opinion_of(self.limits.leases);
         // From here on it is a part of what is known.
         case.death.evidence = self.unproven.take(key);
-        let boot = self.fleet.recall(&key.0, key.1, self.clock_ms);
-        if let Some((at, text)) = boot.removed.clone() {
+        let boot = self.fleet.find(&key.0, key.1);
+        if let Some((at, text)) = boot.and_then(|boot| boot.removed.clone()) {
             case.note(at, Channel::NodeObject, text, &self.limits, &mut self.cut);
         }
         self.cases.insert(key.clone(), case);
@@ -422,13 +430,13 @@ impl Engine {
         }
     }
 
-    fn facts(&mut self, key: &Key) -> Facts {
-        let boot = self.fleet.recall(&key.0, key.1, self.clock_ms);
+    fn facts(&self, key: &Key) -> Facts {
+        let boot = self.fleet.find(&key.0, key.1);
+        let lives = boot.map(|boot| boot.life).unwrap_or_default();
+        let lived = self.cases.get(key).map(|case| case.life);
         Facts {
-            alive_ns: boot.newest_ns(),
-            survived_ns: boot.survived_ns,
-            stopped: boot.stopped(),
-            heard: boot.heard,
+            life: lives.and(lived.unwrap_or_default()),
+            heard: boot.and_then(fleet::Boot::last_heard),
             revoke_ms: self.limits.revoke_ms,
         }
     }
@@ -436,11 +444,8 @@ impl Engine {
     /// Judges a case anew and says what changed.
     fn settle(&mut self, now: Timestamp, key: &Key, out: &mut Vec<Output>) {
         let facts = self.facts(key);
-        let release = self
-            .fleet
-            .recall(&key.0, key.1, self.clock_ms)
-            .kernel_release
-            .clone();
+        let boot = self.fleet.find(&key.0, key.1);
+        let release = boot.and_then(|boot| boot.kernel_release.clone());
         if let Some(case) = self.cases.get_mut(key) {
             if case.death.kernel_release.is_none() {
                 case.death.kernel_release = release;

@@ -1,7 +1,7 @@
 //! What the kernel of an earlier boot left of its end, found by a later one.
 
 use super::{Engine, Output, explain};
-use crate::model::{BootId, DeathState, NodeName, Record, Report, Timestamp};
+use crate::model::{BootId, NodeName, Record, Report, Timestamp};
 
 /// What is known of a record beside its bytes.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ impl Engine {
         self.fleet.insert_before(&node, boot, found.by);
         let key = (node, boot);
         let facts = self.facts(&key);
-        let printed_ns = found.printed_ns.unwrap_or(facts.alive_ns);
+        let printed_ns = found.printed_ns.unwrap_or(facts.life.newest_ns());
         let word = explain::word_of_record(record, found.report.as_ref(), printed_ns);
         let text = explain::record_text(record, found.report.as_ref());
         let happened = record.at.or(facts.heard).unwrap_or(now);
@@ -46,11 +46,7 @@ impl Engine {
         }
         // Another one runs, or nobody could have found it.
         case.end_known(record.channel, &format!("found by boot {}", found.by));
-        let over = matches!(case.death.state, DeathState::Survived | DeathState::Revoked);
-        if over && !case.is_new() && !facts.refute(&word) {
-            // What was reported earlier was another event.
-            case.begin_again(now);
-        }
+        case.begin_again_if_over(now, &word, &facts);
         let provisional = explain::provisional(&word);
         case.hear(word, happened, &facts, &mut self.cut);
         case.improve(found.report.unwrap_or(provisional));

@@ -207,13 +207,15 @@ impl Engine {
             (_, Some(death)) => Machine::Dead(death),
             (None, None) => Machine::Unheard,
             (Some(boot), None) => {
-                if self.fleet.said_goodbye(&node, boot) {
+                if self.facts(&(node.clone(), boot)).life.stopped() {
                     Machine::Stopped
                 } else if let Some(since) = self.fleet.silent_since(&node) {
                     Machine::Silent { since }
                 } else {
-                    let boot = self.fleet.recall(&node, boot, self.clock_ms);
-                    Machine::Lives { heard: boot.heard }
+                    let boot = self.fleet.find(&node, boot);
+                    Machine::Lives {
+                        heard: boot.and_then(|boot| boot.heard),
+                    }
                 }
             }
         };

@@ -20,40 +20,50 @@ impl Engine {
         let Introduction::New(heard) = self.fleet.introduce(node, boot) else {
             return;
         };
-        // A marker of yet another boot is out of date: that disk was full, or lost.
-        let is_it = |p: &PreviousBoot| p.boot != boot && heard.is_none_or(|h| h == p.boot);
-        let (before, channel, text) = match previous.filter(is_it) {
-            Some(previous) if previous.stopped => {
-                // After whatever it survived.
-                let key = (node.clone(), previous.boot);
-                self.fleet.insert_before(node, previous.boot, boot);
-                let ended = self.fleet.recall(node, previous.boot, self.clock_ms);
-                ended.survived_ns = u64::MAX;
-                self.settle(now, &key, out);
-                return;
-            }
-            Some(previous) => (
-                previous.boot,
-                Channel::PreviousBoot,
-                "by what is on its disk, its agent was not told to stop",
-            ),
-            None => match heard {
-                Some(before) => (before, Channel::Heartbeat, "it said no goodbye"),
-                None => return,
-            },
-        };
-        let key = (node.clone(), before);
-        self.fleet.insert_before(node, before, boot);
+        // A marker of an earlier boot is out of date: that disk was full, or lost.
+        let previous = previous.filter(|p| {
+            let is_old = heard.is_some_and(|h| h != p.boot) && self.fleet.knows(node, p.boot);
+            p.boot != boot && !is_old
+        });
+        let marked = previous.as_ref().map(|p| p.boot);
+        if let Some(before) = heard.filter(|heard| marked != Some(*heard)) {
+            let text = "it said no goodbye";
+            self.ended(now, (node, before), boot, (Channel::Heartbeat, text), out);
+        }
+        let Some(previous) = previous else { return };
+        self.fleet.insert_before(node, previous.boot, boot);
+        if previous.stopped {
+            // After whatever it survived.
+            let ended = self.fleet.recall(node, previous.boot, self.clock_ms);
+            ended.life.survived_ns = u64::MAX;
+            self.settle(now, &(node.clone(), previous.boot), out);
+        } else {
+            let text = "by what is on its disk, its agent was not told to stop";
+            let why = (Channel::PreviousBoot, text);
+            self.ended(now, (node, previous.boot), boot, why, out);
+        }
+    }
+
+    /// A boot is over, as `next` runs, and if no word that stands says why, it
+    /// ended without one; unless it said goodbye.
+    fn ended(
+        &mut self,
+        now: Timestamp,
+        (node, boot): (&NodeName, BootId),
+        next: BootId,
+        (channel, why): (Channel, &str),
+        out: &mut Vec<Output>,
+    ) {
+        let key = (node.clone(), boot);
         let facts = self.facts(&key);
-        if facts.stopped || self.cases.get(&key).is_some_and(Case::has_last_word) {
+        if facts.life.stopped() || self.cases.get(&key).is_some_and(Case::has_last_word) {
             return;
         }
-        let leases = self.limits.leases;
-        let ended = self.fleet.recall(node, before, self.clock_ms);
-        let lease = ended.lease.opinion_of(leases);
+        let ended = self.fleet.recall(node, boot, self.clock_ms);
+        let lease = ended.lease.opinion_of(self.limits.leases);
         let overheard = overheard::said_of(&self.cases, &self.unproven, &key);
         let channels = account::accounts(&Witness {
-            heard: facts.heard.or(ended.noted),
+            heard: facts.heard,
             reach: ended.reach.as_deref(),
             netconsole: ended.netconsole.as_deref(),
             overheard: overheard.as_deref(),
@@ -63,10 +73,11 @@ impl Engine {
             }),
             lease: &lease,
         });
-        self.open(now, &key, None, facts.heard.unwrap_or(now));
+        let at = facts.heard.unwrap_or(now);
+        self.open(now, &key, None, at);
         if let Some(case) = self.cases.get_mut(&key) {
-            case.end_unheard(facts.heard.unwrap_or(now), channels);
-            let text = format!("boot {boot} runs now; {text}");
+            case.end_unheard(at, facts.life.alive_ns, channels);
+            let text = format!("boot {next} runs now; {why}");
             case.end_known(channel, &text);
             case.note(now, channel, text, &self.limits, &mut self.cut);
         }

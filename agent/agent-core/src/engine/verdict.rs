@@ -1,6 +1,7 @@
 //! From the facts of one boot's end to the verdict on it.
 
 use super::case::Case;
+use super::fleet::Life;
 use super::{Limits, explain};
 use crate::model::{Channel, DeathState, Notice, Opinion, Proof, Timestamp, Word};
 
@@ -8,25 +9,36 @@ use crate::model::{Channel, DeathState, Notice, Opinion, Proof, Timestamp, Word}
 /// so it takes this many times the margin of a panic to be refuted.
 const SHUTDOWN_FACTOR: u64 = 6;
 
+/// Why a boot that ended without a word was no death.
+pub(super) const GOODBYE_LATE: &str = "its goodbye came late: it was stopped in an orderly way";
+/// The same, where it lives.
+const GOES_ON: &str = "the same boot goes on: it runs beside the one that spoke";
+
+/// That a boot was quiet for as long as it takes.
+pub(super) fn quiet_text(limits: &Limits) -> String {
+    format!("no sign of life for {} ms", limits.silence_ms)
+}
+
 /// What is known of the boot beside its words.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
-    /// Newest sign of life by the node's own clock.
-    pub(super) alive_ns: u64,
-    /// Newest message that says outright that the kernel lived on.
-    pub(super) survived_ns: u64,
-    /// The last thing it said was a goodbye.
-    pub(super) stopped: bool,
+    pub(super) life: Life,
     /// When it was last heard, by the annotator's clock.
     pub(super) heard: Option<Timestamp>,
     pub(super) revoke_ms: u64,
 }
 
 impl Facts {
+    /// A sign of life later than this shows that the boot did not end at `at_ns`.
+    pub(super) fn revoking_ns(&self, at_ns: u64) -> u64 {
+        at_ns.saturating_add(self.revoke_ms.saturating_mul(1_000_000))
+    }
+
     /// Whether the boot demonstrably lived on after these words.
     pub(super) fn refute(&self, word: &Word) -> bool {
-        let by_life = self.alive_ns > word.at_ns.saturating_add(margin_ns(word, self.revoke_ms));
-        by_life || (!word.notice.is_final() && self.survived_ns > word.at_ns)
+        let life = self.life.newest_ns();
+        let by_life = life > word.at_ns.saturating_add(margin_ns(word, self.revoke_ms));
+        by_life || (!word.notice.is_final() && self.life.survived_ns > word.at_ns)
     }
 }
 
@@ -100,7 +112,8 @@ impl Case {
     pub(super) fn judge(&self, facts: &Facts) -> Verdict {
         let stands = |h: &&Heard| !facts.refute(&h.word);
         let any_final = self.words.iter().any(|h| h.word.is_final());
-        let last_word = if any_final {
+        // Without words: it goes on after it was said to have ended.
+        let last_word = if any_final || self.words.is_empty() {
             DeathState::Revoked
         } else {
             DeathState::Survived
@@ -108,7 +121,7 @@ impl Case {
         let best = self.words.iter().filter(stands).min_by_key(|h| h.order());
         let Some(best) = best else {
             if self.unheard.is_some() {
-                let (state, proof) = if facts.stopped {
+                let (state, proof) = if facts.life.stopped() {
                     // The goodbye came late: it was stopped in an orderly way.
                     (DeathState::Revoked, Proof::P1)
                 } else {
@@ -117,7 +130,7 @@ impl Case {
                 return Verdict {
                     state,
                     proof,
-                    over: !facts.stopped,
+                    over: !facts.life.stopped(),
                     chosen: None,
                 };
             }
@@ -172,19 +185,22 @@ impl Case {
         };
         match (verdict.state, verdict.proof) {
             (DeathState::Revoked, _) if self.unheard.is_some() => {
-                let text = "its goodbye came late: it was stopped in an orderly way";
-                (Channel::Gasp, text.to_owned())
+                (Channel::Gasp, GOODBYE_LATE.to_owned())
             }
+            (DeathState::Revoked, _) if word.is_none() => (Channel::Heartbeat, GOES_ON.to_owned()),
             (DeathState::Revoked, _) => {
-                let text = format!("the same boot spoke again, {}", after(facts.alive_ns));
+                let text = format!(
+                    "the same boot spoke again, {}",
+                    after(facts.life.newest_ns())
+                );
                 (Channel::Heartbeat, text)
             }
-            (DeathState::Survived, _) if facts.survived_ns == u64::MAX => {
+            (DeathState::Survived, _) if facts.life.survived_ns == u64::MAX => {
                 let text = "its agent was told to stop later, by what is on the node's disk";
                 (Channel::PreviousBoot, text.to_owned())
             }
             (DeathState::Survived, _) => {
-                let lived_ns = facts.alive_ns.max(facts.survived_ns);
+                let lived_ns = facts.life.newest_ns().max(facts.life.survived_ns);
                 (
                     Channel::Heartbeat,
                     format!("the kernel lived on, {}", after(lived_ns)),
@@ -195,7 +211,7 @@ impl Case {
                 known.unwrap_or_else(|| (Channel::Heartbeat, "another boot runs".to_owned()))
             }
             (_, Proof::P3) => {
-                let quiet = format!("no sign of life for {} ms", limits.silence_ms);
+                let quiet = quiet_text(limits);
                 match &self.death.lease {
                     Opinion::NotRenewed { for_ms, .. } => {
                         let text =

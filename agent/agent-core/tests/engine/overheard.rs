@@ -20,8 +20,8 @@ fn overheard(n: u8, boot: Option<u8>, title: &str) -> Input {
     }
 }
 
-fn hello() -> Input {
-    gasp(1, 1, Body::Hello(Box::default()))
+fn first() -> Input {
+    gasp(1, 1, hello(None))
 }
 
 /// The only death, and how often such text is in its timeline.
@@ -39,7 +39,7 @@ fn alone_it_is_a_record_and_a_sign_of_life_refutes_it() {
     // Nobody knows that node, or which boot it would be of.
     assert!(tell(&mut engine, vec![overheard(0, Some(1), "x")]).is_empty());
     assert_eq!(engine.stats().unproven_dropped, 1);
-    let story = vec![hello(), overheard(0, None, "x"), overheard(0, Some(9), "x")];
+    let story = vec![first(), overheard(0, None, "x"), overheard(0, Some(9), "x")];
     assert_eq!(tell(&mut engine, story), ["Suspected P0"]);
     let (death, times) = only(&engine);
     assert_eq!((death.boot, times), (BootId([1; 16]), 1));
@@ -65,8 +65,8 @@ fn it_joins_the_death_that_is_proven_before_or_after() {
     let text = |title| overheard(0, None, title);
     let dead = ["Dead P2", "MarkNode", "AnnotatePods"];
     for (story, records) in [
-        (vec![hello(), text("x"), panic(), text("x")], (1, 0)),
-        (vec![hello(), panic(), text("x"), text("x")], (0, 1)),
+        (vec![first(), text("x"), panic(), text("x")], (1, 0)),
+        (vec![first(), panic(), text("x"), text("x")], (0, 1)),
     ] {
         let mut engine = Engine::new(Limits::default());
         let out = tell(&mut engine, story);
@@ -88,7 +88,7 @@ fn it_joins_the_death_that_is_proven_before_or_after() {
     let mut engine = Engine::new(Limits::default());
     tell(
         &mut engine,
-        vec![hello(), text("x"), gasp(2, 1, Body::Hello(Box::default()))],
+        vec![first(), text("x"), gasp(2, 1, hello(None))],
     );
     let (death, times) = only(&engine);
     assert_eq!(
@@ -105,7 +105,7 @@ fn it_joins_the_death_that_is_proven_before_or_after() {
 #[test]
 fn however_much_is_said_little_is_kept() {
     let mut engine = Engine::new(Limits::default());
-    tell(&mut engine, vec![hello()]);
+    tell(&mut engine, vec![first()]);
     for i in 0..100 {
         engine.step(Timestamp(i), overheard(0, None, &format!("{i}")));
     }

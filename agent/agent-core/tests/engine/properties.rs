@@ -146,16 +146,13 @@ fn run(story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
 fn run_with(limits: Limits, story: &[Input], times: &[u64], restart: Option<usize>) -> Verdicts {
     let mut engine = Engine::new(limits);
     let mut stored: BTreeMap<DeathName, Death> = BTreeMap::new();
-    let mut nodes: BTreeMap<NodeName, BootId> = BTreeMap::new();
+    let mut nodes = BTreeMap::new();
     let mut last_words = BTreeSet::new();
     let (mut marked, mut told) = (BTreeSet::new(), BTreeSet::new());
     for (i, input) in story.iter().enumerate() {
         if restart == Some(i) {
             engine = Engine::new(limits);
-            let known = nodes
-                .iter()
-                .map(|(node, boot)| super::known(node.clone(), *boot));
-            engine.restore(known, stored.values().cloned());
+            engine.restore(nodes.values().cloned(), stored.values().cloned());
         }
         if let Input::Said(Gasp {
             node,
@@ -169,6 +166,7 @@ fn run_with(limits: Limits, story: &[Input], times: &[u64], restart: Option<usiz
         }
         let now = times.get(i).or(times.last()).copied().unwrap_or(0);
         for output in engine.step(Timestamp(now), input.clone()) {
+            remember(&mut nodes, &output);
             match output {
                 Output::Record(death) => {
                     assert!(death.evidence.len() <= Limits::default().evidence);
@@ -206,8 +204,8 @@ fn run_with(limits: Limits, story: &[Input], times: &[u64], restart: Option<usiz
                         Action::ReportOops(_) => assert_eq!(death.proof, Proof::P1),
                     }
                 }
-                Output::NodeSeen { node, boot, .. } => drop(nodes.insert(node, boot)),
-                Output::Look(_)
+                Output::NodeSeen { .. }
+                | Output::Look(_)
                 | Output::Removed(_)
                 | Output::Silent(_)
                 | Output::SilenceOver(_) => {}

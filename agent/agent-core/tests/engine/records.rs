@@ -3,17 +3,6 @@
 use super::*;
 use agent_core::model::{Channel, Record, RecordKind};
 
-fn hello(previous: Option<(u8, bool)>) -> Body {
-    let previous = previous.map(|(boot, stopped)| PreviousBoot {
-        boot: BootId([boot; 16]),
-        stopped,
-    });
-    Body::Hello(Box::new(Inventory {
-        previous,
-        ..Inventory::default()
-    }))
-}
-
 fn record(kind: RecordKind, channel: Channel) -> Record {
     Record {
         boot: Some(BootId([1; 16])),
@@ -175,13 +164,7 @@ fn a_record_without_a_boot_is_of_the_one_that_ended_then_or_of_none() {
 
 #[test]
 fn a_death_found_late_does_not_end_the_boot_that_found_it() {
-    let known = KnownNode {
-        node: node(0),
-        boot: BootId([2; 16]),
-        noted: None,
-        inventory: None,
-        silence: None,
-    };
+    let known = known(node(0), BootId([2; 16]));
     let (_, engine) = story(vec![
         gasp(2, 1, hello(None)),
         gasp(2, 5, word(Notice::Oops, 5)),
@@ -225,25 +208,16 @@ fn facts() -> impl Strategy<Value = (Vec<Input>, Vec<Input>)> {
 fn verdicts(story: &[Input], restart: Option<usize>) -> Vec<String> {
     let mut engine = Engine::new(Limits::default());
     let mut stored = BTreeMap::new();
-    let mut current = None;
+    let mut nodes = BTreeMap::new();
     for (i, input) in story.iter().enumerate() {
         if restart == Some(i) {
             engine = Engine::new(Limits::default());
-            engine.restore(current.clone(), stored.values().cloned());
+            engine.restore(nodes.values().cloned(), stored.values().cloned());
         }
         for output in engine.step(Timestamp(1_700_000_000_000 + i as u64), input.clone()) {
-            match output {
-                Output::Record(death) => drop(stored.insert(death.name.clone(), *death)),
-                Output::NodeSeen { node, boot, .. } => {
-                    current = Some(KnownNode {
-                        node,
-                        boot,
-                        noted: None,
-                        inventory: None,
-                        silence: None,
-                    });
-                }
-                _ => {}
+            remember(&mut nodes, &output);
+            if let Output::Record(death) = output {
+                stored.insert(death.name.clone(), *death);
             }
         }
     }

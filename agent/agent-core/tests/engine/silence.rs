@@ -221,6 +221,15 @@ fn a_silent_node_is_no_death_and_its_lease_says_whether_it_lives() {
 }
 
 #[test]
+fn the_silence_of_a_suspected_node_learns_its_lease() {
+    let mut engine = Engine::new(leases());
+    engine.step(Timestamp(START), gasp(1, 100, word(Notice::Oops, 100)));
+    let said = pass(&mut engine, 1..60, |_| Some(lease(7)));
+    let last = silences(&said).last().map(|silence| silence.lease.clone());
+    assert!(matches!(last, Some(Opinion::NotRenewed { .. })), "{last:?}");
+}
+
+#[test]
 fn a_cluster_that_goes_silent_is_asked_for_slowly() {
     let mut engine = Engine::new(leases());
     for n in 0..200 {
@@ -288,18 +297,11 @@ fn each_level_says_why_it_was_reached() {
         lived_on[1],
         "P1 Heartbeat: the kernel lived on, 3 s after its words"
     );
-    let hello = |previous| {
-        Body::Hello(Box::new(Inventory {
-            previous,
-            ..Inventory::default()
-        }))
-    };
-    let cut = PreviousBoot {
-        boot: BootId([1; 16]),
-        stopped: false,
-    };
     assert_eq!(
-        steps(vec![gasp(1, 1, hello(None)), gasp(2, 1, hello(Some(cut)))]),
+        steps(vec![
+            gasp(1, 1, hello(None)),
+            gasp(2, 1, hello(Some((1, false))))
+        ]),
         [
             "P4 PreviousBoot: boot 02020202-0202-0202-0202-020202020202 runs now; by what is on \
              its disk, its agent was not told to stop"

@@ -6,16 +6,6 @@ use super::*;
 
 #[test]
 fn stories_without_a_word() {
-    let hello = |previous: Option<(u8, bool)>| {
-        let previous = previous.map(|(boot, stopped)| PreviousBoot {
-            boot: BootId([boot; 16]),
-            stopped,
-        });
-        Body::Hello(Box::new(Inventory {
-            previous,
-            ..Inventory::default()
-        }))
-    };
     let story = |inputs: Vec<Input>| tell(&mut Engine::new(Limits::default()), inputs);
     let nothing: [&str; 0] = [];
     let ended = ["Returned P4", "AnnotatePods"];
@@ -121,14 +111,75 @@ fn stories_without_a_word() {
 }
 
 #[test]
+fn a_boot_that_goes_on_had_not_ended() {
+    let mut engine = Engine::new(Limits::default());
+    let story = vec![
+        gasp(1, 100, Body::Heartbeat),
+        gasp(2, 1, hello(None)),
+        gasp(1, 110, Body::Heartbeat),
+        gasp(1, 111, Body::Heartbeat),
+        gasp(2, 5, Body::Heartbeat),
+        gasp(2, 6, hello(None)),
+    ];
+    assert_eq!(
+        tell(&mut engine, story),
+        ["Returned P4", "AnnotatePods", "Revoked P1", "Revoke"]
+    );
+    let death = engine.deaths().next().expect("one");
+    assert_eq!(
+        death.steps.last().map(|step| step.text.as_str()),
+        Some("the same boot goes on: it runs beside the one that spoke")
+    );
+    assert_eq!(
+        tell(&mut engine, vec![gasp(1, 200, word(Notice::Panic, 200))]),
+        ["Dead P2", "MarkNode", "AnnotatePods"],
+        "it is the one that runs"
+    );
+
+    // An oops before is not why it ended either.
+    let mut engine = Engine::new(Limits::default());
+    let story = vec![
+        gasp(1, 100, word(Notice::SoftLockup, 100)),
+        gasp(2, 1, hello(Some((1, false)))),
+        gasp(1, 102, Body::Heartbeat),
+        gasp(1, 113, Body::Heartbeat),
+    ];
+    assert_eq!(
+        tell(&mut engine, story)[4..],
+        ["Returned P4", "AnnotatePods", "Survived P1", "Revoke"]
+    );
+}
+
+#[test]
+fn a_boot_that_was_never_heard_between_two_that_were_has_its_end() {
+    for (goodbye, stopped, ends) in [
+        (true, false, vec![2]),
+        (true, true, vec![]),
+        (false, false, vec![1, 2]),
+        (false, true, vec![1]),
+    ] {
+        let mut story = vec![gasp(1, 1, hello(None))];
+        if goodbye {
+            story.push(gasp(1, 9, Body::Goodbye));
+        }
+        story.push(gasp(3, 1, hello(Some((2, stopped)))));
+        let mut engine = Engine::new(Limits::default());
+        tell(&mut engine, story);
+        let ended: Vec<u8> = engine.deaths().map(|death| death.boot.0[0]).collect();
+        assert_eq!(ended, ends, "{goodbye} {stopped}");
+        let told = |d: &Death| (d.state, d.proof) == (DeathState::Returned, Proof::P4);
+        assert!(engine.deaths().all(told));
+    }
+}
+
+#[test]
 fn a_goodbye_that_came_late_counts_in_the_next_process_too() {
-    let hello = || Body::Hello(Box::default());
     let mut engine = Engine::new(Limits::default());
     tell(
         &mut engine,
         vec![
-            gasp(1, 1, hello()),
-            gasp(2, 1, hello()),
+            gasp(1, 1, hello(None)),
+            gasp(2, 1, hello(None)),
             gasp(1, 9, Body::Goodbye),
         ],
     );
@@ -138,19 +189,18 @@ fn a_goodbye_that_came_late_counts_in_the_next_process_too() {
     let mut engine = Engine::new(Limits::default());
     let known = known(node(0), BootId([2; 16]));
     engine.restore([known], [death]);
-    assert!(tell(&mut engine, vec![gasp(2, 61, hello())]).is_empty());
+    assert!(tell(&mut engine, vec![gasp(2, 61, hello(None))]).is_empty());
     let again = engine.deaths().next().expect("the same");
     assert_eq!(again.state, DeathState::Revoked);
 }
 
 #[test]
 fn a_late_goodbye_takes_back_what_an_earlier_process_told() {
-    let hello = || Body::Hello(Box::default());
     let mut engine = Engine::new(Limits::default());
     let ended = vec![
-        gasp(1, 1, hello()),
+        gasp(1, 1, hello(None)),
         gasp(1, 100, word(Notice::SoftLockup, 100)),
-        gasp(2, 1, hello()),
+        gasp(2, 1, hello(None)),
     ];
     tell(&mut engine, ended);
     let death = engine.deaths().next().expect("one").clone();
@@ -164,8 +214,10 @@ fn a_late_goodbye_takes_back_what_an_earlier_process_told() {
 #[test]
 fn a_death_without_a_word_says_so_and_gives_no_advice() {
     let mut engine = Engine::new(Limits::default());
-    let hello = || Body::Hello(Box::default());
-    tell(&mut engine, vec![gasp(1, 1, hello()), gasp(2, 1, hello())]);
+    tell(
+        &mut engine,
+        vec![gasp(1, 1, hello(None)), gasp(2, 1, hello(None))],
+    );
     let death = engine.deaths().next().expect("one").clone();
     assert!(reason(&death).starts_with("Ended without a word: power, "));
     assert_eq!(reason_code(&death), ReasonCode::Unknown);
@@ -195,6 +247,6 @@ fn a_death_without_a_word_says_so_and_gives_no_advice() {
     let mut engine = Engine::new(Limits::default());
     let known = known(node(0), BootId([2; 16]));
     engine.restore([known], [death.clone()]);
-    assert!(tell(&mut engine, vec![gasp(2, 61, hello())]).is_empty());
+    assert!(tell(&mut engine, vec![gasp(2, 61, hello(None))]).is_empty());
     assert_eq!(engine.deaths().next(), Some(&death));
 }
