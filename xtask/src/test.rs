@@ -27,7 +27,7 @@ pub(crate) struct Args {
 }
 
 /// What came of one part.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Counts {
     passed: u64,
     failed: u64,
@@ -60,7 +60,7 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
     part("units and properties", &|| {
         setup::require(&[Need::Rust])?;
         let mut command = run::cargo(run::root());
-        // `cases` boots machines; its turn comes below.
+        // The tests of `cases` boot machines; their turn comes below.
         command.args([
             "test",
             "--workspace",
@@ -68,7 +68,8 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
             "cases",
             "--no-fail-fast",
         ]);
-        counted(&mut command)
+        let all = counted(&mut command)?;
+        Ok(all.plus(counted(of_cases().args(["--lib", "--bins"]))?))
     });
     if !args.quick {
         part("lab", &|| {
@@ -77,22 +78,29 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
             }
             counted(pass::prepare("lab", true)?.arg("--quick"))
         });
+        part("next boot", &|| {
+            if let Some(reason) = setup::obstacle(&[Need::Ebpf, Need::Musl, Need::Lab]) {
+                return Ok(skipped(&reason));
+            }
+            let mut command = of_cases();
+            command.args(["--test", "next_boot"]);
+            Built::all(false)?.name_to(&mut command);
+            counted(&mut command)
+        });
         part("Kubernetes", &|| {
             if let Some(reason) = setup::obstacle(&[Need::ControlPlane, Need::Musl]) {
                 return Ok(skipped(&reason));
             }
-            let mut command = run::cargo(run::root());
-            command.args(["test", "--package", "cases", "--no-fail-fast"]);
+            let mut command = of_cases();
+            command.args(["--test", "kube_*"]);
             Built::all(false)?.name_to(&mut command);
             counted(&mut command)
         });
     }
 
-    let total = parts.iter().fold(Counts::default(), |sum, part| Counts {
-        passed: sum.passed + part.counts.passed,
-        failed: sum.failed + part.counts.failed,
-        skipped: sum.skipped + part.counts.skipped,
-    });
+    let total = parts
+        .iter()
+        .fold(Counts::default(), |sum, part| sum.plus(part.counts));
     if let Some(path) = &args.json {
         let lines: String = parts.iter().map(Part::json).collect();
         std::fs::write(path, lines).with_context(|| format!("cannot write {}", path.display()))?;
@@ -105,6 +113,13 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tests of `cases`; which, is added.
+fn of_cases() -> Command {
+    let mut command = run::cargo(run::root());
+    command.args(["test", "--package", "cases", "--no-fail-fast"]);
+    command
 }
 
 fn skipped(reason: &str) -> Counts {
@@ -170,9 +185,15 @@ impl Counts {
                 _ => {}
             }
         }
-        self.passed += found.passed;
-        self.failed += found.failed;
-        self.skipped += found.skipped;
+        *self = self.plus(found);
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
     }
 
     fn summary(&self) -> String {

@@ -204,6 +204,7 @@ impl Known {
                 return vec![gone(name, object, true)];
             }
             Change::InitDone => {
+                tracing::info!(nodes = self.nodes.len(), "nodes are watched");
                 let listed = self.listed.take().unwrap_or_default();
                 let missing: Vec<NodeName> = self
                     .nodes

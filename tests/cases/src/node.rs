@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use harness::arch::Arch;
 use harness::busybox;
 use harness::cache::Cache;
@@ -16,6 +16,8 @@ use harness::kernels::Kernel;
 use harness::module;
 use harness::tool::Skip;
 use harness::vm::{Machine, Vm};
+use harness::wire::Datagram;
+use lastgasp::gasp::protocol::{Frame, Kind};
 use sha2::{Digest as _, Sha256};
 use ways::Way;
 
@@ -55,11 +57,14 @@ pub fn binary(variable: &str) -> Result<PathBuf> {
     })
 }
 
-/// Which build of agent and guest dies here: a hash of both, so that deaths of others
+/// Which build of agents and guests dies here: a hash of them, so that deaths of others
 /// are not taken for deaths of it.
 pub fn build() -> Result<String> {
     let mut hash = Sha256::new();
-    for variable in ["LASTGASP_BINARY", "LASTGASP_GUEST"] {
+    let own = ["LASTGASP_BINARY", "LASTGASP_GUEST"];
+    let arm64 = ["LASTGASP_BINARY_ARM64", "LASTGASP_GUEST_ARM64"];
+    let is_set = |variable: &&str| std::env::var_os(variable).is_some();
+    for variable in own.into_iter().chain(arm64.into_iter().filter(is_set)) {
         let path = binary(variable)?;
         hash.update(fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
     }
@@ -119,18 +124,48 @@ pub fn machine_with(cache: &Cache, kernel: &Kernel, cpus: u32, more: Vec<File>) 
     })
 }
 
-/// How long a machine needs for steps that are only preparations.
-const STEPS: Duration = Duration::from_millis(100);
+/// A machine takes steps that are only preparations within this.
+const STEPS: Duration = Duration::from_secs(5);
 
 /// Kills the machine this way after a delay, by an order to this CPU.
 pub fn die(vm: &mut Vm, way: &Way, delay: Duration, on_cpu: u32) -> Result<()> {
     vm.ask(&format!("die {} {} {on_cpu}", way.name, delay.as_micros()))?;
     for command in way.monitor() {
-        // Behind the steps that the machine itself takes.
-        std::thread::sleep(delay + STEPS);
+        std::thread::sleep(delay);
+        written(vm, way)?;
         vm.monitor(command)?;
     }
     Ok(())
+}
+
+/// Waits until the machine has written what it writes in this way.
+fn written(vm: &mut Vm, way: &Way) -> Result<()> {
+    let until = Instant::now() + STEPS;
+    for (path, text) in way.writes() {
+        while vm.ask(&format!("read {path}"))? != text {
+            ensure!(
+                Instant::now() < until,
+                "the machine does not write {text} into {path}"
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    Ok(())
+}
+
+/// Receives datagrams up to a heartbeat; all of them.
+pub fn until_heartbeat(vm: &Vm, until: Instant) -> Result<Vec<Datagram>> {
+    let mut heard = Vec::new();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let datagram = vm.datagrams.recv_timeout(left);
+        let datagram = datagram.context("the node gives no sign of life")?;
+        let kind = Frame::parse(&datagram.payload).map(|frame| frame.kind());
+        heard.push(datagram);
+        if kind == Ok(Kind::Heartbeat) {
+            return Ok(heard);
+        }
+    }
 }
 
 /// The ways in which the machine cannot die, and why.

@@ -56,14 +56,14 @@ fn death_name(node: &str, boot: u8) -> Result<String> {
 }
 
 /// The pods of a namespace, watched for the annotation of one death.
-struct Told {
+struct ToldPods {
     pods: Api<Pod>,
     death: String,
     version: String,
     names: BTreeSet<String>,
 }
 
-impl Told {
+impl ToldPods {
     /// Begins to watch, before the death.
     async fn watch(client: &Client, node: &str, death: &str) -> Result<Self> {
         let pods: Api<Pod> = Api::namespaced(client.clone(), node);
@@ -353,12 +353,12 @@ fn an_annotator_that_is_killed_among_its_pods_goes_on_where_it_was() {
         let in_flight = 2;
         let slowly = ["--pods-in-flight", "2"];
         let first = Annotator::start(directory.path(), &kubeconfig, &slowly)?;
-        let mut told = Told::watch(&admin, name, &death).await?;
+        let mut told = ToldPods::watch(&admin, name, &death).await?;
 
         Speaker::new(name, 1, first.gasps)?.die(DIES_MS)?;
         told.until(30).await?;
         first.kill()?;
-        let half = Told::watch(&admin, name, &death).await?.names.len();
+        let half = ToldPods::watch(&admin, name, &death).await?.names.len();
         ensure!(
             half < node.eligible(),
             "killed too late: all {half} pods are told"
@@ -413,7 +413,7 @@ async fn outage(mut cluster: Cluster, away: Duration) -> Result<()> {
     let kubeconfig = cluster.plane.kubeconfig(&annotator());
     let slowly = ["--pods-in-flight", "2"];
     let first = Annotator::start(directory.path(), &kubeconfig, &slowly)?;
-    let mut told = Told::watch(&admin, name, &death).await?;
+    let mut told = ToldPods::watch(&admin, name, &death).await?;
 
     Speaker::new(name, 1, first.gasps)?.die(DIES_MS)?;
     told.until(30).await?;
@@ -528,7 +528,7 @@ fn how_fast_a_node_of_110_pods_is_told() {
             let name = format!("timed-{run}");
             let death = death_name(&name, 1)?;
             Node::create(&admin, &name, &[(Kind::Replica, 110)]).await?;
-            let mut told = Told::watch(&admin, &name, &death).await?;
+            let mut told = ToldPods::watch(&admin, &name, &death).await?;
             let watcher = admin.clone();
             let node = name.clone();
             let condition =

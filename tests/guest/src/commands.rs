@@ -174,7 +174,7 @@ fn shell(script: &str) -> Result<()> {
 }
 
 fn stop(child: &mut Child, at_most: Duration) -> Result<()> {
-    machine::terminate(child.id())?;
+    machine::signal(child.id() as libc::pid_t, libc::SIGTERM)?;
     ended(child, at_most)
 }
 

@@ -220,13 +220,6 @@ fn default_route(gateway: [u8; 4]) -> Result<()> {
     Ok(())
 }
 
-/// Asks a process to end.
-pub(crate) fn terminate(pid: u32) -> Result<()> {
-    // SAFETY: numbers only.
-    check(unsafe { libc::kill(pid as libc::pid_t, libc::SIGTERM) })?;
-    Ok(())
-}
-
 /// Binds the calling thread to a CPU; one that is not there is left alone.
 pub(crate) fn pin(cpu: usize) {
     // SAFETY: an all-zero set is valid; a CPU that is not there is refused.

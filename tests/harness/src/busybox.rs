@@ -6,8 +6,7 @@ use anyhow::{Context as _, Result};
 
 use crate::arch::Arch;
 use crate::cache::Cache;
-use crate::kernels;
-use crate::packages::{self, Packages};
+use crate::packages;
 
 /// The distribution's package of it, and the suite.
 const PACKAGE: &str = "busybox-static";
@@ -16,13 +15,8 @@ const SUITE: &str = "trixie";
 /// The program, for machines of this kind; fetched if the cache does not have it yet.
 pub fn get(cache: &Cache, arch: Arch) -> Result<PathBuf> {
     let folder = format!("busybox-{}", arch.debian());
-    let root = cache.fill(&folder, |dir| {
-        let packages = Packages::open(cache, &kernels::suites()?)?;
-        let debs = tempfile::tempdir_in(dir).context("no folder for packages")?;
-        let name = format!("{PACKAGE}:{}/{SUITE}", arch.debian());
-        let files = packages.download(&[name], debs.path())?;
-        packages::unpack(&files, dir)
-    })?;
+    let name = format!("{PACKAGE}:{}/{SUITE}", arch.debian());
+    let root = packages::unpacked(cache, &folder, &[name])?;
     let paths = ["usr/bin/busybox", "bin/busybox"].map(|path| root.join(path));
     let found = paths.into_iter().find(|path| path.is_file());
     found.with_context(|| format!("no busybox in {}", root.display()))

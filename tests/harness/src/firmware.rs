@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::cache::Cache;
-use crate::kernels;
-use crate::packages::{self, Packages};
+use crate::packages;
 
 /// The distribution's package of it, and the suite.
 const PACKAGE: &str = "ovmf";
@@ -16,12 +15,7 @@ const SUITE: &str = "bookworm";
 /// The firmware (read-only), and a copy in `dir` of its empty variables, which is
 /// made if it is not there; fetched if the cache does not have it yet.
 pub fn efi(cache: &Cache, dir: &Path) -> Result<(PathBuf, PathBuf)> {
-    let root = cache.fill("ovmf", |to| {
-        let packages = Packages::open(cache, &kernels::suites()?)?;
-        let debs = tempfile::tempdir_in(to).context("no folder for packages")?;
-        let files = packages.download(&[format!("{PACKAGE}/{SUITE}")], debs.path())?;
-        packages::unpack(&files, to)
-    })?;
+    let root = packages::unpacked(cache, "ovmf", &[format!("{PACKAGE}/{SUITE}")])?;
     let file = |name: &str| root.join("usr/share/OVMF").join(name);
     let variables = dir.join("efi-variables");
     if !variables.exists() {

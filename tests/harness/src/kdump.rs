@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 
 use crate::cache::Cache;
 use crate::initramfs::{self, File};
-use crate::kernels::{self, Kernel};
-use crate::packages::{self, Packages};
+use crate::kernels::Kernel;
+use crate::packages;
 
 /// The packages of the tool and of what it is linked with, and the suite.
 const PACKAGES: [&str; 2] = ["kexec-tools", "libc6"];
@@ -26,13 +26,8 @@ pub fn files(
     more: &[File],
     after_notifiers: bool,
 ) -> Result<(Vec<File>, String)> {
-    let root = cache.fill("vmcore-dmesg", |dir| {
-        let packages = Packages::open(cache, &kernels::suites()?)?;
-        let debs = tempfile::tempdir_in(dir).context("no folder for packages")?;
-        let names = PACKAGES.map(|name| format!("{name}:amd64/{SUITE}"));
-        let files = packages.download(&names, debs.path())?;
-        packages::unpack(&files, dir)
-    })?;
+    let names = PACKAGES.map(|name| format!("{name}:amd64/{SUITE}"));
+    let root = packages::unpacked(cache, "vmcore-dmesg", &names)?;
     let find = |places: [&str; 2]| -> Result<PathBuf> {
         let mut paths = places.iter().map(|place| root.join(place));
         let found = paths.find(|path| path.is_file());

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::arch::Arch;
 use crate::cache::Cache;
-use crate::packages::{self, Packages, Suite, versioned};
+use crate::packages::{Packages, Suite, versioned};
 
 /// A line of `tests/kernels.toml`.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -157,9 +157,7 @@ impl KernelSpec {
                     }
                 }
             }
-            let debs = tempfile::tempdir_in(dir).context("no folder for packages")?;
-            let files = packages.download(&names, debs.path())?;
-            packages::unpack(&files, &dir.join(part))?;
+            packages.unpack(&names, &dir.join(part))?;
         }
         self.unpacked(dir).map(drop)
     }

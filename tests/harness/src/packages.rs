@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::arch::Arch;
 use crate::cache::{Cache, CacheLock};
+use crate::kernels;
 use crate::progress;
 use crate::sources::{self, MIRROR_VARIABLE};
 use crate::tool::{self, APT_CACHE, APT_CONFIG, APT_GET, DPKG_DEB, Skip};
@@ -172,6 +173,14 @@ impl Packages {
         debs(dir)
     }
 
+    /// Downloads exactly these packages and unpacks them into `dir`.
+    pub fn unpack(&self, names: &[String], dir: &Path) -> Result<()> {
+        // Beside them: a machine may have little room for temporary files.
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+        let debs = tempfile::tempdir_in(dir).context("no folder for packages")?;
+        unpack(&self.download(names, debs.path())?, dir)
+    }
+
     /// Downloads these packages of `suite` and everything that they need on a
     /// machine where nothing is installed; returns the files.
     pub fn download_with_dependencies(&self, suite: &str, names: &[&str]) -> Result<Vec<PathBuf>> {
@@ -212,6 +221,14 @@ impl Packages {
             .env("DEBIAN_FRONTEND", "noninteractive");
         Ok(command)
     }
+}
+
+/// The folder of this name in the cache, with these packages (as
+/// [`Packages::download`] takes them) unpacked in it; fetched if it is not there yet.
+pub fn unpacked(cache: &Cache, folder: &str, names: &[String]) -> Result<PathBuf> {
+    cache.fill(folder, |dir| {
+        Packages::open(cache, &kernels::suites()?)?.unpack(names, dir)
+    })
 }
 
 /// Unpacks packages into `dir`, without running any of their scripts.

@@ -186,6 +186,14 @@ impl Way {
         })
     }
 
+    /// What is written into files for it.
+    pub fn writes(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Write(path, text) => Some((*path, *text)),
+            _ => None,
+        })
+    }
+
     /// What is done to the machine from outside.
     pub fn monitor(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| match step {

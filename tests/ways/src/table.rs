@@ -133,6 +133,25 @@ macro_rules! fault {
     };
 }
 
+/// An order to stop, of which the kernel prints nothing.
+const fn order(
+    name: &'static str,
+    steps: &'static [Step],
+    notice: Notice,
+    code: ReasonCode,
+) -> Way {
+    Way {
+        name,
+        steps,
+        notice,
+        code,
+        line: "",
+        function: None,
+        context: Context::Process,
+        demand: Demand::Everything,
+    }
+}
+
 /// Every way.
 pub static ALL: &[Way] = &[
     Way {
@@ -265,90 +284,58 @@ pub static ALL: &[Way] = &[
         context: Context::Nmi,
         demand: Demand::Everything,
     },
-    Way {
-        name: "reboot-f",
-        steps: &[Step::ByPod(By::Process(End::Restart))],
-        notice: Notice::Restart,
-        code: ReasonCode::Restart,
-        line: "",
-        function: None,
-        context: Context::Process,
-        demand: Demand::Everything,
-    },
-    Way {
-        name: "poweroff-f",
-        steps: &[Step::ByPod(By::Process(End::PowerOff))],
-        notice: Notice::PowerOff,
-        code: ReasonCode::PowerOff,
-        line: "",
-        function: None,
-        context: Context::Process,
-        demand: Demand::Everything,
-    },
-    Way {
-        name: "halt-f",
-        steps: &[Step::ByPod(By::Process(End::Halt))],
-        notice: Notice::Halt,
-        code: ReasonCode::Halt,
-        line: "",
-        function: None,
-        context: Context::Process,
-        demand: Demand::Everything,
-    },
-    Way {
-        name: "init-signal",
-        // SIGRTMIN+5, as the C library of systemd counts.
-        steps: &[Step::ByPod(By::Signal(39))],
-        notice: Notice::Restart,
-        code: ReasonCode::Restart,
-        line: "",
-        function: None,
-        context: Context::Process,
-        demand: Demand::Everything,
-    },
-    Way {
-        name: "init-command",
-        steps: &[
+    order(
+        "reboot-f",
+        &[Step::ByPod(By::Process(End::Restart))],
+        Notice::Restart,
+        ReasonCode::Restart,
+    ),
+    order(
+        "poweroff-f",
+        &[Step::ByPod(By::Process(End::PowerOff))],
+        Notice::PowerOff,
+        ReasonCode::PowerOff,
+    ),
+    order(
+        "halt-f",
+        &[Step::ByPod(By::Process(End::Halt))],
+        Notice::Halt,
+        ReasonCode::Halt,
+    ),
+    // SIGRTMIN+5, as the C library of systemd counts.
+    order(
+        "init-signal",
+        &[Step::ByPod(By::Signal(39))],
+        Notice::Restart,
+        ReasonCode::Restart,
+    ),
+    order(
+        "init-command",
+        &[
             Step::ByPod(By::Command("systemctl --no-block reboot")),
             Step::Order(End::Restart),
         ],
-        notice: Notice::Restart,
-        code: ReasonCode::Restart,
-        line: "",
-        function: None,
-        context: Context::Process,
-        demand: Demand::Everything,
-    },
-    Way {
-        name: "kexec",
-        steps: &[Step::LoadKernel, Step::ByPod(By::Process(End::Kexec))],
-        notice: Notice::Kexec,
-        code: ReasonCode::Kexec,
-        line: "",
-        function: None,
-        context: Context::Process,
-        demand: Demand::Everything,
-    },
-    Way {
-        name: "sysrq-b",
-        steps: &[sysrq("b")],
-        notice: Notice::EmergencyRestart,
-        code: ReasonCode::Restart,
-        line: "",
-        function: None,
-        context: Context::Process,
-        demand: Demand::Everything,
-    },
-    Way {
-        name: "sysrq-o",
-        steps: &[sysrq("o")],
-        notice: Notice::PowerOff,
-        code: ReasonCode::PowerOff,
-        line: "",
-        function: None,
-        context: Context::Process,
-        demand: Demand::Everything,
-    },
+        Notice::Restart,
+        ReasonCode::Restart,
+    ),
+    order(
+        "kexec",
+        &[Step::LoadKernel, Step::ByPod(By::Process(End::Kexec))],
+        Notice::Kexec,
+        ReasonCode::Kexec,
+    ),
+    order(
+        "sysrq-b",
+        &[sysrq("b")],
+        Notice::EmergencyRestart,
+        ReasonCode::Restart,
+    ),
+    order(
+        "sysrq-o",
+        &[sysrq("o")],
+        Notice::PowerOff,
+        ReasonCode::PowerOff,
+    ),
     // What stands still: survived, or the end where a switch says so.
     Way {
         name: "soft-lockup",

@@ -1,17 +1,17 @@
 //! `cargo xtask lab`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, mpsc};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use cases::lab::bless;
 use cases::lab::coverage::{self, Coverage};
 use cases::lab::plan::{self, Dice, Times};
-use cases::lab::record::{self, Log, Record};
+use cases::lab::record::{self, DeathRecord, Log};
 use cases::lab::report::{self, Cell, Matrix};
 use cases::lab::run::{self, How, Keep, Prepared, Task};
 use cases::lab::scenes::{self, Scene};
@@ -40,10 +40,11 @@ struct Args {
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(ways::names(false)))]
     way: Vec<String>,
     /// Scenes, in which something is special about the node: `all` or names
-    /// [default: none; with --all all; with --quick all, on one kernel].
+    /// [default: none; with --all all; with --quick all but one, on one kernel].
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(scenes::names().chain(["all"])))]
     scene: Vec<String>,
-    /// CPUs of each machine [default: 2; with --all 2, 4 and 1].
+    /// CPUs of each machine [default: 2; with --all 2, 4 and 1; where only scenes are
+    /// named, what these need].
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: Vec<u32>,
     /// Added to the kernels' command line, for an experiment.
@@ -136,8 +137,28 @@ impl Args {
             (false, ..) => self.cpus.clone(),
             (true, true, _) => vec![2, 4, 1],
             (true, _, Some(_)) => vec![2, 4],
+            (true, false, None) if self.ways().is_empty() => of_scenes(&self.scenes()),
             (true, false, None) => vec![2],
         }
+    }
+
+    /// CPUs and kernel of each machine, and how many of them only play scenes: the
+    /// last ones.
+    fn machines(&self) -> Result<(Vec<(u32, String)>, usize)> {
+        let (cpus, kernels) = (self.cpus(), self.kernels()?);
+        let of = |cpus: u32| kernels.iter().map(move |name| (cpus, name.clone()));
+        let mut machines: Vec<_> = cpus.iter().flat_map(|cpus| of(*cpus)).collect();
+        let usual = machines.len();
+        if self.quick && kernels.iter().any(|name| name == QUICK_SCENES_ON) {
+            let mut more = of_scenes(&self.scenes());
+            more.retain(|number| !cpus.contains(number));
+            machines.extend(
+                more.into_iter()
+                    .map(|cpus| (cpus, QUICK_SCENES_ON.to_owned())),
+            );
+        }
+        let for_scenes = machines.len() - usual;
+        Ok((machines, for_scenes))
     }
 
     fn kernels(&self) -> Result<Vec<String>> {
@@ -178,6 +199,12 @@ impl Args {
     }
 }
 
+/// The numbers of CPUs that these need.
+fn of_scenes(scenes: &[&Scene]) -> Vec<u32> {
+    let cpus: BTreeSet<u32> = scenes.iter().map(|scene| scene.cpus).collect();
+    cpus.into_iter().collect()
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     priority::raise();
@@ -201,9 +228,9 @@ fn main() -> ExitCode {
 fn lab(args: &Args) -> Result<bool> {
     let cache = Cache::open()?;
     let (ways, scenes) = (args.ways(), args.scenes());
-    let names = args.kernels()?;
+    let (machines, for_scenes) = args.machines()?;
     if args.doctor {
-        return doctor(args, &cache, &names);
+        return doctor(args, &cache, &machines);
     }
     let build = node::build()?;
     let mut known = match args.json() {
@@ -211,9 +238,12 @@ fn lab(args: &Args) -> Result<bool> {
         _ => Vec::new(),
     };
     let before = known.len();
-    known.retain(|record| record.build == build);
+    known.retain(|record| record.build == build && !record.is_error());
     if known.len() < before {
-        println!("{} deaths of other builds left out", before - known.len());
+        println!(
+            "{} deaths of other builds, or that could not be run, left out",
+            before - known.len()
+        );
     }
     let mut run = Run {
         args,
@@ -231,25 +261,24 @@ fn lab(args: &Args) -> Result<bool> {
     println!("seed {}, {} deaths known", run.seed, run.records.len());
     let dir = tempfile::Builder::new().prefix("lastgasp-lab-").tempdir()?;
     let mut prepared = Vec::new();
-    for cpus in args.cpus() {
-        for name in &names {
-            let start = Instant::now();
-            let (kernel, machine) = machine(args, &cache, name, cpus)?;
-            let one = Prepared::new(name, &kernel.release, machine, args.churn, dir.path())
-                .with_context(|| format!("kernel {name}"))?;
-            println!(
-                "{} x{cpus} ready after {:.1} s, clock {}",
-                one.release,
-                start.elapsed().as_secs_f64(),
-                one.clock
-            );
-            prepared.push(one);
-        }
+    for (cpus, name) in &machines {
+        let start = Instant::now();
+        let (kernel, machine) = machine(args, &cache, name, *cpus)?;
+        let one = Prepared::new(name, &kernel.release, machine, args.churn, dir.path())
+            .with_context(|| format!("kernel {name}"))?;
+        println!(
+            "{} x{cpus} ready after {:.1} s, clock {}",
+            one.release,
+            start.elapsed().as_secs_f64(),
+            one.clock
+        );
+        prepared.push(one);
     }
+    let usual = &prepared[..prepared.len() - for_scenes];
     let mut dice = Dice(run.seed);
     let mut first = match args.random {
-        Some(count) => plan::drawn(&prepared, &ways, count, run.seed, &run.records),
-        None => plan::all(&prepared, &ways, args.times(), &run.records, &mut dice),
+        Some(count) => plan::drawn(usual, &ways, count, run.seed, &run.records),
+        None => plan::all(usual, &ways, args.times(), &run.records, &mut dice),
     };
     let times = if args.all { 1 } else { args.runs.unwrap_or(1) };
     let mut special = plan::scenes(&prepared, &scenes, times, &run.records, &mut dice);
@@ -257,19 +286,26 @@ fn lab(args: &Args) -> Result<bool> {
         |task: &Task<'_>| task.on.kernel == QUICK_SCENES_ON && task.how.name() != NOT_QUICK;
     special.retain(|task| !args.quick || is_quick(task));
     first.append(&mut special);
+    ensure!(
+        args.goes_on() || !first.is_empty(),
+        "nothing to die: no machine has the CPUs that these scenes need"
+    );
     let start = Instant::now();
     run.die(first)?;
+    let lost = nowhere(args, usual, &ways);
     if args.quick {
-        return run.again(&prepared, &mut dice);
+        return run.again(&prepared, &mut dice, lost);
     }
     let matrix = Matrix::of(&run.records);
     println!("\n{}", report::table(&matrix));
     let (runs, good) = (matrix.sum(|cell| cell.runs), matrix.sum(|cell| cell.good));
     println!("{runs} deaths, these in {} s", start.elapsed().as_secs());
-    let mut failed = runs - good + nowhere(args, &matrix);
-    if args.all {
-        failed = cover(&matrix)?;
-    }
+    let failed = if args.all {
+        cover(&matrix)?
+    } else {
+        runs - good
+    };
+    let failed = failed + lost;
     println!("{good} passed, {failed} failed");
     Ok(failed == 0)
 }
@@ -283,11 +319,15 @@ fn cover(matrix: &Matrix) -> Result<usize> {
     for cell in &worse {
         println!("worse: {cell}");
     }
+    let untold = coverage.untold(&before);
+    for cell in &untold {
+        println!("nobody tells of it: {cell}");
+    }
     println!("{}", coverage.summary());
     if worse.is_empty() {
-        coverage.over(&before).write(dir)?;
+        coverage.over(&before)?.write(dir)?;
     }
-    Ok(worse.len())
+    Ok(worse.len() + untold.len())
 }
 
 fn machine(args: &Args, cache: &Cache, name: &str, cpus: u32) -> Result<(Kernel, Machine)> {
@@ -297,23 +337,27 @@ fn machine(args: &Args, cache: &Cache, name: &str, cpus: u32) -> Result<(Kernel,
     Ok((kernel, machine))
 }
 
-fn doctor(args: &Args, cache: &Cache, names: &[String]) -> Result<bool> {
-    for name in names {
-        for cpus in args.cpus() {
-            let (kernel, machine) = machine(args, cache, name, cpus)?;
-            let mut vm = Vm::boot(&machine).with_context(|| format!("kernel {name}"))?;
-            println!("{} x{cpus}\n{}", kernel.release, node::doctor(&mut vm)?);
-        }
+fn doctor(args: &Args, cache: &Cache, machines: &[(u32, String)]) -> Result<bool> {
+    for (cpus, name) in machines {
+        let (kernel, machine) = machine(args, cache, name, *cpus)?;
+        let mut vm = Vm::boot(&machine).with_context(|| format!("kernel {name}"))?;
+        println!("{} x{cpus}\n{}", kernel.release, node::doctor(&mut vm)?);
     }
     Ok(true)
 }
 
-/// Says which ways are possible on no kernel at all, and how many.
-fn nowhere(args: &Args, matrix: &Matrix) -> usize {
+/// Says which ways are possible on no kernel at all, and how many: then it is the way
+/// that is wrong, a file's name perhaps, and not the kernels.
+fn nowhere(args: &Args, prepared: &[Prepared], ways: &[&Way]) -> usize {
     if !args.kernel.is_empty() {
         return 0;
     }
-    let lost = matrix.nowhere();
+    let is_lost = |way: &&&Way| {
+        prepared
+            .iter()
+            .all(|on| on.impossible.contains_key(way.name))
+    };
+    let lost: Vec<&str> = ways.iter().filter(is_lost).map(|way| way.name).collect();
     for name in &lost {
         println!("{name}: possible on no kernel");
     }
@@ -336,7 +380,7 @@ struct Run<'a> {
     build: String,
     log: Option<Log>,
     until: Option<Instant>,
-    records: Vec<Record>,
+    records: Vec<DeathRecord>,
 }
 
 impl Run<'_> {
@@ -356,7 +400,7 @@ impl Run<'_> {
             }
             drop(sender);
             for (count, done) in results.iter().enumerate() {
-                let record = Record::new(&done, &self.build, self.seed);
+                let record = DeathRecord::new(&done, &self.build, self.seed);
                 if !record.misses.is_empty() {
                     let cell = format!("{} x{} {}", record.case.kernel, record.cpus, record.way);
                     println!("\r{cell}: {}{}", record.misses.join("; "), record.host());
@@ -382,12 +426,12 @@ impl Run<'_> {
 
     /// One death in some hundreds loses lines on a host that stands still for a moment: a
     /// cell that missed something dies again, and may miss nothing then.
-    fn again(mut self, prepared: &[Prepared], dice: &mut Dice) -> Result<bool> {
+    fn again(mut self, prepared: &[Prepared], dice: &mut Dice, lost: usize) -> Result<bool> {
         let is_bad = |cell: &Cell| cell.good != cell.runs;
         let first = Matrix::of(&self.records);
         let mut tasks = VecDeque::new();
         for (place, _) in first.0.iter().filter(|(_, cell)| is_bad(cell)) {
-            let is_it = |one: &&Prepared| one.kernel == place.kernel;
+            let is_it = |on: &&Prepared| on.kernel == place.kernel && on.machine.cpus == place.cpus;
             let way = ways::named(&place.way).map(How::Way);
             let how = way.or_else(|| scenes::named(&place.way).map(How::Scene));
             let (Some(on), Some(how)) = (prepared.iter().find(is_it), how) else {
@@ -412,7 +456,7 @@ impl Run<'_> {
             .0
             .iter()
             .filter(|(p, cell)| is_bad(cell) && missed_again(p));
-        let failed = failed.count() + nowhere(self.args, &matrix);
+        let failed = failed.count() + lost;
         let impossible = matrix.sum(|cell| usize::from(cell.not_possible.is_some()));
         let passed = matrix.0.len() - impossible - failed.min(matrix.0.len() - impossible);
         println!("{passed} passed, {failed} failed, {impossible} not possible");

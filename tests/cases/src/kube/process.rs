@@ -63,6 +63,7 @@ fn build() -> Result<PathBuf> {
 #[derive(Debug)]
 pub struct Annotator {
     child: Child,
+    log: PathBuf,
     /// Where it takes gasps.
     pub gasps: SocketAddr,
     /// Where it answers questions.
@@ -95,12 +96,13 @@ impl Annotator {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut annotator = Self {
             child,
+            log,
             gasps: nowhere,
             http: nowhere,
         };
         let start = Instant::now();
         loop {
-            let said = fs::read_to_string(&log)?;
+            let said = annotator.log()?;
             if let Some((gasps, http)) = said.lines().find_map(addresses) {
                 (annotator.gasps, annotator.http) = (gasps, http);
                 return Ok(annotator);
@@ -111,6 +113,11 @@ impl Annotator {
             ensure!(start.elapsed() < READY_WITHIN, "not ready:\n{said}");
             std::thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> Result<String> {
+        fs::read_to_string(&self.log).context("the annotator's log cannot be read")
     }
 
     /// Ends it as the kernel's memory killer would: SIGKILL.

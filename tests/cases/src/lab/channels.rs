@@ -6,36 +6,38 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_core::model::{NodeName, Timestamp};
+use harness::vm::ConsoleLine;
 use harness::wire::Datagram;
 use lastgasp::channels::netconsole::{Addresses, Collector};
 
+use super::verdict;
 use super::ways::Way;
 use crate::node;
 
 /// As the record of a death calls it.
 pub const NETCONSOLE: &str = "netconsole";
 
-/// Longer after its trigger no death is told in time.
-const LATE: Duration = Duration::from_secs(1);
+/// Longer after the line that says why it is not told in time.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Whether a channel told the true reason, and when, in milliseconds after the
-/// trigger.
+/// console had the line that says why, or after the trigger where there is none.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Told {
+pub enum Overheard {
     /// While or right after the machine died.
     Yes(f64),
     /// Later than one waits for.
-    Late(f64),
+    Slow(f64),
     /// Never.
     No,
 }
 
-impl Told {
+impl Overheard {
     /// The word for tables.
     pub fn word(self) -> &'static str {
         match self {
             Self::Yes(_) => "yes",
-            Self::Late(_) => "late",
+            Self::Slow(_) => "slow",
             Self::No => "no",
         }
     }
@@ -43,14 +45,25 @@ impl Told {
     /// When.
     pub fn ms(self) -> Option<f64> {
         match self {
-            Self::Yes(ms) | Self::Late(ms) => Some(ms),
+            Self::Yes(ms) | Self::Slow(ms) => Some(ms),
             Self::No => None,
         }
     }
 }
 
 /// What the datagrams of netconsole told of a death that was triggered then.
-pub fn netconsole(way: &Way, trigger: Instant, datagrams: &[Datagram]) -> Told {
+pub fn netconsole(
+    way: &Way,
+    trigger: Instant,
+    console: &[ConsoleLine],
+    datagrams: &[Datagram],
+) -> Overheard {
+    // A stall is found long after its trigger.
+    let said = console
+        .iter()
+        .filter(|(at, _)| *at >= trigger && !way.line.is_empty())
+        .find(|(_, line)| verdict::text(line).is_some_and(|text| way.is_why(text)));
+    let since = said.map_or(trigger, |(at, _)| *at);
     let source = IpAddr::from([10, 0, 2, 15]);
     let addresses = Addresses::new();
     if let Some(node) = NodeName::new(node::NAME) {
@@ -63,14 +76,45 @@ pub fn netconsole(way: &Way, trigger: Instant, datagrams: &[Datagram]) -> Told {
         }
         let said = collector.take(&datagram.payload, source, Timestamp(1));
         if said.is_some_and(|said| said.report.code == way.code) {
-            let after = datagram.at.saturating_duration_since(trigger);
+            let after = datagram.at.saturating_duration_since(since);
             let ms = after.as_secs_f64() * 1e3;
-            return if after > LATE {
-                Told::Late(ms)
+            return if after > SLOW {
+                Overheard::Slow(ms)
             } else {
-                Told::Yes(ms)
+                Overheard::Yes(ms)
             };
         }
     }
-    Told::No
+    Overheard::No
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ways;
+    use super::*;
+
+    #[test]
+    fn what_netconsole_tells_counts_from_the_line_that_says_why() {
+        let way = ways::named("sysrq-c").expect("it");
+        let why = "Kernel panic - not syncing: sysrq triggered crash";
+        let trigger = Instant::now();
+        let at = |ms| trigger + Duration::from_millis(ms);
+        let console = [
+            (at(1), "[    1.000000] something else".to_owned()),
+            (at(9000), format!("[   10.000000] {why}")),
+        ];
+        let tell = |ms, port| {
+            [Datagram {
+                at: at(ms),
+                port,
+                payload: format!("0,100,10000000,-;{why}\n").into_bytes(),
+            }]
+        };
+        let heard = |datagrams: &[Datagram]| netconsole(way, trigger, &console, datagrams);
+        let port = node::NETCONSOLE_PORT;
+        assert_eq!(heard(&tell(9500, port)), Overheard::Yes(500.0));
+        assert_eq!(heard(&tell(8999, port)), Overheard::Yes(0.0));
+        assert_eq!(heard(&tell(10_500, port)), Overheard::Slow(1500.0));
+        assert_eq!(heard(&tell(9500, port + 1)), Overheard::No);
+    }
 }

@@ -13,8 +13,9 @@ use harness::kernels::Kernel;
 use harness::tool::Skip;
 use harness::vm::{Machine, Vm};
 use harness::{disk, firmware, initramfs, kdump as crash_kernel};
-use lastgasp::gasp::protocol::{Frame, Kind};
+use lastgasp::gasp::protocol::Frame;
 
+use super::verdict;
 use super::ways::Way;
 use crate::annotator::Annotator;
 use crate::node;
@@ -38,7 +39,7 @@ pub enum Keeper {
 
 /// What came of one death by the next boot.
 #[derive(Clone, Debug)]
-pub struct Told {
+pub struct NextBoot {
     /// From the next boot's agent being ready until the annotator had written
     /// the reason down, in milliseconds.
     pub ms: u64,
@@ -132,7 +133,7 @@ pub fn pstore(
     keeper: Keeper,
     way: &Way,
     delete: bool,
-) -> Result<Told> {
+) -> Result<NextBoot> {
     if kernel.arch != Arch::Amd64 {
         return Err(Skip("the lab has pstore for x86 only".to_owned()).into());
     }
@@ -170,7 +171,7 @@ pub fn pstore(
 /// Dies this way on a machine with a crash kernel, which takes over before or after
 /// the panic notifiers; the gasp gets out, and the next boot tells of the same death
 /// by the log that the crash kernel saved.
-pub fn kdump(cache: &Cache, kernel: &Kernel, way: &Way, after_notifiers: bool) -> Result<Told> {
+pub fn kdump(cache: &Cache, kernel: &Kernel, way: &Way, after_notifiers: bool) -> Result<NextBoot> {
     if kernel.arch != Arch::Amd64 {
         return Err(Skip("the lab has crash kernels for x86 only".to_owned()).into());
     }
@@ -215,35 +216,29 @@ fn die(mut vm: Vm, way: &Way) -> Result<(Vec<HoldPoint>, String)> {
     let lines: Vec<&str> = outcome.console.iter().map(|(_, l)| l.as_str()).collect();
     let console = lines[lines.len().saturating_sub(12)..].join("\n  ");
     ensure!(outcome.ended, "the machine hung:\n  {console}");
-    let mut held = Vec::new();
+    let mut held_at = Vec::new();
     for datagram in &outcome.datagrams {
         let body = Frame::parse(&datagram.payload).map(|frame| frame.body());
         if let Ok(Ok(Body::Word(word))) = body {
-            held.push(word.held_at);
+            held_at.push(word.held_at);
         }
     }
-    held.retain(|point| *point != HoldPoint::None);
-    held.dedup();
-    Ok((held, console))
+    Ok((verdict::held(held_at), console))
 }
 
 /// Starts the agent, and waits for a heartbeat behind its hello.
 fn start(vm: &mut Vm) -> Result<()> {
     node::start_agent(vm, "")?;
-    let until = Instant::now() + TOLD;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let datagram = vm.datagrams.recv_timeout(left);
-        let datagram = datagram.context("the node gives no sign of life")?;
-        let kind = Frame::parse(&datagram.payload).map(|frame| frame.kind());
-        if kind == Ok(Kind::Heartbeat) {
-            return Ok(());
-        }
-    }
+    node::until_heartbeat(vm, Instant::now() + TOLD).map(drop)
 }
 
 /// Waits until the one death has its reason by this channel.
-fn told(annotator: &Annotator, way: &Way, by: Channel, held_at: Vec<HoldPoint>) -> Result<Told> {
+fn told(
+    annotator: &Annotator,
+    way: &Way,
+    by: Channel,
+    held_at: Vec<HoldPoint>,
+) -> Result<NextBoot> {
     let start = Instant::now();
     let told = loop {
         let mut deaths = annotator.deaths()?;
@@ -273,7 +268,7 @@ fn told(annotator: &Annotator, way: &Way, by: Channel, held_at: Vec<HoldPoint>) 
     let gasped = death.evidence.iter().any(|e| e.channel == Channel::Gasp);
     let should = by == Channel::Vmcore;
     ensure!(gasped == should, "the gasp got out: {gasped}");
-    Ok(Told {
+    Ok(NextBoot {
         ms,
         reason,
         line: told.reason.clone(),

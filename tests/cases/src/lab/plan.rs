@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::record::Record;
+use super::record::DeathRecord;
 use super::run::{How, Prepared, Task};
 use super::scenes::Scene;
 use super::ways::{Demand, Way};
@@ -65,7 +65,7 @@ pub fn all<'a>(
     prepared: &'a [Prepared],
     ways: &[&'static Way],
     times: Times,
-    known: &[Record],
+    known: &[DeathRecord],
     dice: &mut Dice,
 ) -> VecDeque<Task<'a>> {
     let mut had: BTreeMap<(&str, u32, &str), usize> = BTreeMap::new();
@@ -107,17 +107,24 @@ pub fn scenes<'a>(
     prepared: &'a [Prepared],
     scenes: &[&'static Scene],
     runs: usize,
-    known: &[Record],
+    known: &[DeathRecord],
     dice: &mut Dice,
 ) -> VecDeque<Task<'a>> {
     let mut tasks = VecDeque::new();
     for scene in scenes {
         for on in prepared.iter().filter(|on| on.machine.cpus == scene.cpus) {
-            let of_it =
-                |record: &&Record| record.case.kernel == on.kernel && record.case.way == scene.name;
+            let of_it = |record: &&DeathRecord| {
+                let case = &record.case;
+                (&case.kernel, case.cpus, case.way.as_str()) == (&on.kernel, scene.cpus, scene.name)
+            };
             let had = known.iter().filter(of_it).count();
-            let more = (had..runs).map(|_| dice.task(on, How::Scene(scene), true));
-            tasks.extend(more);
+            for run in 0..runs {
+                // Drawn in any case, as above.
+                let task = dice.task(on, How::Scene(scene), true);
+                if run >= had {
+                    tasks.push_back(task);
+                }
+            }
         }
     }
     tasks
@@ -131,7 +138,7 @@ pub fn drawn<'a>(
     ways: &[&'static Way],
     count: u64,
     seed: u64,
-    known: &[Record],
+    known: &[DeathRecord],
 ) -> VecDeque<Task<'a>> {
     let had: BTreeSet<u64> = known
         .iter()

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::channels::NETCONSOLE;
 use super::coverage::NEXT_BOOT;
-use super::run::{Done, End, Task};
+use super::run::{Done, Fate, Task};
 
 /// Which death it was: enough to die it again.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -38,7 +38,7 @@ pub struct Case {
 
 /// One death, in the form of DESIGN section 12. Times in milliseconds.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Record {
+pub struct DeathRecord {
     /// What is measured: `gasp`.
     pub lab: String,
     /// Which death it was.
@@ -95,15 +95,16 @@ pub struct Record {
     pub proof: Option<Proof>,
     /// The engine's reason.
     pub reason: Option<ReasonCode>,
-    /// What each of the other channels said: `yes`, `late`, or why not.
+    /// What each of the other channels said: `yes`, `slow`, or why not.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channels: BTreeMap<String, String>,
-    /// From the trigger to the datagram by which netconsole had told the reason.
+    /// From the console's line that says why to the datagram by which netconsole had
+    /// told the reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netconsole_ms: Option<f64>,
 }
 
-impl Record {
+impl DeathRecord {
     /// What is known before anything happened.
     fn of(task: &Task<'_>, build: &str, seed: u64) -> Self {
         Self {
@@ -153,11 +154,11 @@ impl Record {
         record.wall_ms = done.wall.as_millis() as u64;
         record.host_stolen_ms = done.stolen_ms;
         match &done.end {
-            Ok(End::NotPossible(why)) => {
+            Ok(Fate::NotPossible(why)) => {
                 record.verdict = "not possible".into();
                 record.why = Some(why.clone());
             }
-            Ok(End::Died(verdict)) => {
+            Ok(Fate::Died(verdict)) => {
                 let good = verdict.misses.is_empty();
                 record.verdict = if good { "yes" } else { "no" }.into();
                 record.misses.clone_from(&verdict.misses);
@@ -190,6 +191,11 @@ impl Record {
         self.verdict != "not possible"
     }
 
+    /// Whether it could not be run, so that nothing is known of it.
+    pub fn is_error(&self) -> bool {
+        self.verdict == "error"
+    }
+
     /// Whether all of it was as it should be.
     pub fn is_good(&self) -> bool {
         self.verdict == "yes"
@@ -212,7 +218,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Begins a new file, or goes on behind what one has.
+    /// Begins a new file, or goes on behind the whole lines that one has.
     pub fn open(path: &Path, append: bool) -> Result<Self> {
         if let Some(dir) = path.parent() {
             fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -224,11 +230,18 @@ impl Log {
             .truncate(!append)
             .open(path)
             .with_context(|| format!("cannot write {}", path.display()))?;
+        if append {
+            // Seen as bytes: the end may be in the midst of a character.
+            let bytes =
+                fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+            file.set_len(whole.map_or(0, |end| end as u64 + 1))?;
+        }
         Ok(Self { file })
     }
 
     /// Adds a record, in one piece: who is killed meanwhile leaves whole lines.
-    pub fn add(&mut self, record: &Record) -> Result<()> {
+    pub fn add(&mut self, record: &DeathRecord) -> Result<()> {
         let line = format!("{}\n", serde_json::to_string(record)?);
         self.file.write_all(line.as_bytes())?;
         Ok(())
@@ -237,18 +250,47 @@ impl Log {
 
 /// The records in a file; none if it is not there. A last line that was cut off
 /// is left out.
-pub fn read(path: &Path) -> Result<Vec<Record>> {
-    let text = match fs::read_to_string(path) {
-        Ok(text) => text,
+pub fn read(path: &Path) -> Result<Vec<DeathRecord>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => {
             return Err(error).with_context(|| format!("cannot read {}", path.display()));
         }
     };
+    let text = String::from_utf8_lossy(&bytes);
     let whole = text.rfind('\n').map_or("", |end| &text[..end]);
     let parse = |(number, line)| {
         serde_json::from_str(line)
             .with_context(|| format!("{}, line {}: no death", path.display(), number + 1))
     };
     whole.lines().enumerate().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_goes_on_behind_the_last_whole_line() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("all.jsonl");
+        let record = serde_json::json!({
+            "lab": "gasp", "kernel": "6.1.0-50", "arch": "x86_64", "cpus": 2, "way": "sysrq-c",
+            "channel": "gasp", "metric": "death", "unit": "run", "value": 1, "runs": 1,
+            "build": "0", "wall_ms": 1, "verdict": "yes",
+            "case": {"kernel": "6.1", "cpus": 2, "way": "sysrq-c", "on_cpu": 0, "cold": false,
+                "delay_us": 0, "seed": 1},
+            "lines_expected": 0, "lines_received": 0, "hold_ms": 0.0,
+        });
+        let record: DeathRecord = serde_json::from_value(record)?;
+        Log::open(&path, false)?.add(&record)?;
+        // Somebody is killed while writing, then goes on.
+        let mut file = OpenOptions::new().append(true).open(&path)?;
+        file.write_all(b"{\"lab\": \"g\xc3")?;
+        assert_eq!(read(&path)?.len(), 1);
+        Log::open(&path, true)?.add(&record)?;
+        assert_eq!(read(&path)?.len(), 2);
+        Ok(())
+    }
 }

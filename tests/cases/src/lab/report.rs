@@ -1,9 +1,9 @@
 //! The matrix as people and machines read it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::record::Record;
+use super::record::DeathRecord;
 
 /// A kernel, the CPUs of its machine, and a way to die.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -18,7 +18,7 @@ pub struct Place {
 
 impl Place {
     /// The one that a death belongs to.
-    pub fn of(record: &Record) -> Self {
+    pub fn of(record: &DeathRecord) -> Self {
         Self {
             kernel: record.case.kernel.clone(),
             cpus: record.case.cpus,
@@ -51,7 +51,8 @@ pub struct Cell {
     pub not_possible: Option<String>,
     /// Of each other channel: what it said, and how often.
     pub channels: BTreeMap<String, BTreeMap<String, usize>>,
-    first_ms: Vec<f64>,
+    /// Of each first word: from the kernel's hook, in milliseconds.
+    pub(super) first_ms: Vec<f64>,
     hold_ms: Vec<f64>,
     held_at: BTreeMap<String, usize>,
     expired: usize,
@@ -59,14 +60,14 @@ pub struct Cell {
 
 impl Cell {
     /// Adds a death.
-    pub fn add(&mut self, record: &Record) {
+    pub fn add(&mut self, record: &DeathRecord) {
         self.release.clone_from(&record.kernel);
         if !record.is_death() {
             self.not_possible.clone_from(&record.why);
             return;
         }
         self.runs += 1;
-        if record.verdict == "error" {
+        if record.is_error() {
             self.errors += 1;
             return;
         }
@@ -102,7 +103,7 @@ pub struct Matrix(pub Vec<(Place, Cell)>);
 
 impl Matrix {
     /// That of these deaths.
-    pub fn of<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+    pub fn of<'a>(records: impl IntoIterator<Item = &'a DeathRecord>) -> Self {
         let mut matrix = Self::default();
         for record in records {
             matrix.add(record);
@@ -111,7 +112,7 @@ impl Matrix {
     }
 
     /// Adds a death.
-    pub fn add(&mut self, record: &Record) {
+    pub fn add(&mut self, record: &DeathRecord) {
         let place = Place::of(record);
         let at = self.0.iter().position(|(known, _)| *known == place);
         let at = at.unwrap_or_else(|| {
@@ -125,18 +126,12 @@ impl Matrix {
     pub fn sum(&self, of: fn(&Cell) -> usize) -> usize {
         self.0.iter().map(|(_, cell)| of(cell)).sum()
     }
+}
 
-    /// Ways that no machine of it can die in: then it is the way that is wrong, a
-    /// file's name perhaps, and not the kernels.
-    pub fn nowhere(&self) -> BTreeSet<&str> {
-        let mut ways: BTreeSet<&str> = self.0.iter().map(|(place, _)| place.way.as_str()).collect();
-        for (place, cell) in &self.0 {
-            if cell.not_possible.is_none() {
-                ways.remove(place.way.as_str());
-            }
-        }
-        ways
-    }
+/// What there is how often: `yes 3, no 1`.
+pub fn counts(of: &BTreeMap<String, usize>) -> String {
+    let of: Vec<String> = of.iter().map(|(what, n)| format!("{what} {n}")).collect();
+    of.join(", ")
 }
 
 /// Median and greatest.
@@ -168,21 +163,19 @@ pub fn table(matrix: &Matrix) -> String {
             cell.runs, cell.words, cell.complete, cell.good, word, word_max, hold, hold_max
         );
         for (channel, said) in &cell.channels {
-            let said: Vec<String> = said.iter().map(|(s, n)| format!("{s} {n}")).collect();
-            let _ = writeln!(text, "{:<33} {channel}: {}", "", said.join(", "));
+            let _ = writeln!(text, "{:<33} {channel}: {}", "", counts(said));
         }
     }
     text.push_str("word and hold: median and greatest; word counts from the kernel's hook\n");
-    let mut held_at: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut held_at: BTreeMap<String, usize> = BTreeMap::new();
     for (point, count) in matrix.0.iter().flat_map(|(_, cell)| &cell.held_at) {
-        *held_at.entry(point).or_default() += count;
+        *held_at.entry(point.clone()).or_default() += count;
     }
-    let points: Vec<String> = held_at.iter().map(|(p, n)| format!("{p} {n}")).collect();
     let expired = matrix.sum(|cell| cell.expired);
     let _ = writeln!(
         text,
         "held at: {}; ended by the limit: {expired}",
-        points.join(", ")
+        counts(&held_at)
     );
     text
 }

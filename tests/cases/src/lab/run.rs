@@ -16,7 +16,7 @@ use harness::{disk, host};
 use lastgasp::gasp::protocol::{Frame, Kind};
 
 use super::bless;
-use super::channels;
+use super::channels::{self, Overheard};
 use super::scenes::{self, Plot, Scene};
 use super::verdict::{self, Verdict};
 use super::ways::{Demand, Way};
@@ -24,6 +24,9 @@ use crate::node;
 
 /// A fatal way has this long to end the machine.
 const END: Duration = Duration::from_secs(20);
+
+/// Has the agent turn netconsole on, on the kernel's command line (`--append`).
+const NETCONSOLE_ON: &str = "LASTGASP_NETCONSOLE=auto";
 
 /// A node that has booted says hello within this.
 const HELLO: Duration = Duration::from_secs(20);
@@ -123,12 +126,14 @@ impl How {
 }
 
 impl Task<'_> {
-    /// How the kernel dies, if it does.
-    fn way(&self) -> Option<&'static Way> {
-        match self.how {
-            How::Way(way) => Some(way),
-            How::Scene(scene) => scene.way(),
-        }
+    /// The ways that the machine must be able to die in.
+    fn ways(&self) -> impl Iterator<Item = &'static str> {
+        let (way, scene) = match self.how {
+            How::Way(way) => (Some(way.name), None),
+            How::Scene(scene) => (None, Some(scene)),
+        };
+        way.into_iter()
+            .chain(scene.into_iter().flat_map(Scene::ways))
     }
 
     fn on_cpu(&self) -> u32 {
@@ -141,7 +146,7 @@ impl Task<'_> {
 
 /// What became of a task.
 #[derive(Debug)]
-pub enum End {
+pub enum Fate {
     /// It died, and this is what came out.
     Died(Verdict),
     /// This kernel cannot die so; why.
@@ -154,7 +159,7 @@ pub struct Done<'a> {
     /// Which.
     pub task: Task<'a>,
     /// What became of it, or why it could not be run.
-    pub end: Result<End>,
+    pub end: Result<Fate>,
     /// Time for all of it.
     pub wall: Duration,
     /// How much of it the host was not run itself, in milliseconds, if that is known.
@@ -193,9 +198,9 @@ pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep
     }
 }
 
-fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
-    if let Some(why) = task.way().and_then(|way| task.on.impossible.get(way.name)) {
-        return Ok(End::NotPossible(why.clone()));
+fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<Fate> {
+    if let Some(why) = task.ways().find_map(|way| task.on.impossible.get(way)) {
+        return Ok(Fate::NotPossible(why.clone()));
     }
     let dir = tempfile::Builder::new()
         .prefix("lastgasp-death-")
@@ -207,8 +212,8 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
         (How::Scene(scene), _) => {
             disk::empty(&disk)?;
             match &scene.plot {
-                Plot::Story(story) => {
-                    return Ok(End::Died(Verdict::of(scenes::tell(*story, &machine))));
+                Plot::Story(story, _) => {
+                    return Ok(Fate::Died(Verdict::of(scenes::tell(*story, &machine))));
                 }
                 Plot::Death(death) => (death.stage(&machine)?, death.way()?, death.demand),
             }
@@ -228,14 +233,18 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<End> {
     let (mut verdict, since, outcome) = kill(task, vm, way, demand)?;
     if task.next_boot && verdict.word_ms.is_none() && !way.is_survived() {
         let later = next_boot(&machine)?;
-        verdict.next_boot = Some(verdict::next_boot(&outcome.datagrams, &later)?);
+        let said = verdict::next_boot(&outcome.datagrams, &later)?;
+        if said != "yes" {
+            verdict.misses.push(format!("next boot: {said}"));
+        }
+        verdict.next_boot = Some(said);
     }
     if !verdict.misses.is_empty() {
         save(task, since, &outcome, &verdict, keep.misses)?;
     } else if let (Some(dir), true) = (keep.bless, demand != Demand::End) {
         bless::write(dir, &task.on.kernel, way.name, since, &outcome.console)?;
     }
-    Ok(End::Died(verdict))
+    Ok(Fate::Died(verdict))
 }
 
 fn kill(
@@ -259,27 +268,23 @@ fn kill(
         until_halted(vm)?
     };
     let mut verdict = verdict::judge(way, demand, since, &outcome)?;
-    let trigger = since + Duration::from_micros(task.delay_us);
-    verdict.netconsole = Some(channels::netconsole(way, trigger, &outcome.datagrams));
+    let is_demanded = matches!(task.how, How::Scene(scene) if scene.has_netconsole());
+    if is_demanded || task.on.machine.append.contains(NETCONSOLE_ON) {
+        let trigger = since + Duration::from_micros(task.delay_us);
+        let told = channels::netconsole(way, trigger, &outcome.console, &outcome.datagrams);
+        if is_demanded && told == Overheard::No {
+            verdict.misses.push("netconsole did not tell it".to_owned());
+        }
+        verdict.netconsole = Some(told);
+    }
     Ok((verdict, since, outcome))
 }
 
-/// What the next boot of a machine says, up to its first heartbeats.
+/// What the next boot of a machine says, up to its first heartbeat.
 pub fn next_boot(machine: &Machine) -> Result<Vec<Datagram>> {
     let mut vm = Vm::boot(machine)?;
     node::start_agent(&mut vm, "")?;
-    let mut heard = Vec::new();
-    let until = Instant::now() + HELLO;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let datagram = vm.datagrams.recv_timeout(left);
-        let datagram = datagram.context("the agent of the next boot said no hello")?;
-        let kind = Frame::parse(&datagram.payload).map(|frame| frame.kind());
-        heard.push(datagram);
-        if matches!(kind, Ok(Kind::Heartbeat)) {
-            return Ok(heard);
-        }
-    }
+    node::until_heartbeat(&vm, Instant::now() + HELLO).context("the next boot")
 }
 
 /// Waits until the agent says that it was survived; a little longer, so

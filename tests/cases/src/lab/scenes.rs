@@ -29,8 +29,9 @@ pub struct Scene {
 pub enum Plot {
     /// The kernel dies.
     Death(Death),
-    /// Something else happens, told by a function, before a real annotator.
-    Story(fn(&mut stories::Stage) -> Result<()>),
+    /// Something else happens, told by a function, before a real annotator; with the
+    /// way in which the kernel dies in it, if it does.
+    Story(fn(&mut stories::Stage) -> Result<()>, Option<&'static str>),
 }
 
 /// A death under special circumstances.
@@ -57,6 +58,8 @@ pub struct Death {
 pub enum Act {
     /// PID 1 is told.
     Tell(&'static str),
+    /// This CPU stands still from now on, by the crash module.
+    Still(u32),
     /// From now on nobody answers ARP.
     Deafen,
     /// The network cable is pulled.
@@ -64,6 +67,9 @@ pub enum Act {
     /// So many seconds pass.
     Pass(u64),
 }
+
+/// A way that needs the crash module and nothing else.
+const WITH_MODULE: &str = "panic-hardirq";
 
 /// Moves the machine's address from eth0 to the device `$D`.
 macro_rules! move_address {
@@ -123,7 +129,7 @@ pub static ALL: &[Scene] = &[
                 Act::Tell(
                     "sh for f in /proc/irq/[0-9]*/smp_affinity; do echo 2 > $f 2>/dev/null || true; done",
                 ),
-                Act::Tell("still 1"),
+                Act::Still(1),
             ],
             way: "sysrq-c",
             on_cpu: 2,
@@ -268,58 +274,69 @@ pub static ALL: &[Scene] = &[
         }),
     },
     Scene {
+        name: "netconsole",
+        about: "the agent has turned netconsole on: it tells the reason too, here of what is \
+                survived, as kernels from 7 on send nothing of most panics",
+        cpus: 2,
+        plot: Plot::Death(Death {
+            flags: "--netconsole auto",
+            way: "oops-survived",
+            ..plain()
+        }),
+    },
+    Scene {
         name: "power-cut",
         about: "power goes; the next boot says that this one ended without a word",
         cpus: 2,
-        plot: Plot::Story(stories::power_cut),
+        plot: Plot::Story(stories::power_cut, None),
     },
     Scene {
         name: "disk-full",
         about: "power goes, and the disk was full: what was heard says that it died",
         cpus: 2,
-        plot: Plot::Story(stories::disk_full),
+        plot: Plot::Story(stories::disk_full, None),
     },
     Scene {
         name: "frozen-short",
         about: "the machine stands still for less than the silence limit: no death",
         cpus: 2,
-        plot: Plot::Story(stories::frozen_short),
+        plot: Plot::Story(stories::frozen_short, None),
     },
     Scene {
         name: "frozen-long",
         about: "the machine stands still for longer than the silence limit: silent, no death",
         cpus: 2,
-        plot: Plot::Story(stories::frozen_long),
+        plot: Plot::Story(stories::frozen_long, None),
     },
     Scene {
         name: "frozen-oops",
         about: "an oops, and the machine stands still for longer than the limit: it was survived",
         cpus: 2,
-        plot: Plot::Story(stories::frozen_oops),
+        plot: Plot::Story(stories::frozen_oops, Some("oops-survived")),
     },
     Scene {
         name: "uplink-flap",
         about: "the uplink goes for longer than the silence limit and comes back: no death",
         cpus: 2,
-        plot: Plot::Story(stories::uplink_flap),
+        plot: Plot::Story(stories::uplink_flap, None),
     },
     Scene {
         name: "orderly-reboot",
         about: "the agent is told to stop, then the machine reboots: no death",
         cpus: 2,
-        plot: Plot::Story(stories::orderly_reboot),
+        plot: Plot::Story(stories::orderly_reboot, Some("reboot-f")),
     },
     Scene {
         name: "healthy",
         about: "two minutes of a machine that is busy and well: no death",
         cpus: 2,
-        plot: Plot::Story(stories::healthy),
+        plot: Plot::Story(stories::healthy, None),
     },
     Scene {
         name: "agent-upgrade",
         about: "the agent is replaced, then killed and started again, in one boot: no death",
         cpus: 2,
-        plot: Plot::Story(stories::agent_upgrade),
+        plot: Plot::Story(stories::agent_upgrade, None),
     },
 ];
 
@@ -352,19 +369,28 @@ pub fn named(name: &str) -> Option<&'static Scene> {
 }
 
 impl Scene {
-    /// How the kernel dies in it, if it does.
-    pub fn way(&self) -> Option<&'static Way> {
-        match &self.plot {
-            Plot::Death(death) => ways::named(death.way),
-            Plot::Story(_) => None,
-        }
+    /// The ways that a machine must be able to die in for it.
+    pub fn ways(&self) -> impl Iterator<Item = &'static str> {
+        let (way, stands_still) = match &self.plot {
+            Plot::Death(death) => {
+                let is_still = |act: &Act| matches!(act, Act::Still(_));
+                (Some(death.way), death.then.iter().any(is_still))
+            }
+            Plot::Story(_, way) => (*way, false),
+        };
+        way.into_iter().chain(stands_still.then_some(WITH_MODULE))
+    }
+
+    /// Whether its agent has netconsole on, which must tell of the death then.
+    pub fn has_netconsole(&self) -> bool {
+        matches!(&self.plot, Plot::Death(death) if death.flags.contains("--netconsole auto"))
     }
 
     /// The CPU that is told to die.
     pub fn on_cpu(&self) -> u32 {
         match &self.plot {
             Plot::Death(death) => death.on_cpu,
-            Plot::Story(_) => 0,
+            Plot::Story(..) => 0,
         }
     }
 }
@@ -395,6 +421,7 @@ impl Act {
     fn on(&self, vm: &mut Vm) -> Result<()> {
         match self {
             Self::Tell(command) => vm.ask(command).map(drop)?,
+            Self::Still(cpu) => vm.ask(&format!("still {cpu}")).map(drop)?,
             Self::Deafen => vm.deafen(),
             Self::Unplug => vm.cable(false)?,
             // Nothing in the machine says that this much time went by unchanged.

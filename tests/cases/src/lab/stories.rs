@@ -3,10 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use agent_core::model::{DeathState, Proof, ReasonCode};
+use agent_core::model::{Channel, DeathState, Proof, ReasonCode};
 use anyhow::{Context as _, Result, bail, ensure};
 use harness::vm::{Machine, Vm};
-use lastgasp::gasp::protocol::{Frame, Kind};
 use lastgasp::store::Summary;
 
 use super::ways;
@@ -21,8 +20,15 @@ const LONG: Duration = Duration::from_secs(16);
 /// How long a machine is watched that is well.
 const HEALTHY: Duration = Duration::from_secs(120);
 
-/// A node that lives says so within this.
+/// Between two heartbeats.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A node that lives says so within this, once it may.
 const SIGN: Duration = Duration::from_secs(20);
+
+/// After an oops an agent waits this long before it says that it was survived: longer
+/// than it takes to freeze the machine.
+const SURVIVED: Duration = Duration::from_secs(20);
 
 /// The annotator has written what follows from a datagram within this.
 const WRITTEN: Duration = Duration::from_secs(10);
@@ -45,8 +51,8 @@ impl Stage {
     }
 
     /// The one death that there must be soon, once it stands so.
-    fn death(&self, state: DeathState) -> Result<Summary> {
-        let until = Instant::now() + WRITTEN;
+    fn death(&self, state: DeathState, within: Duration) -> Result<Summary> {
+        let until = Instant::now() + within;
         loop {
             let mut deaths = self.annotator.deaths()?;
             if deaths.len() == 1 && deaths[0].death.state == state {
@@ -60,6 +66,15 @@ impl Stage {
         }
     }
 
+    /// The node is known to be silent.
+    fn silent(&self) -> Result<()> {
+        let said = self
+            .annotator
+            .ask(&["why", &format!("node/{}", node::NAME)])?;
+        ensure!(said.contains("Silent"), "it is not silent: {said}");
+        Ok(())
+    }
+
     /// There is none, and there was none.
     fn no_death(&self) -> Result<()> {
         let deaths = self.annotator.deaths()?;
@@ -70,22 +85,23 @@ impl Stage {
 }
 
 /// Waits for so many heartbeats that were sent from now on.
-fn beats(vm: &mut Vm, count: usize) -> Result<()> {
+fn beats(vm: &mut Vm, count: u32) -> Result<()> {
     while vm.datagrams.try_recv().is_ok() {}
-    let until = Instant::now() + SIGN;
-    let mut heard = 0;
-    while heard < count {
-        let left = until.saturating_duration_since(Instant::now());
-        let datagram = vm.datagrams.recv_timeout(left);
-        let datagram = datagram.context("the node gives no sign of life")?;
-        let kind = Frame::parse(&datagram.payload).map(|frame| frame.kind());
-        heard += usize::from(matches!(kind, Ok(Kind::Heartbeat)));
+    let until = Instant::now() + SIGN + HEARTBEAT * count;
+    for _ in 0..count {
+        node::until_heartbeat(vm, until)?;
     }
     Ok(())
 }
 
-fn ended_without_a_word(stage: &Stage) -> Result<()> {
-    let told = stage.death(DeathState::Returned)?;
+/// The boot before has ended, by what this channel says.
+fn ended_without_a_word(stage: &Stage, by: Channel) -> Result<()> {
+    let told = stage.death(DeathState::Returned, WRITTEN)?;
+    let evidence: Vec<Channel> = told.death.evidence.iter().map(|e| e.channel).collect();
+    ensure!(
+        evidence.contains(&by),
+        "evidence by {evidence:?}, not {by:?}"
+    );
     ensure!(
         told.death.proof == Proof::P4,
         "proof {:?}",
@@ -104,18 +120,21 @@ pub fn power_cut(stage: &mut Stage) -> Result<()> {
     // Dropped, a machine is gone at once.
     drop(stage.boot()?);
     let _next = stage.boot()?;
-    ended_without_a_word(stage)
+    ended_without_a_word(stage, Channel::PreviousBoot)
 }
 
 /// See `scenes`.
 pub fn disk_full(stage: &mut Stage) -> Result<()> {
     let mut vm = Vm::boot(&stage.machine)?;
-    vm.ask("sh /bin/busybox dd if=/dev/zero of=/var/lib/lastgasp/full bs=4k 2>/dev/null || true")?;
+    // Both end because there is no more room, the second also for what the first one's
+    // metadata took.
+    let fill = "! /bin/busybox dd if=/dev/zero bs=1k of=/var/lib/lastgasp/full";
+    vm.ask(&format!("sh {fill}1; /bin/busybox sync; {fill}2"))?;
     node::start_agent(&mut vm, "")?;
     beats(&mut vm, 2)?;
     drop(vm);
     let _next = stage.boot()?;
-    ended_without_a_word(stage)
+    ended_without_a_word(stage, Channel::Heartbeat)
 }
 
 /// See `scenes`.
@@ -133,6 +152,9 @@ fn frozen(stage: &Stage, time: Duration) -> Result<()> {
     vm.freeze()?;
     std::thread::sleep(time);
     stage.no_death()?;
+    if time == LONG {
+        stage.silent()?;
+    }
     vm.go_on()?;
     beats(&mut vm, 3)?;
     stage.no_death()
@@ -140,20 +162,25 @@ fn frozen(stage: &Stage, time: Duration) -> Result<()> {
 
 /// See `scenes`.
 pub fn frozen_oops(stage: &mut Stage) -> Result<()> {
-    let mut vm = stage.boot()?;
+    let mut vm = Vm::boot(&stage.machine)?;
+    // A pod, that could be told.
+    vm.ask("mkdir /var/log/pods/shop_cart-0_0b5e9c1a-52d4-4e55-9a3f-000000000000")?;
+    let flags = format!("--survived-ms {}", SURVIVED.as_millis());
+    node::start_agent(&mut vm, &flags)?;
+    beats(&mut vm, 2)?;
     let way = ways::named("oops-survived").context("no such way")?;
     node::die(&mut vm, way, Duration::ZERO, 0)?;
-    stage.death(DeathState::Suspected)?;
+    stage.death(DeathState::Suspected, WRITTEN)?;
     vm.freeze()?;
     std::thread::sleep(LONG);
-    let told = stage.death(DeathState::Suspected)?;
+    let told = stage.death(DeathState::Suspected, WRITTEN)?;
     ensure!(
         told.pods_annotated == 0,
         "{} pods were told",
         told.pods_annotated
     );
     vm.go_on()?;
-    stage.death(DeathState::Survived).map(drop)
+    stage.death(DeathState::Survived, SURVIVED + SIGN).map(drop)
 }
 
 /// See `scenes`.
@@ -163,6 +190,9 @@ pub fn uplink_flap(stage: &mut Stage) -> Result<()> {
         vm.cable(false)?;
         std::thread::sleep(time);
         stage.no_death()?;
+        if time == LONG {
+            stage.silent()?;
+        }
         vm.cable(true)?;
         beats(&mut vm, 3)?;
     }

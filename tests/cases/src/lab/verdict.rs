@@ -19,7 +19,7 @@ use lastgasp::gasp::protocol::{Key, KeyRing};
 use lastgasp::gasp::queue::queue;
 use lastgasp::gasp::receiver::{self, Handler};
 
-use super::channels::Told;
+use super::channels::Overheard;
 use super::ways::{self, Demand, Way};
 use crate::node;
 
@@ -48,7 +48,7 @@ pub struct Verdict {
     /// The engine's reason code.
     pub reason: Option<ReasonCode>,
     /// What netconsole told, without proof.
-    pub netconsole: Option<Told>,
+    pub netconsole: Option<Overheard>,
     /// What the next boot made of it, if that was asked: `yes`, or why not.
     pub next_boot: Option<String>,
 }
@@ -97,9 +97,7 @@ pub fn judge(way: &Way, demand: Demand, since: Instant, outcome: &Outcome) -> Re
         .max()
         .unwrap_or(0) as f64
         / 1e6;
-    let mut held_at: Vec<HoldPoint> = words.iter().map(|(_, word)| word.held_at).collect();
-    held_at.retain(|point| *point != HoldPoint::None);
-    held_at.dedup();
+    let held_at = held(words.iter().map(|(_, word)| word.held_at));
     let holds_expired = words.iter().map(|(_, word)| word.holds_expired).max();
     let expected = expected_lines(way, since, &outcome.console);
     let missing = missing_lines(&expected, &heard.lines);
@@ -143,6 +141,14 @@ pub fn next_boot(before: &[Datagram], after: &[Datagram]) -> Result<String> {
     } else {
         format!("{:?}, {:?}", death.state, death.proof)
     })
+}
+
+/// The points of words one after another, each once.
+pub fn held(points: impl IntoIterator<Item = HoldPoint>) -> Vec<HoldPoint> {
+    let mut held: Vec<HoldPoint> = points.into_iter().collect();
+    held.retain(|point| *point != HoldPoint::None);
+    held.dedup();
+    held
 }
 
 /// What a way's expectations are held against.
@@ -335,7 +341,7 @@ fn expected_lines(way: &Way, since: Instant, console: &[ConsoleLine]) -> Vec<Str
 }
 
 /// A console line without `[    1.234567] ` or `[    1.234567][   T12] `.
-fn text(line: &str) -> Option<&str> {
+pub(super) fn text(line: &str) -> Option<&str> {
     let (_, rest) = line.strip_prefix('[')?.split_once("] ")?;
     Some(rest)
 }

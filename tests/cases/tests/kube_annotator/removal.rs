@@ -34,7 +34,10 @@ fn no_node_goes_without_a_record_and_its_pods_stay_explained() {
         let directory = tempfile::tempdir()?;
         let kubeconfig = cluster.plane.kubeconfig(&annotator());
         let annotator = Annotator::start(directory.path(), &kubeconfig, &[])?;
-        // Its watch has begun once it knows a node that was there before.
+        eventually("the annotator watches nodes", || async {
+            Ok(annotator.log()?.contains("nodes are watched"))
+        })
+        .await?;
         Speaker::new("scaled-down", 1, annotator.gasps)?.hello(DIES_MS, None)?;
         Speaker::new("died-first", 1, annotator.gasps)?.die(DIES_MS)?;
         let death = death_name("died-first", 1)?;

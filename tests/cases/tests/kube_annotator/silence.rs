@@ -10,8 +10,8 @@ use serde_json::json;
 
 use super::*;
 
-/// A Lease that lasts so long counts as not renewed after two seconds.
-const LASTS_S: u32 = 4;
+/// A Lease that lasts so long counts as not renewed after eight seconds.
+const LASTS_S: u32 = 16;
 /// Silence begins as early as may be configured.
 const SOON: [&str; 2] = ["--silence-ms", "2000"];
 
@@ -35,7 +35,7 @@ async fn take_lease(client: &Client, node: &str) -> Result<()> {
     Ok(())
 }
 
-/// What a kubelet does every quarter of that time.
+/// What a kubelet does every quarter of that time, and here every second.
 async fn renew_lease(client: &Client, node: &str) -> Result<()> {
     // The API server wants microseconds.
     let now = rfc3339(lastgasp::annotate::now()).replace('Z', "000Z");
@@ -168,6 +168,10 @@ fn a_lease_that_is_renewed_speaks_for_the_node_and_one_that_is_not_against_it() 
             Ok(annotator.why("node/quiet-stale").is_err())
         })
         .await?;
+        if kubelet.is_finished() {
+            // It only ends by an error.
+            return kubelet.await?;
+        }
         kubelet.abort();
         annotator.kill()
     });
