@@ -18,6 +18,40 @@ use crate::node;
 /// Until it must be ready, and until it must have reached the API server.
 const READY: Duration = Duration::from_secs(30);
 
+/// What an annotator's store is called in its directory.
+pub const STORE: &str = "annotator.db";
+
+/// `lastgasp annotator` with its key and store in `dir`, on ports of its own choice:
+/// [`addresses`] reads them in its log, which goes to stderr.
+pub fn command(binary: &Path, dir: &Path, key: &[u8]) -> Result<Command> {
+    let path = dir.join("gasp.key");
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    options
+        .open(&path)
+        .and_then(|mut file| file.write_all(key))
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    let mut command = Command::new(binary);
+    command
+        .args(["annotator", "--log-format", "json"])
+        .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
+        .arg("--key-file")
+        .arg(path)
+        .arg("--store")
+        .arg(dir.join(STORE))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    Ok(command)
+}
+
+/// Where an annotator listens for gasps and for HTTP, if this line of its log says so.
+pub fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    let line: Value = serde_json::from_str(line).ok()?;
+    let is_ready = line["fields"]["message"] == "ready";
+    let address = |field: &str| address(&line, field).ok();
+    is_ready.then(|| Some((address("listen")?, address("http")?)))?
+}
+
 /// A running annotator; dropped, it is stopped.
 #[derive(Debug)]
 pub struct Annotator {
@@ -35,26 +69,9 @@ impl Annotator {
     /// writes to that cluster. Its log goes to `annotator.log`.
     pub fn start(dir: &Path, kubeconfig: Option<&Path>) -> Result<Self> {
         let binary = node::binary("LASTGASP_BINARY")?;
-        let key = dir.join("gasp.key");
-        OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&key)
-            .and_then(|mut file| file.write_all(node::KEY))
-            .with_context(|| format!("cannot write {}", key.display()))?;
-        let store = dir.join("annotator.db");
-        let mut command = Command::new(&binary);
+        let mut command = command(&binary, dir, node::KEY)?;
         command
-            .args(["annotator", "--log-format", "json"])
-            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
             .args(["--netconsole-listen", "127.0.0.1:0"])
-            .arg("--key-file")
-            .arg(&key)
-            .arg("--store")
-            .arg(&store)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
             .stderr(Stdio::piped());
         if let Some(kubeconfig) = kubeconfig {
             command.arg("--kube").arg("--kubeconfig").arg(kubeconfig);
@@ -72,7 +89,7 @@ impl Annotator {
             binary,
             http: unknown,
             listen: Vec::new(),
-            store,
+            store: dir.join(STORE),
         };
         let deadline = Instant::now() + READY;
         let ready = wait_for(&said, "ready", deadline, &log)?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use agent_core::model::{BootId, DeathName, NodeName, Notice, PreviousBoot};
 use anyhow::{Context, Result, bail, ensure};
+use cases::annotator::STORE;
 use cases::kube::{
     Annotator, Cluster, Kind, NULL_POINTER, Node, Speaker, annotator, ask, cluster, start,
     unavailable,
@@ -285,7 +286,7 @@ fn a_death_reaches_node_and_pods_and_is_still_explained_when_they_are_gone() {
         }
         annotator.kill()?;
         // Also without an annotator, from what it left on its disk.
-        let store = directory.path().join("store.db").display().to_string();
+        let store = directory.path().join(STORE).display().to_string();
         let (status, text) = ask(&["why", &format!("{name}/{pod}"), "--store", &store])?;
         ensure!(status.success() && text.contains("boom_timer"), "{text}");
         let (status, text) = ask(&["why", "node/never-heard-of", "--store", &store])?;

@@ -43,8 +43,8 @@ struct Args {
     /// [default: none; with --all all; with --quick all but one, on one kernel].
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(scenes::names().chain(["all"])))]
     scene: Vec<String>,
-    /// CPUs of each machine [default: 2; with --all 2, 4 and 1; where only scenes are
-    /// named, what these need].
+    /// CPUs of each machine [default: 2, and for scenes what they need; with --all 2, 4
+    /// and 1].
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: Vec<u32>,
     /// Added to the kernels' command line, for an experiment.
@@ -137,7 +137,7 @@ impl Args {
             (false, ..) => self.cpus.clone(),
             (true, true, _) => vec![2, 4, 1],
             (true, _, Some(_)) => vec![2, 4],
-            (true, false, None) if self.ways().is_empty() => of_scenes(&self.scenes()),
+            (true, false, None) if self.ways().is_empty() => Vec::new(),
             (true, false, None) => vec![2],
         }
     }
@@ -145,17 +145,18 @@ impl Args {
     /// CPUs and kernel of each machine, and how many of them only play scenes: the
     /// last ones.
     fn machines(&self) -> Result<(Vec<(u32, String)>, usize)> {
-        let (cpus, kernels) = (self.cpus(), self.kernels()?);
-        let of = |cpus: u32| kernels.iter().map(move |name| (cpus, name.clone()));
-        let mut machines: Vec<_> = cpus.iter().flat_map(|cpus| of(*cpus)).collect();
+        let (cpus, mut kernels) = (self.cpus(), self.kernels()?);
+        let mut machines = Vec::new();
+        for cpus in &cpus {
+            machines.extend(kernels.iter().map(|name| (*cpus, name.clone())));
+        }
         let usual = machines.len();
-        if self.quick && kernels.iter().any(|name| name == QUICK_SCENES_ON) {
-            let mut more = of_scenes(&self.scenes());
-            more.retain(|number| !cpus.contains(number));
-            machines.extend(
-                more.into_iter()
-                    .map(|cpus| (cpus, QUICK_SCENES_ON.to_owned())),
-            );
+        kernels.retain(|name| !self.quick || name == QUICK_SCENES_ON);
+        let more: BTreeSet<u32> = self.scenes().iter().map(|scene| scene.cpus).collect();
+        for more in more {
+            if self.cpus.is_empty() && !cpus.contains(&more) {
+                machines.extend(kernels.iter().map(|name| (more, name.clone())));
+            }
         }
         let for_scenes = machines.len() - usual;
         Ok((machines, for_scenes))
@@ -197,12 +198,6 @@ impl Args {
         };
         self.json.clone().or(usual)
     }
-}
-
-/// The numbers of CPUs that these need.
-fn of_scenes(scenes: &[&Scene]) -> Vec<u32> {
-    let cpus: BTreeSet<u32> = scenes.iter().map(|scene| scene.cpus).collect();
-    cpus.into_iter().collect()
 }
 
 fn main() -> ExitCode {

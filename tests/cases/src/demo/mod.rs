@@ -20,7 +20,7 @@ use harness::vm::Vm;
 use lastgasp::gasp::protocol::{Frame, Kind};
 use serde_json::json;
 
-use crate::annotator::Annotator;
+use crate::annotator::{self, Annotator};
 use crate::lab::ways::{self, Way};
 use crate::node;
 use cluster::InCluster;
@@ -338,7 +338,7 @@ fn conclude(screen: Screen, way: &Way, figures: &Figures, missing: &[String]) {
 /// Keeps what may explain a failure; never the key.
 fn keep(dir: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
-    for name in ["annotator.log", "console.txt", "annotator.db"] {
+    for name in ["annotator.log", "console.txt", annotator::STORE] {
         let from = dir.join(name);
         if from.is_file() {
             fs::copy(&from, to.join(name)).with_context(|| format!("cannot keep {name}"))?;

@@ -1,9 +1,7 @@
 //! The annotator as a process of its own, as it runs in a pod.
 
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -11,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+
+use crate::annotator;
 
 /// The key that annotator and nodes of the Kubernetes cases share. A file of
 /// hex digits would be taken for what they stand for.
@@ -74,22 +74,12 @@ impl Annotator {
     /// Starts one with its key, log and store in `directory`, writing to the
     /// cluster of `kubeconfig`, and waits until it listens.
     pub fn start(directory: &Path, kubeconfig: &Path, flags: &[&str]) -> Result<Self> {
-        let key = directory.join("key");
-        let mut options = File::options();
-        options.create(true).truncate(true).write(true).mode(0o600);
-        options.open(&key)?.write_all(KEY)?;
         let log = directory.join("annotator.log");
-        let child = Command::new(program()?)
-            .args(["annotator", "--kube", "--log-format", "json"])
-            .args(["--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"])
-            .arg("--key-file")
-            .arg(key)
+        let child = annotator::command(program()?, directory, KEY)?
+            .arg("--kube")
             .arg("--kubeconfig")
             .arg(kubeconfig)
-            .arg("--store")
-            .arg(directory.join("store.db"))
             .args(flags)
-            .stdin(Stdio::null())
             .stderr(File::create(&log)?)
             .spawn()
             .context("cannot start the annotator")?;
@@ -103,7 +93,7 @@ impl Annotator {
         let start = Instant::now();
         loop {
             let said = annotator.log()?;
-            if let Some((gasps, http)) = said.lines().find_map(addresses) {
+            if let Some((gasps, http)) = said.lines().find_map(annotator::addresses) {
                 (annotator.gasps, annotator.http) = (gasps, http);
                 return Ok(annotator);
             }
@@ -160,12 +150,4 @@ pub fn ask(arguments: &[&str]) -> Result<(ExitStatus, String)> {
         .context("cannot run lastgasp")?;
     let text = [output.stdout, output.stderr].concat();
     Ok((output.status, String::from_utf8_lossy(&text).into_owned()))
-}
-
-/// Where the annotator listens for gasps and HTTP, if the line says so.
-fn addresses(line: &str) -> Option<(SocketAddr, SocketAddr)> {
-    let line: Value = serde_json::from_str(line).ok()?;
-    let fields = &line["fields"];
-    let address = |name: &str| fields[name].as_str()?.parse().ok();
-    (fields["message"] == "ready").then(|| Some((address("listen")?, address("http")?)))?
 }

@@ -168,3 +168,57 @@ pub fn drawn<'a>(
     }
     tasks
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use harness::arch::Arch;
+    use harness::vm::Machine;
+
+    use super::super::scenes::ALL;
+    use super::*;
+
+    fn prepared(cpus: u32) -> Prepared {
+        Prepared {
+            kernel: "6.1".into(),
+            release: "6.1.0-50".into(),
+            machine: Machine {
+                arch: Arch::Amd64,
+                image: "vmlinuz".into(),
+                initramfs: [].into(),
+                cpus,
+                memory: 512,
+                append: String::new(),
+                forward: Vec::new(),
+                disk: None,
+                devices: Vec::new(),
+                decoys: 0,
+                limit: Duration::from_secs(60),
+            },
+            snapshot: "snapshot".into(),
+            clock: "tsc".into(),
+            impossible: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn scenes_that_go_on_draw_what_they_would_have_drawn() {
+        let machines = [prepared(2), prepared(4)];
+        let all: Vec<&Scene> = ALL.iter().collect();
+        let plan = |known: &[DeathRecord]| -> Vec<(&str, u32, u64)> {
+            let tasks = scenes(&machines, &all, 2, known, &mut Dice(1));
+            let said = |task: &Task<'_>| (task.how.name(), task.on.machine.cpus, task.delay_us);
+            tasks.iter().map(said).collect()
+        };
+        let whole = plan(&[]);
+        assert_eq!(whole.len(), ALL.len() * 2);
+        assert_eq!((whole[0].0, whole[0].1), ("sender-dies", 4));
+        let known = [
+            DeathRecord::good("6.1", 4, "sender-dies"),
+            // On a machine that it is not played on any more.
+            DeathRecord::good("6.1", 2, "sender-dies"),
+        ];
+        assert_eq!(plan(&known), whole[1..]);
+    }
+}

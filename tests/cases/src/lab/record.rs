@@ -268,6 +268,22 @@ pub fn read(path: &Path) -> Result<Vec<DeathRecord>> {
 }
 
 #[cfg(test)]
+impl DeathRecord {
+    /// A good one.
+    pub(super) fn good(kernel: &str, cpus: u32, way: &str) -> Self {
+        let record = serde_json::json!({
+            "lab": "gasp", "kernel": "6.1.0-50", "arch": "x86_64", "cpus": cpus, "way": way,
+            "channel": "gasp", "metric": "death", "unit": "run", "value": 1, "runs": 1,
+            "build": "0", "wall_ms": 1, "verdict": "yes",
+            "case": {"kernel": kernel, "cpus": cpus, "way": way, "on_cpu": 0, "cold": false,
+                "delay_us": 0, "seed": 1},
+            "lines_expected": 0, "lines_received": 0, "hold_ms": 0.0,
+        });
+        serde_json::from_value(record).expect("a record")
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -275,15 +291,7 @@ mod tests {
     fn a_run_goes_on_behind_the_last_whole_line() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let path = dir.path().join("all.jsonl");
-        let record = serde_json::json!({
-            "lab": "gasp", "kernel": "6.1.0-50", "arch": "x86_64", "cpus": 2, "way": "sysrq-c",
-            "channel": "gasp", "metric": "death", "unit": "run", "value": 1, "runs": 1,
-            "build": "0", "wall_ms": 1, "verdict": "yes",
-            "case": {"kernel": "6.1", "cpus": 2, "way": "sysrq-c", "on_cpu": 0, "cold": false,
-                "delay_us": 0, "seed": 1},
-            "lines_expected": 0, "lines_received": 0, "hold_ms": 0.0,
-        });
-        let record: DeathRecord = serde_json::from_value(record)?;
+        let record = DeathRecord::good("6.1", 2, "sysrq-c");
         Log::open(&path, false)?.add(&record)?;
         // Somebody is killed while writing, then goes on.
         let mut file = OpenOptions::new().append(true).open(&path)?;

@@ -2,9 +2,7 @@
 //! its store.
 
 use std::fs;
-use std::net::UdpSocket;
-use std::os::unix::fs::PermissionsExt as _;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -15,7 +13,7 @@ use serde_json::json;
 use super::load::{self, Load, Sender, What};
 use super::sink;
 use super::{Figure, QUIET};
-use crate::node;
+use crate::{annotator, node};
 
 /// An annotator on the receivers' CPU.
 struct Annotator {
@@ -29,27 +27,21 @@ impl Annotator {
         let dir = tempfile::Builder::new()
             .prefix("lastgasp-bench-")
             .tempdir()?;
-        let path = |name: &str| dir.path().join(name);
-        fs::write(path("key"), load::KEY)?;
-        fs::set_permissions(path("key"), fs::Permissions::from_mode(0o600))?;
-        let port = UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port();
-        let log = fs::File::create(path("log"))?;
-        let mut command = Command::new(node::binary("LASTGASP_BINARY")?);
-        command
-            .arg("annotator")
-            .args(["--listen", &format!("127.0.0.1:{port}")])
-            .args(["--http", "127.0.0.1:0"])
-            .arg("--key-file")
-            .arg(path("key"))
-            .arg("--store")
-            .arg(path("store"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
+        let binary = node::binary("LASTGASP_BINARY")?;
+        let mut command = annotator::command(&binary, dir.path(), load::KEY)?;
+        command.stderr(fs::File::create(dir.path().join("log"))?);
         let child = sink::on_its_cpu(&mut command)?;
-        let mut annotator = Self { child, dir, port };
+        let mut annotator = Self {
+            child,
+            dir,
+            port: 0,
+        };
         let deadline = Instant::now() + Duration::from_secs(10);
-        while !annotator.log().contains("ready") {
+        loop {
+            if let Some((gasps, _)) = annotator.log().lines().find_map(annotator::addresses) {
+                annotator.port = gasps.port();
+                return Ok(annotator);
+            }
             ensure!(
                 annotator.child.try_wait()?.is_none() && Instant::now() < deadline,
                 "the annotator does not become ready; it said:\n{}",
@@ -57,7 +49,6 @@ impl Annotator {
             );
             sleep(Duration::from_millis(5));
         }
-        Ok(annotator)
     }
 
     fn log(&self) -> String {
@@ -97,7 +88,7 @@ pub(super) fn lines() -> Result<Vec<Figure>> {
         let load = Load::new(What::Gasps, hosts, frames)?;
         let lines = (frames * load::LINES_A_FRAME) as u64;
         let annotator = Annotator::start()?;
-        let store = Store::open_to_read(&annotator.dir.path().join("store"))?;
+        let store = Store::open_to_read(&annotator.dir.path().join(annotator::STORE))?;
         let sent = Sender::new(annotator.port)?.send(&load, frames, None)?;
         let mut kept = 0;
         let mut last = Instant::now();
