@@ -21,6 +21,16 @@ pub const COMMAND_MAX: usize = 64;
 /// [`Told`]s kept of each of [`means`].
 pub const TOLD_SLOTS: u32 = 4;
 
+/// All of them: those of a number begin at that number times [`TOLD_SLOTS`].
+pub const TOLD_ENTRIES: u32 = MEANS * TOLD_SLOTS;
+
+/// How many [`means`] there are, and the number zero, which none has.
+pub const MEANS: u32 = means::LAST as u32 + 1;
+
+/// A service manager that was told this long ago, in nanoseconds, may have taken so
+/// long to stop everything else.
+pub const PATIENCE_NS: u64 = 10 * 60 * 1_000_000_000;
+
 /// How somebody told. The numbers are also those of the gasp protocol.
 pub mod means {
     /// A signal to PID 1.

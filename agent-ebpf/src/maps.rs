@@ -2,7 +2,7 @@
 
 use agent_common::{
     Control, RING_SLOTS, Slot,
-    asked::{TOLD_SLOTS, Told, means},
+    asked::{MEANS, TOLD_ENTRIES, Told},
 };
 use aya_ebpf::{
     macros::map,
@@ -38,12 +38,9 @@ pub const PAD_HALF: u32 = 64 * 1024;
 #[map]
 pub static PAD: Array<[u8; 2 * PAD_HALF as usize]> = Array::with_max_entries(1, 0);
 
-/// Means by which somebody may tell, and the number that none has.
-const MEANS: u32 = means::LAST as u32 + 1;
-
 /// Who told last, by each means.
 #[map]
-pub static TOLD: Array<Told> = Array::with_max_entries(MEANS * TOLD_SLOTS, 0);
+pub static TOLD: Array<Told> = Array::with_max_entries(TOLD_ENTRIES, MMAPABLE);
 
 /// How many have, by each means.
 #[map]

@@ -3,7 +3,7 @@
 
 use agent_common::{
     CONTEXT_PROCESS, CONTEXT_UNKNOWN, Slot,
-    asked::{Asked, TOLD_SLOTS, Told, means},
+    asked::{Asked, PATIENCE_NS, TOLD_SLOTS, Told, means},
     notice,
 };
 use aya_ebpf::helpers::{
@@ -16,10 +16,6 @@ use crate::{
     kernel::task,
     maps::{TOLD, TOLD_NEXT},
 };
-
-/// A service manager that was told this long ago may have taken so long to stop
-/// everything else.
-const PATIENCE_NS: u64 = 10 * 60 * 1_000_000_000;
 
 const _: () = assert!(TOLD_SLOTS == 4, "see `newest`");
 

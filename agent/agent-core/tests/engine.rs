@@ -24,6 +24,8 @@ mod removal;
 mod restart;
 #[path = "engine/silence.rs"]
 mod silence;
+#[path = "engine/stop.rs"]
+mod stop;
 #[path = "engine/unheard.rs"]
 mod unheard;
 
@@ -152,6 +154,7 @@ fn brief(outputs: &[Output]) -> Vec<String> {
             Output::NodeSeen { .. }
             | Output::Look(_)
             | Output::Removed(_)
+            | Output::Stopped(_)
             | Output::Silent(_)
             | Output::SilenceOver(_) => None,
         })
@@ -301,7 +304,7 @@ fn stories() {
     assert_eq!(
         story(vec![
             gasp(1, 1, hello()),
-            gasp(1, 9, Body::Goodbye),
+            gasp(1, 9, Body::Goodbye(None)),
             gasp(2, 1, hello())
         ]),
         nothing,
@@ -515,7 +518,7 @@ fn silence_is_counted_and_a_goodbye_explains_it() {
     assert_eq!(engine.stats().silent, 1);
     tell(
         &mut engine,
-        [vec![gasp(1, 2, Body::Goodbye)], ticks().collect()].concat(),
+        [vec![gasp(1, 2, Body::Goodbye(None))], ticks().collect()].concat(),
     );
     assert_eq!(engine.stats().silent, 0);
 }

@@ -7,11 +7,16 @@ use crate::store::{Change, SeenNode};
 
 /// Those who asked, and belong to a pod whose name is not known yet.
 pub(super) fn unnamed(gasp: &mut Gasp) -> Vec<(String, &mut Asker)> {
-    let Body::Word(word) = &mut gasp.body else {
-        return Vec::new();
+    let askers: Vec<&mut Asker> = match &mut gasp.body {
+        Body::Word(word) => {
+            let asked = word.asked.iter_mut();
+            asked.flat_map(|asked| asked.askers_mut()).collect()
+        }
+        Body::Goodbye(Some(told)) => told.by.iter_mut().collect(),
+        _ => return Vec::new(),
     };
-    let askers = word.asked.iter_mut().flat_map(|asked| asked.askers_mut());
     askers
+        .into_iter()
         .filter_map(|asker| Some((asker.pod_uid()?, asker)))
         .collect()
 }

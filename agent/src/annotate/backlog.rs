@@ -35,6 +35,11 @@ impl Backlog {
         for death in change.deaths {
             put_death(&mut self.change.deaths, death);
         }
+        for stop in change.stops {
+            let stops = &mut self.change.stops;
+            stops.retain(|other| other.node != stop.node);
+            stops.push(stop);
+        }
         for (node, silence) in change.silences {
             put_silence(&mut self.change.silences, node, silence);
         }

@@ -357,6 +357,14 @@ impl Annotator {
                     inventory,
                     stopped,
                 }),
+                Output::Stopped(stop) => {
+                    tracing::info!(
+                        node = %stop.node,
+                        verdict = agent_core::engine::stopped(&stop),
+                        "stopped"
+                    );
+                    change.stops.push(*stop);
+                }
                 Output::Silent(silence) => {
                     tracing::info!(
                         node = %silence.node,

@@ -20,6 +20,7 @@ use crate::kernel::attach::{self, Attached, Bell};
 use crate::kernel::caps::{self, Capability};
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::sched;
+use crate::kernel::told::Tellers;
 use crate::node::leftovers::{self, Leftovers};
 use crate::node::marker::Marker;
 use crate::node::netconsole::Netconsole;
@@ -70,6 +71,7 @@ struct Started {
     shared: Arc<Shared>,
     attached: Attached,
     threads: Vec<JoinHandle<()>>,
+    tellers: Tellers,
     collectors: Vec<SocketAddr>,
     ports: Vec<u16>,
     netconsole: Option<Netconsole>,
@@ -150,6 +152,7 @@ impl Started {
             shared,
             attached,
             threads,
+            tellers: memory.tellers,
             collectors,
             ports,
             netconsole,
@@ -235,13 +238,14 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         ways.tried |= ready;
     }
     info!("stopping in an orderly way");
+    let told = started.tellers.newest(sched::monotonic_ns());
     // First the probes, so that nothing declares a death after the goodbye.
     drop(started.attached);
     shared.stop.store(true, Ordering::Relaxed);
     for thread in started.threads {
         let _ = thread.join();
     }
-    beacon::goodbye(&shared);
+    beacon::goodbye(&shared, told.as_ref());
     if let Some(netconsole) = started.netconsole {
         netconsole.stop();
     }

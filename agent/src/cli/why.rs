@@ -4,11 +4,11 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use agent_core::engine::{asker_text, rfc3339, told_text};
-use agent_core::model::{Account, Asked, Channel, DeathState, Line, Proof, RetryAdvice};
+use agent_core::model::{Account, Asked, Asker, Channel, DeathState, Line, Proof, RetryAdvice};
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, Style, sanitize, styled};
-use crate::store::{Explanation, PodNote, Query, Removed, Silent, Summary};
+use crate::store::{Explanation, PodNote, Query, Removed, Silent, Stopped, Summary};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -97,6 +97,12 @@ fn told(answer: &Explanation, wide: bool, colour: bool) -> Result<String, std::f
     if let Some(silent) = &answer.silent {
         page.accounts(&silent.silence.channels)?;
     }
+    if let Some(stopped) = &answer.stop {
+        if !page.out.is_empty() {
+            page.out.push('\n');
+        }
+        page.stopped(stopped)?;
+    }
     if let Some(summary) = &answer.summary {
         if !page.out.is_empty() {
             page.out.push('\n');
@@ -180,6 +186,18 @@ impl Page {
         Ok(())
     }
 
+    fn stopped(&mut self, stopped: &Stopped) -> std::fmt::Result {
+        let stop = &stopped.stop;
+        self.headline(&stopped.verdict, Style::Bold)?;
+        self.field("node", stop.node.as_str())?;
+        self.field("boot", &stop.boot.to_string())?;
+        self.field("when", &rfc3339(stop.at))?;
+        match &stop.told.by {
+            Some(by) => self.origin(by),
+            None => Ok(()),
+        }
+    }
+
     fn accounts(&mut self, accounts: &[Account]) -> std::fmt::Result {
         if accounts.is_empty() {
             return Ok(());
@@ -199,7 +217,11 @@ impl Page {
         if let Some(told) = &asked.told {
             self.field("", &sanitize(&told_text(told)))?;
         }
-        let origin = asked.origin().unwrap_or(&asked.by);
+        self.origin(asked.origin().unwrap_or(&asked.by))
+    }
+
+    /// Who started it, and where it belongs.
+    fn origin(&mut self, origin: &Asker) -> std::fmt::Result {
         for parent in &origin.parents {
             let text = format!("started by {} (pid {})", parent.comm, parent.pid);
             self.field("", &sanitize(&text))?;

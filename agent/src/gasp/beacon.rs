@@ -5,6 +5,7 @@ use std::net::UdpSocket;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use agent_common::asked::Told;
 use agent_core::model::{Inventory, Record};
 
 use super::drain::Shared;
@@ -62,21 +63,24 @@ fn fragments(shared: &Shared, kind: Kind, json: &[u8]) {
 
 /// Says that the node lives.
 pub fn heartbeat(shared: &Shared) {
-    say(shared, Kind::Heartbeat);
+    say(shared, Kind::Heartbeat, None);
 }
 
-/// Says that silence from now on means nothing. Twice, as UDP may lose it.
-pub fn goodbye(shared: &Shared) {
-    say(shared, Kind::Goodbye);
-    say(shared, Kind::Goodbye);
+/// Says that silence from now on means nothing, and who told PID 1 to stop the
+/// machine, if anybody did. Twice, as UDP may lose it.
+pub fn goodbye(shared: &Shared, told: Option<&Told>) {
+    say(shared, Kind::Goodbye, told);
+    say(shared, Kind::Goodbye, told);
 }
 
-fn say(shared: &Shared, kind: Kind) {
+fn say(shared: &Shared, kind: Kind, told: Option<&Told>) {
     let mut frame = [0; MAX_FRAME];
-    let len = shared
-        .sealer
-        .begin(&mut frame, kind)
-        .seal(shared.stamp(false));
+    let stamp = shared.stamp(false);
+    let mut draft = shared.sealer.begin(&mut frame, kind);
+    if let Some(told) = told {
+        draft.told(told, stamp.mono_ns);
+    }
+    let len = draft.seal(stamp);
     send(shared, &frame[..len]);
 }
 

@@ -17,6 +17,7 @@ use super::fits::{Kernel, Plan};
 use super::ring::CrashRing;
 use super::role::{Candidate, How, Role};
 use super::sched;
+use super::told::Tellers;
 
 /// The object built from `agent-ebpf` (`cargo xtask build-ebpf`).
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("LASTGASP_EBPF_PATH"));
@@ -129,6 +130,8 @@ pub struct Shared {
     pub ring: CrashRing,
     /// One bell for each drain thread.
     pub bells: [Bell; 2],
+    /// Who told PID 1 to stop the machine.
+    pub tellers: Tellers,
 }
 
 /// Loads the object and attaches every role.
@@ -160,6 +163,8 @@ pub fn attach(roles: &[&'static Role], verbose: bool) -> Result<(Attached, Share
         let slots = array(&ebpf, "RING")?;
         CrashRing::map(control.fd(), slots.fd()).map_err(|e| Error::Mapping("RING", e))?
     };
+    let tellers = Tellers::map(array(&ebpf, "TOLD")?.fd());
+    let tellers = tellers.map_err(|e| Error::Mapping("TOLD", e))?;
     let bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
 
     let statuses = plans.into_iter().map(|plan| Status {
@@ -173,7 +178,12 @@ pub fn attach(roles: &[&'static Role], verbose: bool) -> Result<(Attached, Share
         statuses,
         knows_context,
     };
-    Ok((attached, Shared { ring, bells }))
+    let shared = Shared {
+        ring,
+        bells,
+        tellers,
+    };
+    Ok((attached, shared))
 }
 
 impl Attached {

@@ -12,4 +12,5 @@ pub mod ring;
 pub mod role;
 pub mod sched;
 pub mod symbols;
+pub mod told;
 pub mod udp;

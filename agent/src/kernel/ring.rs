@@ -12,13 +12,13 @@ use agent_common::asked::Asked;
 use agent_common::{Control, RING_SLOTS, SENDERS, Slot, TEXT_MAX};
 
 /// A mapping of a whole BPF array.
-struct Mapping {
-    start: NonNull<u8>,
+pub(super) struct Mapping {
+    pub(super) start: NonNull<u8>,
     len: usize,
 }
 
 impl Mapping {
-    fn new(map: &impl AsFd, len: usize, write: bool) -> io::Result<Self> {
+    pub(super) fn new(map: &impl AsFd, len: usize, write: bool) -> io::Result<Self> {
         let page = 4096;
         let len = len.next_multiple_of(page);
         let access = if write {

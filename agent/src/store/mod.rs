@@ -18,7 +18,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use read::Query;
-pub use view::{Explanation, PodNote, Removed, Silent, Summary};
+pub use view::{Explanation, PodNote, Removed, Silent, Stopped, Summary};
 pub use write::{BootLines, Change, KeptRecord, SeenNode, Task};
 
 #[cfg(test)]

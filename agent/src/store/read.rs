@@ -1,11 +1,11 @@
 //! Questions to the store.
 
 use agent_core::engine::{Action, KnownNode};
-use agent_core::model::{BootId, Death, Line, NodeName, PodRef, Removal, Silence, Timestamp};
+use agent_core::model::{BootId, Death, Line, NodeName, PodRef, Removal, Silence, Stop, Timestamp};
 use rusqlite::{OptionalExtension, Row, named_params, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Explanation, PodNote, Removed, Silent, Store, Summary, Task};
+use super::{Error, Explanation, PodNote, Removed, Silent, Stopped, Store, Summary, Task};
 
 /// Whose end is asked about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,12 +29,20 @@ struct Found {
     pod: Option<PodNote>,
     silent: Option<Silent>,
     removed: Option<Removed>,
+    stop: Option<Stopped>,
     summary: Option<Summary>,
 }
 
 impl Found {
     fn is_nothing(&self) -> bool {
-        self.silent.is_none() && self.removed.is_none() && self.summary.is_none()
+        let Self {
+            pod: _,
+            silent,
+            removed,
+            stop,
+            summary,
+        } = self;
+        silent.is_none() && removed.is_none() && stop.is_none() && summary.is_none()
     }
 }
 
@@ -141,6 +149,7 @@ impl Store {
             pod: found.pod,
             silent: found.silent,
             removed: found.removed,
+            stop: found.stop,
             summary: found.summary,
             pods,
             lines,
@@ -166,15 +175,24 @@ impl Store {
     fn find_node(&self, name: &str, found: &mut Found) -> Result<(), Error> {
         found.summary = self.newest_of_node(name)?;
         let reader = self.reader();
-        let silence = reader
-            .prepare_cached("SELECT silence FROM node WHERE name = ?1 AND silence IS NOT NULL")
-            .and_then(|mut read| {
-                read.query_row([name], |row| row.get::<_, String>(0))
-                    .optional()
-            })
+        let read = |which: &str| {
+            let mut read = reader.prepare_cached(which)?;
+            read.query_row([name], |row| row.get::<_, String>(0))
+                .optional()
+        };
+        let silence = read("SELECT silence FROM node WHERE name = ?1 AND silence IS NOT NULL")
             .map_err(|e| self.error(e))?;
+        // Not of a boot that went on: only its agent was stopped.
+        let stop = read(
+            "SELECT stop FROM node WHERE name = ?1 AND stop IS NOT NULL
+             AND (stopped OR boot <> stop ->> 'boot')",
+        )
+        .map_err(|e| self.error(e))?;
         drop(reader);
         found.silent = silence.map(|body| self.silent(&body)).transpose()?;
+        let parse = |body: String| serde_json::from_str::<Stop>(&body);
+        let stop = stop.map(parse).transpose();
+        found.stop = stop.map_err(|e| self.record_error(e))?.map(Stopped::from);
         found.removed = self
             .removals("WHERE node = ?1 ORDER BY at_ms DESC LIMIT 1", [name])?
             .pop();

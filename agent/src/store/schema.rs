@@ -108,6 +108,8 @@ CREATE INDEX removal_node ON removal (node, at_ms);
     "
 -- Whether a goodbye is the last that the node's newest boot said.
 ALTER TABLE node ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0;
+-- The last orderly stop of which somebody is known who told it to.
+ALTER TABLE node ADD COLUMN stop TEXT;
 ",
 ];
 

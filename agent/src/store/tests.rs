@@ -1,7 +1,7 @@
 use agent_core::engine::Action;
 use agent_core::model::{
-    BootId, Channel, Death, DeathName, DeathState, Inventory, Line, NodeName, Notice, Opinion,
-    PodRef, Proof, Record, RecordKind, Silence, Timestamp,
+    BootId, Channel, Death, DeathName, DeathState, Inventory, Line, Means, NodeName, Notice,
+    Opinion, PodRef, Proof, Record, RecordKind, Silence, Stop, Timestamp, Told,
 };
 
 use super::*;
@@ -77,6 +77,7 @@ fn change() -> Change {
             Action::AnnotatePods(death.name.clone()),
         ],
         deaths: vec![death],
+        stops: Vec::new(),
         silences: Vec::new(),
         removals: Vec::new(),
     }
@@ -121,6 +122,48 @@ fn what_is_committed_is_there_after_opening_again() {
     let first = store.tasks().expect("readable")[0].id;
     store.finish(first).expect("deletes");
     assert_eq!(words(&store), ["AnnotatePods"]);
+}
+
+#[test]
+fn who_had_a_node_stopped_is_told_until_the_same_boot_speaks_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let told = Told {
+        means: Means::Signal(39),
+        by: None,
+        before_ns: 1,
+        command: String::new(),
+    };
+    let seen = |boot: BootId, stopped: bool| SeenNode {
+        boot,
+        stopped,
+        ..change().nodes.remove(0)
+    };
+    let stop = Stop {
+        node: node(),
+        boot: BootId([1; 16]),
+        at: NOW,
+        told,
+    };
+    for (boot, stopped, stops, shown) in [
+        (1, false, Vec::new(), None),
+        (1, true, vec![stop.clone()], Some(&stop)),
+        // Its agent was restarted, and nothing else.
+        (1, false, Vec::new(), None),
+        (1, true, Vec::new(), Some(&stop)),
+        (2, false, Vec::new(), Some(&stop)),
+    ] {
+        let change = Change {
+            nodes: vec![seen(BootId([boot; 16]), stopped)],
+            stops,
+            ..Change::default()
+        };
+        store.commit(NOW, &change).expect("fits");
+        let query = Query::Node(node().to_string());
+        let answer = store.why(&query, 0).expect("readable");
+        let found = answer.and_then(|answer| answer.stop);
+        assert_eq!(found.map(|stopped| stopped.stop).as_ref(), shown);
+    }
 }
 
 #[test]

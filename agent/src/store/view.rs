@@ -2,7 +2,7 @@
 
 use agent_core::engine;
 use agent_core::model::{
-    Death, Line, PodRef, ReasonCode, Removal, RetryAdvice, Silence, Timestamp,
+    Death, Line, PodRef, ReasonCode, Removal, RetryAdvice, Silence, Stop, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -89,6 +89,24 @@ impl From<Removal> for Removed {
     }
 }
 
+/// An orderly stop, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stopped {
+    /// One line for people.
+    pub verdict: String,
+    /// All that is known.
+    pub stop: Stop,
+}
+
+impl From<Stop> for Stopped {
+    fn from(stop: Stop) -> Self {
+        Self {
+            verdict: engine::stopped(&stop),
+            stop,
+        }
+    }
+}
+
 /// The answer to *why*: a death with its pods and its last lines, or what is
 /// known of a node that says nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -101,6 +119,9 @@ pub struct Explanation {
     /// The node's object was deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub removed: Option<Removed>,
+    /// The node was stopped in an orderly way, and somebody is known who told it to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stopped>,
     /// The death, if there is one.
     #[serde(flatten)]
     pub summary: Option<Summary>,

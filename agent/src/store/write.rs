@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use agent_core::engine::{self, Action};
 use agent_core::model::{
-    BootId, Death, DeathName, Inventory, Line, NodeName, OwnedPod, Record, Removal, Silence,
+    BootId, Death, DeathName, Inventory, Line, NodeName, OwnedPod, Record, Removal, Silence, Stop,
     Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
@@ -73,6 +73,8 @@ pub struct KeptRecord {
 pub struct Change {
     /// Nodes to remember.
     pub nodes: Vec<SeenNode>,
+    /// Boots that somebody had stopped.
+    pub stops: Vec<Stop>,
     /// Nodes that fell silent, or spoke again.
     pub silences: Vec<(NodeName, Option<Silence>)>,
     /// Node objects that were deleted, with their pods.
@@ -91,6 +93,7 @@ impl Change {
     /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
+            && self.stops.is_empty()
             && self.silences.is_empty()
             && self.removals.is_empty()
             && self.deaths.is_empty()
@@ -144,6 +147,9 @@ impl Store {
             let tx = writer.transaction()?;
             for node in &change.nodes {
                 see_node(&tx, now, node)?;
+            }
+            for stop in &change.stops {
+                put_stop(&tx, stop)?;
             }
             for (node, silence) in &change.silences {
                 put_silence(&tx, node, silence.as_ref())?;
@@ -276,6 +282,13 @@ fn see_node(tx: &Transaction<'_>, now: Timestamp, seen: &SeenNode) -> rusqlite::
             now.0 as i64
         ])?;
     }
+    Ok(())
+}
+
+fn put_stop(tx: &Transaction<'_>, stop: &Stop) -> rusqlite::Result<()> {
+    let body = serde_json::to_string(stop).unwrap_or_default();
+    tx.prepare_cached("UPDATE node SET stop = ?2 WHERE name = ?1")?
+        .execute(params![stop.node.as_str(), body])?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@
 //! | `wait PATH MS` | waits until the file exists |
 //! | `output MS PROGRAM ARGUMENTS…` | runs a program to its end; answers with what it says, newlines as U+001E |
 //! | `stop PROGRAM MS` | SIGTERM to what `run` started, and waits for its end |
+//! | `ask COMMAND` | has somebody in the pod run a command of this name, which does nothing |
 //! | `missing WAY` | answers why this machine cannot die that way; nothing if it can |
 //! | `die WAY US CPU` | dies that way after this many microseconds, by an order to this CPU |
 //! | `busy CPU` | keeps a CPU busy from now on |
@@ -32,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{clock, crash, flood, machine, ways};
+use crate::{clock, crash, flood, machine, orders, ways};
 
 /// What a machine that has a shell has it in.
 const SHELL: &str = "/bin/busybox";
@@ -54,6 +55,7 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
         }
         "list" => return list(Path::new(first)),
         "run" => return run(first, second, children),
+        "ask" => orders::run_by_pod(rest)?,
         "output" => return output(Duration::from_millis(first.parse()?), second),
         "sh" => shell(rest)?,
         "crash-kernel" => crash::load()?,

@@ -29,14 +29,13 @@ pub(crate) fn order(end: End) -> io::Result<()> {
 
 /// Has somebody in the pod do so.
 pub(crate) fn by_pod(by: By) -> Result<()> {
-    let cgroup = pod_cgroup()?;
     match by {
-        By::Process(end) => as_process(&cgroup, c"reboot", move || order(end)),
+        By::Process(end) => as_process(c"reboot", move || order(end)),
         By::Signal(signal) => {
             machine::on_signal(signal)?;
-            as_process(&cgroup, c"kured", move || machine::signal(1, signal))
+            as_process(c"kured", move || machine::signal(1, signal))
         }
-        By::Command(command) => run(&cgroup, command),
+        By::Command(command) => run_by_pod(command),
     }
 }
 
@@ -50,24 +49,25 @@ fn pod_cgroup() -> Result<String> {
     Ok(format!("{path}/cgroup.procs"))
 }
 
-/// Does it in a process of its own, of this name, in the cgroup.
-fn as_process(cgroup: &str, name: &CStr, body: impl FnOnce() -> io::Result<()>) -> Result<()> {
+/// Does it in a process of its own, of this name, in the pod's cgroup.
+fn as_process(name: &CStr, body: impl FnOnce() -> io::Result<()>) -> Result<()> {
+    let cgroup = pod_cgroup()?;
     machine::in_child(|| {
         machine::name(name);
         // Who cannot do this says nothing of itself; the verdict will.
-        let _ = fs::write(cgroup, "0").and_then(|()| body());
+        let _ = fs::write(&cgroup, "0").and_then(|()| body());
     })?;
     Ok(())
 }
 
-/// Runs a command of this name, which does nothing, to its end.
-fn run(cgroup: &str, command: &str) -> Result<()> {
+/// Runs a command of this name, which does nothing, to its end, in the pod.
+pub(crate) fn run_by_pod(command: &str) -> Result<()> {
+    let procs = pod_cgroup()?;
     let (name, arguments) = command.split_once(' ').unwrap_or((command, ""));
     let program = format!("/run/{name}");
     if !Path::new(&program).exists() {
         symlink("/init", &program)?;
     }
-    let procs = cgroup.to_owned();
     let mut command = Command::new(&program);
     command.args(arguments.split(' ')).arg0(name);
     // SAFETY: the child writes a file before it becomes the command.

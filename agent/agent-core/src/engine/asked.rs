@@ -2,10 +2,14 @@
 
 use std::fmt::Write;
 
-use crate::model::{Asked, Asker, Means, Told};
+use super::text::escaped;
+use crate::model::{Asked, Asker, Means, Stop, Told};
 
 /// `SIGRTMIN` as the C library of service managers counts.
 const SIGRTMIN: u8 = 34;
+
+/// Longest line on a stop, in bytes.
+const TEXT_MAX: usize = 1_024;
 
 /// `asked for by reboot (pid 812, uid 0) in pod shop/web-1`. Not escaped yet.
 pub(super) fn asked_text(asked: &Asked) -> String {
@@ -60,6 +64,12 @@ pub fn told_text(told: &Told) -> String {
             format!("probably told to by {who}, started {seconds} s before")
         }
     }
+}
+
+/// One line for people on an orderly stop.
+pub fn stopped(stop: &Stop) -> String {
+    let text = format!("stopped in an orderly way, {}", told_text(&stop.told));
+    escaped(&text, TEXT_MAX)
 }
 
 fn signal_name(number: u8) -> String {

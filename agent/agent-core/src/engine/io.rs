@@ -2,7 +2,7 @@
 
 use crate::model::{
     BootId, Death, DeathName, Deleted, Gasp, Inventory, Lease, NodeName, Record, Removal, Report,
-    Silence, Timestamp,
+    Silence, Stop, Timestamp,
 };
 
 /// What the engine may hold and how long it waits.
@@ -185,6 +185,8 @@ pub enum Output {
         /// Whether a goodbye is the last that it said.
         stopped: bool,
     },
+    /// Record who had a boot stopped in an orderly way.
+    Stopped(Box<Stop>),
     /// Record that a Node object was deleted, by whom and why.
     Removed(Box<Removal>),
     /// Look at the Lease of this node, and say what it shows.

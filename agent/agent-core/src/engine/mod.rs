@@ -31,11 +31,11 @@ use verdict::Facts;
 
 use crate::model::{
     Body, BootId, Channel, Death, DeathState, Gasp, Inventory, NodeName, Notice, Proof, Report,
-    Timestamp, Word,
+    Stop, Timestamp, Word,
 };
 
 pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
-pub use asked::{asker_text, told_text};
+pub use asked::{asker_text, stopped, told_text};
 pub use explain::{Retry, by, reason, reason_code, retry, silent};
 pub use io::{Action, Input, KnownNode, Limits, Output, Stats};
 pub use removal::removed;
@@ -213,10 +213,19 @@ impl Engine {
                 life.survived_ns = life.survived_ns.max(mono);
                 self.alive(now, &(gasp.node, gasp.boot), fresh, out);
             }
-            Body::Goodbye => {
+            Body::Goodbye(told) => {
                 life.goodbye_ns = life.goodbye_ns.max(mono);
                 life.survived_ns = life.survived_ns.max(mono);
                 self.seen(&gasp.node, uid, gasp.boot, None, out);
+                let runs = self.fleet.current(&gasp.node) == Some(gasp.boot);
+                if let Some(told) = told.filter(|_| runs && fresh) {
+                    out.push(Output::Stopped(Box::new(Stop {
+                        node: gasp.node.clone(),
+                        boot: gasp.boot,
+                        at: now,
+                        told: *told,
+                    })));
+                }
                 self.alive(now, &(gasp.node, gasp.boot), fresh, out);
             }
             Body::Word(word) => {

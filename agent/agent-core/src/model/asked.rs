@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PodRef;
+use super::{BootId, NodeName, PodRef, Timestamp};
 
 /// Longest uid of a pod that is looked for, in bytes. Mostly it is a UUID; that of
 /// a pod from a file is a hash.
@@ -58,6 +58,20 @@ pub struct Told {
     /// The command line, cut; empty for other means.
     #[serde(default)]
     pub command: String,
+}
+
+/// A boot whose agent was stopped in an orderly way, shortly after somebody had told
+/// PID 1 to stop the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stop {
+    /// The node.
+    pub node: NodeName,
+    /// The boot.
+    pub boot: BootId,
+    /// When its goodbye came.
+    pub at: Timestamp,
+    /// Who told; its time is before the goodbye.
+    pub told: Told,
 }
 
 /// How somebody told.

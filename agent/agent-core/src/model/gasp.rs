@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Asked, BootId, Inventory, NodeName, Record};
+use super::{Asked, BootId, Inventory, NodeName, Record, Told};
 
 /// One authenticated, replay-checked message of an agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,7 +31,8 @@ pub enum Body {
     /// The node lives.
     Heartbeat,
     /// The agent stops in an orderly way; silence from now on means nothing.
-    Goodbye,
+    /// With who told PID 1 to stop the machine shortly before, if anybody did.
+    Goodbye(Option<Box<Told>>),
     /// Something is dying: the first words.
     Word(Word),
     /// Kernel log lines around a death.

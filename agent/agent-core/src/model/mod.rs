@@ -13,7 +13,7 @@ mod report;
 mod silence;
 mod time;
 
-pub use asked::{Asked, Asker, Means, Process, Told};
+pub use asked::{Asked, Asker, Means, Process, Stop, Told};
 pub use death::{Account, Channel, Death, DeathState, Evidence, Proof, RetryAdvice, Step};
 pub use gasp::{Body, Context, Gasp, HoldPoint, Line, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};

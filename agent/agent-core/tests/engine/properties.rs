@@ -20,7 +20,7 @@ fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         1 => Just(Body::Hello(Box::default())),
         4 => Just(Body::Heartbeat),
-        1 => Just(Body::Goodbye),
+        1 => Just(Body::Goodbye(None)),
         1 => Just(Body::Survived),
         4 => (notice, 0u64..200).prop_map(|(notice, at)| word(notice, at)),
         2 => (0u64..200).prop_map(oops_in_interrupt),
@@ -207,6 +207,7 @@ fn run_with(limits: Limits, story: &[Input], times: &[u64], restart: Option<usiz
                 Output::NodeSeen { .. }
                 | Output::Look(_)
                 | Output::Removed(_)
+                | Output::Stopped(_)
                 | Output::Silent(_)
                 | Output::SilenceOver(_) => {}
             }

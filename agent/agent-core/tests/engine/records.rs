@@ -70,7 +70,7 @@ fn a_boot_without_a_word_gets_its_reason_and_pods_that_were_told_are_told_it() {
     assert_eq!(story(vec![panic()]).0, ended);
     // The agent was stopped in an orderly way; then the machine died.
     let stopped = vec![
-        gasp(1, 9, Body::Goodbye),
+        gasp(1, 9, Body::Goodbye(None)),
         gasp(2, 1, hello(Some((1, true)))),
         panic(),
     ];
@@ -118,7 +118,7 @@ fn an_oops_on_record_is_no_death_if_the_machine_lived_on() {
     nobody_dies(vec![oops()]);
     nobody_dies(vec![oops(), gasp(2, 1, hello(Some((1, true))))]);
     nobody_dies(vec![gasp(2, 1, hello(Some((1, true)))), oops()]);
-    nobody_dies(vec![gasp(1, 200, Body::Goodbye), oops()]);
+    nobody_dies(vec![gasp(1, 200, Body::Goodbye(None)), oops()]);
 
     // It lived on for long, and then ended without a word: that was not why.
     let (_, engine) = story(vec![
@@ -191,7 +191,7 @@ fn facts() -> impl Strategy<Value = (Vec<Input>, Vec<Input>)> {
             }
             first.extend(notice.map(|notice| gasp(1, 100, word(notice, 100))));
             if goodbye {
-                first.push(gasp(1, 120, Body::Goodbye));
+                first.push(gasp(1, 120, Body::Goodbye(None)));
             }
             let hello = gasp(2, 1, hello(disk.map(|stopped| (1, stopped))));
             let mut second = vec![hello.clone(), hello, gasp(2, 3, Body::Heartbeat)];

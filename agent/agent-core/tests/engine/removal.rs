@@ -172,7 +172,7 @@ fn how_the_machine_was_stands_in_the_record() {
         text.starts_with("Node object deleted while silent since 2023-11-14T22:13:3"),
         "{text}"
     );
-    let (machine, _) = after(vec![beat(), gasp(1, 2, Body::Goodbye)]);
+    let (machine, _) = after(vec![beat(), gasp(1, 2, Body::Goodbye(None))]);
     assert_eq!(machine, Machine::Stopped);
     let (machine, text) = after(vec![gasp(1, 100, word(Notice::Panic, 100))]);
     assert!(matches!(machine, Machine::Dead(_)));

@@ -86,14 +86,17 @@ fn what_refuted_a_word_is_known_though_its_node_was_forgotten() {
 
 #[test]
 fn a_goodbye_still_explains_the_silence_and_the_end() {
-    let mut next = restarted(vec![gasp(1, 1, hello(None)), gasp(1, 9, Body::Goodbye)]);
+    let mut next = restarted(vec![
+        gasp(1, 1, hello(None)),
+        gasp(1, 9, Body::Goodbye(None)),
+    ]);
     tell(&mut next, vec![Input::Tick; 20]);
     assert_eq!(next.stats().silent, 0);
     let stale = vec![gasp(2, 1, hello(Some((1, false))))];
     assert_eq!(tell(&mut next, stale), [""; 0]);
 
     let mut next = restarted(vec![
-        gasp(1, 9, Body::Goodbye),
+        gasp(1, 9, Body::Goodbye(None)),
         gasp(1, 10, hello(None)),
         gasp(1, 11, Body::Heartbeat),
     ]);

@@ -37,7 +37,7 @@ fn stories_without_a_word() {
     assert_eq!(
         story(vec![
             first(),
-            gasp(1, 9, Body::Goodbye),
+            gasp(1, 9, Body::Goodbye(None)),
             gasp(2, 1, hello(Some((1, false))))
         ]),
         nothing,
@@ -60,7 +60,7 @@ fn stories_without_a_word() {
         story(vec![
             first(),
             gasp(2, 1, hello(Some((1, true)))),
-            gasp(2, 9, Body::Goodbye),
+            gasp(2, 9, Body::Goodbye(None)),
             gasp(3, 1, hello(Some((1, false)))),
         ]),
         nothing,
@@ -70,7 +70,7 @@ fn stories_without_a_word() {
         story(vec![
             first(),
             gasp(2, 1, hello(None)),
-            gasp(1, 9, Body::Goodbye)
+            gasp(1, 9, Body::Goodbye(None))
         ]),
         ["Returned P4", "AnnotatePods", "Revoked P1", "Revoke"],
         "the goodbye comes late"
@@ -160,7 +160,7 @@ fn a_boot_that_was_never_heard_between_two_that_were_has_its_end() {
     ] {
         let mut story = vec![gasp(1, 1, hello(None))];
         if goodbye {
-            story.push(gasp(1, 9, Body::Goodbye));
+            story.push(gasp(1, 9, Body::Goodbye(None)));
         }
         story.push(gasp(3, 1, hello(Some((2, stopped)))));
         let mut engine = Engine::new(Limits::default());
@@ -180,7 +180,7 @@ fn a_goodbye_that_came_late_counts_in_the_next_process_too() {
         vec![
             gasp(1, 1, hello(None)),
             gasp(2, 1, hello(None)),
-            gasp(1, 9, Body::Goodbye),
+            gasp(1, 9, Body::Goodbye(None)),
         ],
     );
     let death = engine.deaths().next().expect("one").clone();
@@ -207,7 +207,7 @@ fn a_late_goodbye_takes_back_what_an_earlier_process_told() {
     assert_eq!(death.state, DeathState::Returned);
     let mut engine = Engine::new(Limits::default());
     engine.restore([], [death]);
-    let late = vec![gasp(1, 200, Body::Goodbye)];
+    let late = vec![gasp(1, 200, Body::Goodbye(None))];
     assert_eq!(tell(&mut engine, late), ["Revoked P1", "Revoke"]);
 }
 

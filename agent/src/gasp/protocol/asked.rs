@@ -39,9 +39,8 @@ impl Part {
         part
     }
 
-    /// Who had told that one, if anybody had.
-    pub(super) fn told(asked: &asked::Asked, at_ns: u64) -> Option<Self> {
-        let told = &asked.told;
+    /// Who had told that one before `at_ns`, if anybody had.
+    pub(super) fn told(told: &asked::Told, at_ns: u64) -> Option<Self> {
         if told.at_ns == 0 {
             return None;
         }
@@ -100,7 +99,17 @@ impl Part {
 
 /// Reads the parts of a word that are known. What is damaged, or longer than this
 /// version knows, costs no word: it is left out.
-pub(super) fn read(mut rest: &[u8]) -> Option<Asked> {
+pub(super) fn read(parts: &[u8]) -> Option<Asked> {
+    let (by, told) = read_parts(parts);
+    by.map(|by| Asked { by, told })
+}
+
+/// The same of a goodbye, which only has who told.
+pub(super) fn read_told(parts: &[u8]) -> Option<Told> {
+    read_parts(parts).1
+}
+
+fn read_parts(mut rest: &[u8]) -> (Option<Asker>, Option<Told>) {
     let (mut by, mut told) = (None, None);
     while let Some((head, behind)) = rest.split_at_checked(PART) {
         let len = usize::from(u16::from_le_bytes([head[1], head[2]]));
@@ -115,7 +124,7 @@ pub(super) fn read(mut rest: &[u8]) -> Option<Asked> {
         }
         rest = behind;
     }
-    by.map(|by| Asked { by, told })
+    (by, told)
 }
 
 /// What is left of a part.

@@ -176,7 +176,7 @@ impl<'a> Frame<'a> {
         Ok(match self.kind {
             Kind::Hello | Kind::Record => self.whole(self.payload)?,
             Kind::Heartbeat => Body::Heartbeat,
-            Kind::Goodbye => Body::Goodbye,
+            Kind::Goodbye => Body::Goodbye(asked::read_told(self.payload).map(Box::new)),
             Kind::Word => Body::Word(word(self.payload)?),
             Kind::Lines => Body::Lines(lines(self.payload)?),
             Kind::Survived => Body::Survived,

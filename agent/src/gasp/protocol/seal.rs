@@ -1,7 +1,7 @@
 //! Filling frames: on the dying path, so nothing here allocates, locks, logs
 //! or formats.
 
-use agent_common::asked::Asked;
+use agent_common::asked::{Asked, Told};
 use agent_core::model::{Context, HoldPoint, Notice};
 
 use super::asked::Part;
@@ -146,9 +146,14 @@ impl Draft<'_> {
         self.push(line);
         if let Some(asked) = word.asked {
             self.part(&mut Part::asker(asked));
-            if let Some(mut told) = Part::told(asked, word.at_ns) {
-                self.part(&mut told);
-            }
+            self.told(&asked.told, word.at_ns);
+        }
+    }
+
+    /// Adds who told PID 1 to stop the machine, before `at_ns` (`CLOCK_MONOTONIC`).
+    pub fn told(&mut self, told: &Told, at_ns: u64) {
+        if let Some(mut told) = Part::told(told, at_ns) {
+            self.part(&mut told);
         }
     }
 

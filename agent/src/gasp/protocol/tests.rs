@@ -135,7 +135,7 @@ fn every_kind_comes_back_as_it_went() {
                 ..Inventory::default()
             })),
             Kind::Heartbeat => Body::Heartbeat,
-            Kind::Goodbye => Body::Goodbye,
+            Kind::Goodbye => Body::Goodbye(None),
             Kind::Survived => Body::Survived,
             Kind::Word => Body::Word(Word {
                 notice: Notice::Panic,
@@ -370,6 +370,30 @@ fn who_asked_comes_back_as_it_went() {
     let parents: Vec<u32> = by.parents.iter().map(|process| process.pid).collect();
     assert_eq!(parents, [7, 1]);
     assert_eq!(by.cgroup(), "user.slice/user-0.slice/session-3.scope");
+}
+
+#[test]
+fn a_goodbye_says_who_told_if_anybody_did() {
+    let sealer = Sealer::new(&identity("w01"), &key());
+    let by = asker(812, b"systemctl", [b"user.slice", b"", b""]);
+    let body = |told: Option<&asked::Told>| {
+        let mut buf = [0; MAX_FRAME];
+        let mut draft = sealer.begin(&mut buf, Kind::Goodbye);
+        if let Some(told) = told {
+            draft.told(told, 5_000);
+        }
+        let len = draft.seal(stamp(1));
+        let frame = Frame::parse(&buf[..len]).expect("a frame");
+        frame.body().expect("a body")
+    };
+    assert_eq!(body(None), Body::Goodbye(None));
+    let Body::Goodbye(Some(told)) = body(Some(&told(2_000, &by))) else {
+        panic!("nobody told");
+    };
+    assert_eq!((told.means, told.before_ns), (Means::Command, 3_000));
+    assert_eq!(told.command, "systemctl reboot");
+    let by = told.by.expect("a process");
+    assert_eq!(by.process.comm, "systemctl");
 }
 
 #[test]

@@ -322,7 +322,7 @@ pub static ALL: &[Scene] = &[
     },
     Scene {
         name: "orderly-reboot",
-        about: "the agent is told to stop, then the machine reboots: no death",
+        about: "somebody asks for it, the agent is told to stop, then the machine reboots: no death, and who asked is told",
         cpus: 2,
         plot: Plot::Story(stories::orderly_reboot, Some("reboot-f")),
     },

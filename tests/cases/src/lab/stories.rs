@@ -201,7 +201,9 @@ pub fn uplink_flap(stage: &mut Stage) -> Result<()> {
 
 /// See `scenes`.
 pub fn orderly_reboot(stage: &mut Stage) -> Result<()> {
+    const COMMAND: &str = "systemctl --no-block reboot";
     let mut vm = stage.boot()?;
+    vm.ask(&format!("ask {COMMAND}"))?;
     vm.ask("stop /lastgasp 10000")?;
     let way = ways::named("reboot-f").context("no such way")?;
     node::die(&mut vm, way, Duration::ZERO, 0)?;
@@ -209,6 +211,13 @@ pub fn orderly_reboot(stage: &mut Stage) -> Result<()> {
     ensure!(outcome.ended, "the machine did not reboot");
     let mut next = stage.boot()?;
     beats(&mut next, 2)?;
+    // The agent did not see the order any more, but who asked for it.
+    let said = stage
+        .annotator
+        .ask(&["why", &format!("node/{}", node::NAME)])?;
+    for part in [COMMAND, ways::POD_UID, "stopped in an orderly way"] {
+        ensure!(said.contains(part), "nothing of {part:?}: {said}");
+    }
     stage.no_death()
 }
 
