@@ -29,6 +29,7 @@ use std::fs::{self, File};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -37,6 +38,9 @@ use crate::{clock, crash, flood, machine, orders, ways};
 
 /// What a machine that has a shell has it in.
 const SHELL: &str = "/bin/busybox";
+
+/// Held from a command until it is answered.
+pub(crate) static ANSWERING: Mutex<()> = Mutex::new(());
 
 /// What `run` started, by program.
 pub(crate) type Children = BTreeMap<String, Child>;
@@ -104,8 +108,9 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
             let (delay, cpu) = second.split_once(' ').context("which CPU?")?;
             let delay = Duration::from_micros(delay.parse()?);
             let cpu = cpu.parse()?;
-            // The answer leaves before the machine does.
             std::thread::spawn(move || {
+                // The answer leaves before the machine does.
+                drop(ANSWERING.lock());
                 machine::pin(cpu);
                 std::thread::sleep(delay);
                 if let Err(error) = ways::die(way) {

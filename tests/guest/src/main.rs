@@ -45,10 +45,12 @@ fn serve() -> Result<()> {
     let mut children = commands::Children::default();
     for line in commands.lines() {
         let line = line?;
-        match commands::obey(&line, &mut children) {
-            Ok(answer) => writeln!(answers, "ok {answer}")?,
-            Err(error) => writeln!(answers, "error {line:?}: {error:#}")?,
-        }
+        let _turn = commands::ANSWERING.lock();
+        let answer = match commands::obey(&line, &mut children) {
+            Ok(answer) => format!("ok {answer}\n"),
+            Err(error) => format!("error {line:?}: {error:#}\n"),
+        };
+        answers.write_all(answer.as_bytes())?;
     }
     Ok(())
 }
