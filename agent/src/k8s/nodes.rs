@@ -191,17 +191,14 @@ impl Known {
                 if before.is_some() || self.nodes.len() < NODES_MAX {
                     self.nodes.insert(name.clone(), object);
                 }
-                return replaced
-                    .map(|old| gone(name, old, false))
-                    .into_iter()
-                    .collect();
+                return replaced.map(|old| gone(name, old)).into_iter().collect();
             }
             Change::Delete(node) => {
                 let Some((name, object)) = summary(node) else {
                     return Vec::new();
                 };
                 self.nodes.remove(&name);
-                return vec![gone(name, object, true)];
+                return vec![gone(name, object)];
             }
             Change::InitDone => {
                 tracing::info!(nodes = self.nodes.len(), "nodes are watched");
@@ -214,7 +211,7 @@ impl Known {
                     .collect();
                 let deleted = missing.into_iter().filter_map(|name| {
                     let object = self.nodes.remove(&name)?;
-                    Some(gone(name, object, false))
+                    Some(gone(name, object))
                 });
                 return deleted.collect();
             }
@@ -223,11 +220,10 @@ impl Known {
     }
 }
 
-fn gone(node: NodeName, object: NodeObject, seen: bool) -> Deleted {
+fn gone(node: NodeName, object: NodeObject) -> Deleted {
     Deleted {
         node,
         object,
-        seen,
         events: Vec::new(),
     }
 }
@@ -306,10 +302,10 @@ mod tests {
         .expect("a node")
     }
 
-    fn names(deleted: &[Deleted]) -> Vec<(&str, &str, bool)> {
+    fn names(deleted: &[Deleted]) -> Vec<(&str, &str)> {
         deleted
             .iter()
-            .map(|d| (d.node.as_str(), d.object.uid.as_str(), d.seen))
+            .map(|d| (d.node.as_str(), d.object.uid.as_str()))
             .collect()
     }
 
@@ -328,13 +324,13 @@ mod tests {
         assert!(begin(&mut known, all).is_empty(), "these are the first");
         assert!(known.take(Change::Apply(node("d", "4"))).is_empty());
         let gone = known.take(Change::Delete(node("a", "1")));
-        assert_eq!(names(&gone), [("a", "1", true)]);
+        assert_eq!(names(&gone), [("a", "1")]);
         assert_eq!(gone[0].object.taints[0].key, "dedicated");
         assert_eq!(gone[0].object.managers[0].name, "kubectl-cordon");
         assert!(gone[0].object.boot.is_some());
 
         // The watch was broken, and meanwhile b was replaced, and d deleted.
         let gone = begin(&mut known, vec![node("b", "5"), node("c", "3")]);
-        assert_eq!(names(&gone), [("b", "2", false), ("d", "4", false)]);
+        assert_eq!(names(&gone), [("b", "2"), ("d", "4")]);
     }
 }

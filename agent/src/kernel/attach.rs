@@ -7,6 +7,7 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+use agent_core::model::NOT_ATTACHED;
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
@@ -69,7 +70,7 @@ impl Status {
             )
         };
         format!(
-            "not attached ({})",
+            "{NOT_ATTACHED} ({})",
             self.attempts.iter().map(why).collect::<Vec<_>>().join("; ")
         )
     }

@@ -2,16 +2,13 @@
 //! verdict that none spoke.
 
 use super::rfc3339;
-use crate::model::{Account, Channel, Opinion, Timestamp};
+use crate::model::{Account, Channel, NOT_ATTACHED, Opinion, Timestamp};
 
 /// Longest list of probes in words, in bytes.
 const REACH_MAX: usize = 400;
 
 /// What the agent calls its netconsole among its probes.
 const NETCONSOLE: &str = "netconsole";
-
-/// How the status of a probe begins that is not attached.
-const NOT_ATTACHED: &str = "not attached";
 
 /// What is known of a boot's channels.
 #[derive(Clone, Copy, Debug)]

@@ -4,8 +4,8 @@ use super::fleet::Life;
 use super::verdict::{self, Facts, Heard};
 use super::{Action, Limits, Output, explain};
 use crate::model::{
-    Account, Channel, Death, DeathName, DeathState, Evidence, Notice, Opinion, Proof, Report, Step,
-    Timestamp, Word,
+    Account, Channel, Death, DeathState, Evidence, Notice, Opinion, Proof, Report, Step, Timestamp,
+    Word,
 };
 
 /// Distinct words kept per death. A machine that oopses again and again
@@ -72,24 +72,7 @@ impl Case {
         happened: Timestamp,
         returned: bool,
     ) -> Self {
-        let death = Death {
-            name: DeathName::of(&key.0, key.1),
-            node: key.0.clone(),
-            node_uid: None,
-            boot: key.1,
-            state: DeathState::Suspected,
-            proof: Proof::P1,
-            notice,
-            word: None,
-            report: None,
-            detected_at: now,
-            happened_at: happened,
-            evidence: Vec::new(),
-            steps: Vec::new(),
-            channels: Vec::new(),
-            lease: Opinion::Open,
-            kernel_release: None,
-        };
+        let death = Death::opened(now, &key.0, key.1, Proof::P1, notice, happened);
         Self {
             death,
             words: Vec::new(),

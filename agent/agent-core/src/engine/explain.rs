@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::asked::asked_text;
 use super::text::{escaped, rfc3339};
 use crate::model::{
-    Context, Death, DeathState, HoldPoint, Notice, Opinion, Proof, ReasonCode, Record, RecordKind,
-    Report, RetryAdvice, Silence, Word,
+    Asker, Context, Death, DeathState, HoldPoint, Notice, Opinion, Proof, ReasonCode, Record,
+    RecordKind, Report, RetryAdvice, Silence, Word,
 };
 
 /// Longest reason line, in bytes: fits an annotation, a condition's message
@@ -31,8 +31,8 @@ pub struct Retry {
 /// Whether the work of the node's pods may be run again.
 ///
 /// It is *safe* where what killed the node is known not to be an act of a
-/// process: broken hardware, a restart or crash that somebody ordered who is no
-/// process of a pod, an interrupt that the CPU served. A process of a pod can be behind any death
+/// process: broken hardware, a restart or crash that somebody ordered who is known
+/// to be no process of a pod, an interrupt that the CPU served. A process of a pod can be behind any death
 /// in process context, and behind memory exhaustion and lockups, so that is
 /// *unknown*: running it again may take the next node down. *Unsafe* needs
 /// more than one death and is not said here. Work in interrupt context can
@@ -62,14 +62,18 @@ pub fn retry(death: &Death) -> Retry {
     if origin.is_some_and(|asker| asker.pod_uid().is_some()) {
         return unknown("a process of a pod gave the order; run again, it may stop the next node");
     }
-    match reason_code(death) {
+    let code = reason_code(death);
+    if is_ordered(code) && !death.word.as_ref().is_some_and(is_of_the_machine) {
+        return unknown(
+            "whose process gave the order is not known; a pod's may have, and stop the next node",
+        );
+    }
+    match code {
         ReasonCode::MachineCheck => {
             return safe("the hardware reported an error; no workload causes that");
         }
         ReasonCode::SysrqCrash => return safe("the crash was ordered by sysrq"),
-        ReasonCode::Restart | ReasonCode::Halt | ReasonCode::PowerOff | ReasonCode::Kexec => {
-            return safe("the node was stopped by an order, not by a fault");
-        }
+        _ if is_ordered(code) => return safe("the node was stopped by an order, not by a fault"),
         ReasonCode::OutOfMemory => {
             return unknown("the node ran out of memory; the workload may have used it up");
         }
@@ -89,6 +93,30 @@ pub fn retry(death: &Death) -> Retry {
             unknown("the kernel died in the context of a process, which may be the workload's")
         }
         Some(Context::Unknown) | None => unknown("the context of the crash is not known"),
+    }
+}
+
+/// Whether this is done because somebody asked for it.
+fn is_ordered(code: ReasonCode) -> bool {
+    matches!(
+        code,
+        ReasonCode::Restart
+            | ReasonCode::Halt
+            | ReasonCode::PowerOff
+            | ReasonCode::Kexec
+            | ReasonCode::SysrqCrash
+    )
+}
+
+/// Whether an order is known not to come out of a pod: from the machine's own
+/// processes, or from none, as by a key.
+fn is_of_the_machine(word: &Word) -> bool {
+    match &word.asked {
+        Some(asked) => asked.origin().is_none_or(Asker::is_of_the_machine),
+        None => matches!(
+            word.context,
+            Context::Softirq | Context::Hardirq | Context::Nmi
+        ),
     }
 }
 
@@ -138,14 +166,7 @@ pub fn reason(death: &Death) -> String {
             let _ = write!(text, " [{module}]");
         }
     }
-    let ordered = matches!(
-        reason_code(death),
-        ReasonCode::Restart
-            | ReasonCode::Halt
-            | ReasonCode::PowerOff
-            | ReasonCode::Kexec
-            | ReasonCode::SysrqCrash
-    );
+    let ordered = is_ordered(reason_code(death));
     if let Some(word) = death.word.as_ref().filter(|_| ordered) {
         let known = word.notice.is_order() && !word.comm.is_empty();
         match &word.asked {
@@ -241,27 +262,18 @@ pub(super) fn provisional(word: &Word) -> Report {
 
 /// Words in place of those that were lost, from a report that came.
 pub(super) fn word_of(report: &Report, at_ns: u64) -> Word {
-    Word {
-        notice: Notice::Oops,
-        cpu: 0,
-        pid: 0,
-        comm: report.comm.clone().unwrap_or_default(),
-        context: Context::Unknown,
-        line: report.line.clone(),
-        at_ns,
-        held_ns: 0,
-        held_at: HoldPoint::None,
-        holds_expired: 0,
-        asked: None,
-    }
+    stand_in(Notice::Oops, at_ns, Some(report))
 }
 
 /// The words that a record stands for. A panic was the boot's last act.
 pub(super) fn word_of_record(record: &Record, report: Option<&Report>, printed_ns: u64) -> Word {
-    let (notice, at_ns) = match record.kind {
-        RecordKind::Panic => (Notice::Panic, Word::LAST),
-        RecordKind::Oops => (Notice::Oops, printed_ns),
-    };
+    match record.kind {
+        RecordKind::Panic => stand_in(Notice::Panic, Word::LAST, report),
+        RecordKind::Oops => stand_in(Notice::Oops, printed_ns, report),
+    }
+}
+
+fn stand_in(notice: Notice, at_ns: u64, report: Option<&Report>) -> Word {
     Word {
         notice,
         cpu: 0,

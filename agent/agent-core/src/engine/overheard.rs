@@ -9,8 +9,7 @@ use super::case::Case;
 use super::text::escaped;
 use super::{Engine, Key, Output, explain};
 use crate::model::{
-    BootId, Channel, Death, DeathName, DeathState, Evidence, NodeName, Opinion, Proof, Report,
-    Timestamp,
+    BootId, Channel, Death, DeathState, Evidence, NodeName, Proof, Report, Timestamp,
 };
 
 /// Most boots of which nobody but such text speaks.
@@ -81,7 +80,8 @@ impl Engine {
             return;
         }
         if !self.unproven.deaths.contains_key(&key) {
-            self.unproven.put(key.clone(), suspicion(now, &key));
+            let suspicion = Death::opened(now, &key.0, key.1, Proof::P0, None, now);
+            self.unproven.put(key.clone(), suspicion);
         }
         let Some(death) = self.unproven.deaths.get_mut(&key) else {
             return;
@@ -127,28 +127,6 @@ pub(super) fn said_of(
     let death = case.or_else(|| unproven.deaths.get(key))?;
     let own = |e: &&Evidence| e.channel == Channel::Netconsole;
     Some(death.evidence.iter().find(own)?.text.clone())
-}
-
-/// A record of a boot that nothing else is known of.
-fn suspicion(now: Timestamp, key: &Key) -> Death {
-    Death {
-        name: DeathName::of(&key.0, key.1),
-        node: key.0.clone(),
-        node_uid: None,
-        boot: key.1,
-        state: DeathState::Suspected,
-        proof: Proof::P0,
-        notice: None,
-        word: None,
-        report: None,
-        detected_at: now,
-        happened_at: now,
-        evidence: Vec::new(),
-        steps: Vec::new(),
-        channels: Vec::new(),
-        lease: Opinion::Open,
-        kernel_release: None,
-    }
 }
 
 /// Adds it to a timeline of at most `max` entries; false if it is there. It takes

@@ -23,14 +23,13 @@ enum Mark {
 
 /// Who deletes Node objects, by the marks that each leaves; the first that
 /// fits counts. Keys and reasons are those of the projects' own sources.
-const DELETERS: [(&str, &[Mark]); 3] = [
+const DELETERS: [(&str, &[Mark]); 4] = [
     (
         "Karpenter",
         &[
             Mark::Taint("karpenter.sh/disrupted"),
             // Before its v1.
             Mark::Taint("karpenter.sh/disruption"),
-            Mark::Finalizer("karpenter.sh/termination"),
         ],
     ),
     (
@@ -42,10 +41,12 @@ const DELETERS: [(&str, &[Mark]); 3] = [
     ),
     (
         "the cloud controller, because the machine does not exist there any more",
-        &[
-            Mark::Event("DeletingNode", ""),
-            Mark::Taint("node.cloudprovider.kubernetes.io/shutdown"),
-        ],
+        &[Mark::Event("DeletingNode", "")],
+    ),
+    (
+        // On each of its nodes, whoever deletes it.
+        "Karpenter, by itself or asked by somebody",
+        &[Mark::Finalizer("karpenter.sh/termination")],
     ),
 ];
 

@@ -8,6 +8,12 @@ use super::{BootId, NodeName, PodRef, Timestamp};
 /// a pod from a file is a hash.
 const POD_UID_MAX: usize = 64;
 
+/// `pid` of the thread that starts all other threads of the kernel.
+const KTHREADD: u32 = 2;
+
+/// Digits of a container's id.
+const CONTAINER_ID: usize = 64;
+
 /// Who asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -120,6 +126,17 @@ impl Asker {
         names.join("/")
     }
 
+    /// Whether it is known to be of the machine: PID 1, a kernel thread, or in a
+    /// cgroup that is neither a pod's nor a container's. Only a few cgroups are told,
+    /// and a pod's may be around those; a cgroup v1 is not told at all.
+    pub fn is_of_the_machine(&self) -> bool {
+        let kernels = self.parents.first().is_some_and(|p| p.pid == KTHREADD);
+        let hosts = !self.cgroups.is_empty()
+            && self.pod_uid().is_none()
+            && !self.cgroups.iter().any(|name| has_container_id(name));
+        self.process.pid == 1 || kernels || hosts
+    }
+
     /// The uid of the pod that it belongs to, by its cgroups' names. The outermost
     /// counts: inside a container anybody may give names.
     pub fn pod_uid(&self) -> Option<String> {
@@ -142,9 +159,51 @@ fn pod_uid(name: &str) -> Option<String> {
     fits.then(|| uid.replace('_', "-"))
 }
 
+/// Whether a cgroup has the name of a container, as all runtimes give it: 64 hex
+/// digits among other words.
+fn has_container_id(name: &str) -> bool {
+    let mut words = name.split(|c: char| !c.is_ascii_hexdigit());
+    words.any(|word| word.len() >= CONTAINER_ID)
+}
+
 #[cfg(test)]
 mod tests {
-    use super::pod_uid;
+    use super::{Asker, Process, pod_uid};
+
+    #[test]
+    fn who_is_of_the_machine_is_told_by_its_cgroups() {
+        let id = "0f6f1a6e4a2b4c5e9d0f2f1e3d4c5b6a".repeat(2);
+        let container = format!("cri-containerd-{id}.scope");
+        let docker = ["app", id.as_str()];
+        let process = |pid| Process {
+            pid,
+            comm: "reboot".to_owned(),
+        };
+        for (pid, parent, cgroups, expected) in [
+            (1, 0, &[][..], true),
+            (99, 2, &[], true),
+            (812, 1, &[], false),
+            (
+                812,
+                1,
+                &["session-3.scope", "user-0.slice", "user.slice"],
+                true,
+            ),
+            (812, 1, &["kubelet.service", "system.slice"], true),
+            // A service manager in a container; the pod's is one further out.
+            (812, 1, &["cron.service", "system.slice", &container], false),
+            (812, 1, &docker, false),
+        ] {
+            let asker = Asker {
+                process: process(pid),
+                uid: 0,
+                parents: vec![process(parent)],
+                cgroups: cgroups.iter().map(|&name| name.to_owned()).collect(),
+                pod: None,
+            };
+            assert_eq!(asker.is_of_the_machine(), expected, "{asker:?}");
+        }
+    }
 
     #[test]
     fn a_pod_is_known_by_its_cgroup() {

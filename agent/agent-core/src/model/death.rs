@@ -169,3 +169,34 @@ pub struct Death {
     /// Kernel release of the boot, from its hello.
     pub kernel_release: Option<String>,
 }
+
+impl Death {
+    /// A record of which nothing is known but that it was opened.
+    pub fn opened(
+        now: Timestamp,
+        node: &NodeName,
+        boot: BootId,
+        proof: Proof,
+        notice: Option<Notice>,
+        happened_at: Timestamp,
+    ) -> Self {
+        Self {
+            name: DeathName::of(node, boot),
+            node: node.clone(),
+            node_uid: None,
+            boot,
+            state: DeathState::Suspected,
+            proof,
+            notice,
+            word: None,
+            report: None,
+            detected_at: now,
+            happened_at,
+            evidence: Vec::new(),
+            steps: Vec::new(),
+            channels: Vec::new(),
+            lease: Opinion::Open,
+            kernel_release: None,
+        }
+    }
+}

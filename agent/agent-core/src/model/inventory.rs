@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{BootId, PodRef};
 
+/// How the status of a probe begins that is not attached ([`Inventory::probes`]).
+pub const NOT_ATTACHED: &str = "not attached";
+
 /// The boot's inventory, sent with the agent's hello as JSON.
 ///
 /// Every field is optional on the wire: an older agent sends fewer, a newer

@@ -17,7 +17,7 @@ pub use asked::{Asked, Asker, Means, Process, Stop, Told};
 pub use death::{Account, Channel, Death, DeathState, Evidence, Proof, RetryAdvice, Step};
 pub use gasp::{Body, Context, Gasp, HoldPoint, Line, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
-pub use inventory::{Inventory, PreviousBoot};
+pub use inventory::{Inventory, NOT_ATTACHED, PreviousBoot};
 pub use record::{Record, RecordKind};
 pub use removal::{Deleted, Machine, Manager, NodeEvent, NodeObject, OwnedPod, Removal, Taint};
 pub use report::{ReasonCode, Report};

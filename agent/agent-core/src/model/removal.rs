@@ -61,9 +61,6 @@ pub struct Deleted {
     pub node: NodeName,
     /// Its object, as it was last.
     pub object: NodeObject,
-    /// Whether the deletion itself was seen; otherwise the object was missing
-    /// when the annotator could look again.
-    pub seen: bool,
     /// Events about it, newest first. Bounded.
     pub events: Vec<NodeEvent>,
 }

@@ -48,6 +48,10 @@ fn death(body: Body) -> Death {
 #[test]
 fn who_asked_decides_whether_to_run_the_work_again() {
     let init = || asker(1, "systemd", "init.scope");
+    let somewhere = Asker {
+        cgroups: Vec::new(),
+        ..asker(812, "reboot", "")
+    };
     for (by, told, advice, reason_ends) in [
         (
             asker(812, "reboot", POD),
@@ -60,6 +64,12 @@ fn who_asked_decides_whether_to_run_the_work_again() {
             None,
             RetryAdvice::Safe,
             "asked for by reboot (pid 812, uid 0) of inner.scope",
+        ),
+        (
+            somewhere,
+            None,
+            RetryAdvice::Unknown,
+            "asked for by reboot (pid 812, uid 0)",
         ),
         (
             init(),
@@ -119,7 +129,9 @@ fn hostile_names_are_escaped_and_bounded() {
 #[test]
 fn retry_advice_follows_the_cause() {
     use DeathState::{Dead, Survived};
-    use ReasonCode::{HardLockup, KernelBug, MachineCheck, OutOfMemory, Restart, SoftLockup};
+    use ReasonCode::{
+        HardLockup, KernelBug, MachineCheck, OutOfMemory, Restart, SoftLockup, SysrqCrash,
+    };
 
     let mut engine = Engine::new(Limits::default());
     tell(&mut engine, vec![gasp(1, 100, word(Notice::Panic, 100))]);
@@ -135,7 +147,10 @@ fn retry_advice_follows_the_cause() {
     };
     for (code, context, state, want) in [
         (MachineCheck, Context::Process, Dead, RetryAdvice::Safe),
-        (Restart, Context::Process, Dead, RetryAdvice::Safe),
+        // Nobody knows who asked, or it was no process.
+        (Restart, Context::Process, Dead, RetryAdvice::Unknown),
+        (SysrqCrash, Context::Process, Dead, RetryAdvice::Unknown),
+        (SysrqCrash, Context::Hardirq, Dead, RetryAdvice::Safe),
         (KernelBug, Context::Softirq, Dead, RetryAdvice::Safe),
         (KernelBug, Context::Process, Dead, RetryAdvice::Unknown),
         (KernelBug, Context::Unknown, Dead, RetryAdvice::Unknown),

@@ -78,7 +78,6 @@ fn of_cluster() -> impl Strategy<Value = Input> {
         Input::NodeDeleted(Box::new(Deleted {
             node: node(n),
             object: NodeObject::default(),
-            seen: true,
             events: Vec::new(),
         }))
     };

@@ -14,7 +14,6 @@ fn deleted(object: NodeObject, events: Vec<NodeEvent>) -> Input {
             uid: "0a1b2c3d-4e5f".to_owned(),
             ..object
         },
-        seen: true,
         events,
     }))
 }
@@ -107,7 +106,7 @@ fn who_and_why_are_read_from_what_is_left() {
         (
             karpenter,
             vec![],
-            "Karpenter (finalizer karpenter.sh/termination)",
+            "Karpenter, by itself or asked by somebody (finalizer karpenter.sh/termination)",
             None,
         ),
         (
@@ -129,6 +128,16 @@ fn who_and_why_are_read_from_what_is_left() {
             Some(
                 "a termination or preemption announced by the cloud (taint \
                  cloud.google.com/impending-node-termination)",
+            ),
+        ),
+        (
+            // On machines that are stopped and there.
+            taint("node.cloudprovider.kubernetes.io/shutdown"),
+            vec![],
+            nobody,
+            Some(
+                "a machine that the cloud had shut down (taint \
+                 node.cloudprovider.kubernetes.io/shutdown)",
             ),
         ),
         (
