@@ -2,7 +2,7 @@
 //! verdict that none spoke.
 
 use super::rfc3339;
-use crate::model::{Account, Channel, NOT_ATTACHED, Opinion, Timestamp};
+use crate::model::{Account, Channel, Evidence, NOT_ATTACHED, Opinion, Timestamp};
 
 /// Longest list of probes in words, in bytes.
 const REACH_MAX: usize = 400;
@@ -19,8 +19,8 @@ pub(super) struct Witness<'a> {
     pub(super) reach: Option<&'a str>,
     /// How its netconsole stands, as [`netconsole`] has it.
     pub(super) netconsole: Option<&'a str>,
-    /// What was said by that without proof.
-    pub(super) overheard: Option<&'a str>,
+    /// What is in its timeline.
+    pub(super) evidence: &'a [Evidence],
     /// What the disk said of it, if another boot has looked.
     pub(super) marker: Option<&'a str>,
     /// What its Lease said once it was silent.
@@ -47,20 +47,27 @@ fn account(channel: Channel, witness: &Witness<'_>) -> Option<(&'static str, Str
         Some(at) => format!("{what} {}", rfc3339(at)),
         None => "was not heard since this annotator runs".to_owned(),
     };
+    let mut own = witness.evidence.iter().filter(|e| e.channel == channel);
+    // Of what anybody may say, what came first is likeliest to be true.
+    let told = match channel {
+        Channel::Netconsole => own.next(),
+        _ => own.next_back(),
+    };
+    let said = told.map_or("said nothing".to_owned(), |e| format!("said {}", e.text));
+    let brought = told.map_or("has brought nothing".to_owned(), |e| brought(&e.text));
     Some(match channel {
         Channel::Gasp => (
             "a panic, an oops, a lockup or an order to stop, while another CPU still runs",
             match witness.reach {
-                Some(reach) => format!("said nothing; {reach}"),
-                None => "said nothing; what it could hear is not known".to_owned(),
+                Some(reach) => format!("{said}; {reach}"),
+                None => format!("{said}; what it could hear is not known"),
             },
         ),
         Channel::Netconsole => (
             "what the kernel's console shows, without proof",
-            match (witness.overheard, witness.netconsole) {
-                (Some(text), _) => format!("said {text}"),
-                (None, Some(status)) => format!("said nothing; {status}"),
-                (None, None) => "said nothing".to_owned(),
+            match witness.netconsole.filter(|_| told.is_none()) {
+                Some(status) => format!("{said}; {status}"),
+                None => said,
             },
         ),
         Channel::Heartbeat => (
@@ -76,11 +83,11 @@ fn account(channel: Channel, witness: &Witness<'_>) -> Option<(&'static str, Str
         ),
         Channel::Pstore => (
             "the log of a panic, at the next boot, where the kernel has a place for it",
-            "has brought nothing".to_owned(),
+            brought,
         ),
         Channel::Vmcore => (
             "the log of a panic, at the next boot, where a crash kernel was loaded",
-            "has brought nothing".to_owned(),
+            brought,
         ),
         Channel::Lease => (
             "that the kubelet lives, and only the agent or the way to us is gone",
@@ -101,6 +108,11 @@ fn account(channel: Channel, witness: &Witness<'_>) -> Option<(&'static str, Str
         // It has a record of its own.
         Channel::NodeObject => return None,
     })
+}
+
+/// What a channel did that has brought this.
+pub(super) fn brought(text: &str) -> String {
+    format!("has brought: {text}")
 }
 
 /// A boot's probes in words, from the statuses in its hello.

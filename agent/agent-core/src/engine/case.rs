@@ -201,6 +201,14 @@ impl Case {
         self.unheard_by = channels;
     }
 
+    /// A channel has brought something after its account was given.
+    pub(super) fn amend(&mut self, channel: Channel, did: String) {
+        let account = self.unheard_by.iter_mut().find(|a| a.channel == channel);
+        if let Some(account) = account {
+            account.did = did;
+        }
+    }
+
     /// Whether it lives on after it was said to have ended without a word: then
     /// it runs beside the boot that spoke, and nothing of that end is left.
     pub(super) fn goes_on(&mut self, facts: &Facts) -> bool {
@@ -257,8 +265,8 @@ impl Case {
         report.or_else(|| Some(explain::provisional(word)))
     }
 
-    /// Adds to the timeline. When it is full the middle goes: how it began
-    /// and where it stands are what people read.
+    /// Adds to the timeline. When it is full, what is without proof goes first, then
+    /// the middle: how it began and where it stands are what people read.
     pub(super) fn note(
         &mut self,
         at: Timestamp,
@@ -271,7 +279,10 @@ impl Case {
         let evidence = &mut self.death.evidence;
         let max = limits.evidence.max(2);
         while evidence.len() >= max {
-            evidence.remove(max / 2);
+            let unproven = evidence
+                .iter()
+                .position(|e| e.channel == Channel::Netconsole);
+            evidence.remove(unproven.unwrap_or(max / 2));
             cut.evidence += 1;
         }
         evidence.push(Evidence { channel, at, text });

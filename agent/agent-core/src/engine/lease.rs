@@ -190,12 +190,11 @@ impl Engine {
         let boot = self.fleet.recall(node, boot, self.clock_ms);
         let lease = boot.lease.opinion_of(leases);
         let heard = boot.last_heard();
-        let overheard = overheard::said_of(&self.cases, &self.unproven, &key);
         let channels = account::accounts(&Witness {
             heard,
             reach: boot.reach.as_deref(),
             netconsole: boot.netconsole.as_deref(),
-            overheard: overheard.as_deref(),
+            evidence: overheard::timeline(&self.cases, &self.unproven, &key),
             marker: None,
             lease: &lease,
         });

@@ -117,16 +117,15 @@ impl Engine {
     }
 }
 
-/// What was said of a boot first, if anything was.
-pub(super) fn said_of(
-    cases: &BTreeMap<Key, Case>,
-    unproven: &Unproven,
+/// What is in the timeline of a boot.
+pub(super) fn timeline<'a>(
+    cases: &'a BTreeMap<Key, Case>,
+    unproven: &'a Unproven,
     key: &Key,
-) -> Option<String> {
+) -> &'a [Evidence] {
     let case = cases.get(key).map(|case| &case.death);
-    let death = case.or_else(|| unproven.deaths.get(key))?;
-    let own = |e: &&Evidence| e.channel == Channel::Netconsole;
-    Some(death.evidence.iter().find(own)?.text.clone())
+    let death = case.or_else(|| unproven.deaths.get(key));
+    death.map_or(&[], |death| &death.evidence)
 }
 
 /// Adds it to a timeline of at most `max` entries; false if it is there. It takes

@@ -1,6 +1,6 @@
 //! What the kernel of an earlier boot left of its end, found by a later one.
 
-use super::{Engine, Output, explain};
+use super::{Engine, Output, account, explain};
 use crate::model::{BootId, NodeName, Record, Report, Timestamp};
 
 /// What is known of a record beside its bytes.
@@ -50,6 +50,7 @@ impl Engine {
         let provisional = explain::provisional(&word);
         case.hear(word, happened, &facts, &mut self.cut);
         case.improve(found.report.unwrap_or(provisional));
+        case.amend(record.channel, account::brought(&text));
         case.note(now, record.channel, text, &self.limits, &mut self.cut);
         self.settle(now, &key, out);
     }

@@ -61,12 +61,11 @@ impl Engine {
         }
         let ended = self.fleet.recall(node, boot, self.clock_ms);
         let lease = ended.lease.opinion_of(self.limits.leases);
-        let overheard = overheard::said_of(&self.cases, &self.unproven, &key);
         let channels = account::accounts(&Witness {
             heard: facts.heard,
             reach: ended.reach.as_deref(),
             netconsole: ended.netconsole.as_deref(),
-            overheard: overheard.as_deref(),
+            evidence: overheard::timeline(&self.cases, &self.unproven, &key),
             marker: Some(match channel {
                 Channel::PreviousBoot => "says that its agent was not told to stop",
                 _ => "said nothing of this boot",

@@ -116,8 +116,11 @@ fn however_much_is_said_little_is_kept() {
 type Acts = Vec<(usize, Action)>;
 
 /// What is done on a story; `Overheard` does not count as a fact.
-fn acts(story: &[(u64, Input)]) -> (Acts, BTreeMap<DeathName, Death>) {
-    let mut engine = Engine::new(Limits::default());
+fn acts(evidence: usize, story: &[(u64, Input)]) -> (Acts, BTreeMap<DeathName, Death>) {
+    let mut engine = Engine::new(Limits {
+        evidence,
+        ..Limits::default()
+    });
     let (mut acts, mut at) = (Vec::new(), 0);
     for (now, input) in story {
         at += usize::from(!matches!(input, Input::Overheard { .. }));
@@ -148,6 +151,7 @@ proptest! {
             (any::<prop::sample::Index>(), 0u8..3, prop::option::of(0u8..4), "[a-c]", any::<u64>()),
             0..40,
         ),
+        evidence in prop::sample::select(vec![4, 64]),
     ) {
         let mut now = 0;
         let plain: Vec<(u64, Input)> = facts
@@ -162,6 +166,6 @@ proptest! {
         for (place, n, boot, title, when) in texts {
             mixed.insert(place.index(mixed.len() + 1), (when, overheard(n, boot, &title)));
         }
-        prop_assert_eq!(acts(&plain), acts(&mixed));
+        prop_assert_eq!(acts(evidence, &plain), acts(evidence, &mixed));
     }
 }

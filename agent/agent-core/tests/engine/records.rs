@@ -128,6 +128,13 @@ fn an_oops_on_record_is_no_death_if_the_machine_lived_on() {
     ]);
     let death = engine.deaths().next().expect("one");
     assert_eq!((death.notice, death.state), (None, DeathState::Returned));
+    let brought: Vec<&str> = death
+        .channels
+        .iter()
+        .filter(|a| a.did.starts_with("has brought: oops recorded by ramoops"))
+        .map(|a| a.would.as_str())
+        .collect();
+    assert_eq!(brought.len(), 1, "{:?}", death.channels);
     // It ended right behind it.
     let (_, engine) = story(vec![
         gasp(1, 101, Body::Heartbeat),

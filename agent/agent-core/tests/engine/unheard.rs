@@ -211,6 +211,32 @@ fn a_late_goodbye_takes_back_what_an_earlier_process_told() {
     assert_eq!(tell(&mut engine, late), ["Revoked P1", "Revoke"]);
 }
 
+fn did(death: &Death, channel: Channel) -> Option<&str> {
+    let account = death.channels.iter().find(|a| a.channel == channel);
+    account.map(|account| account.did.as_str())
+}
+
+#[test]
+fn what_was_said_and_survived_stands_in_the_account() {
+    let mut engine = Engine::new(Limits::default());
+    let story = vec![
+        gasp(1, 100, word(Notice::SoftLockup, 100)),
+        gasp(1, 103, Body::Survived),
+        gasp(1, 900, Body::Heartbeat),
+        gasp(2, 1, hello(Some((1, false)))),
+    ];
+    tell(&mut engine, story);
+    let death = engine.deaths().next().expect("one").clone();
+    assert_eq!(death.notice, None);
+    assert_eq!(
+        did(&death, Channel::Gasp),
+        Some(
+            "said soft lockup on CPU 1, process, kworker/1:1 (pid 42): Kernel panic - not \
+             syncing: Fatal exception in interrupt; what it could hear is not known"
+        )
+    );
+}
+
 #[test]
 fn a_death_without_a_word_says_so_and_gives_no_advice() {
     let mut engine = Engine::new(Limits::default());
@@ -223,10 +249,7 @@ fn a_death_without_a_word_says_so_and_gives_no_advice() {
     assert_eq!(reason_code(&death), ReasonCode::Unknown);
     assert_eq!(retry(&death).advice, RetryAdvice::Unknown);
     // What each channel would have shown stands in the record.
-    let did = |channel| {
-        let account = death.channels.iter().find(|a| a.channel == channel);
-        account.map(|account| account.did.as_str())
-    };
+    let did = |channel| did(&death, channel);
     assert_eq!(death.channels.len(), 7);
     assert_eq!(
         did(Channel::Heartbeat),
