@@ -383,7 +383,7 @@ impl Annotator {
                     change.removals.push((*removal, Vec::new()));
                 }
                 Output::SilenceOver(node) => {
-                    tracing::info!(%node, "heard again");
+                    tracing::info!(%node, "no longer silent");
                     backlog::put_silence(&mut change.silences, node, None);
                 }
                 Output::Look(node) => {

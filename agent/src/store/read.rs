@@ -5,6 +5,7 @@ use agent_core::model::{BootId, Death, Line, NodeName, PodRef, Removal, Silence,
 use rusqlite::{OptionalExtension, Row, named_params, params};
 use serde::{Deserialize, Serialize};
 
+use super::write::IS_GONE;
 use super::{Error, Explanation, PodNote, Removed, Silent, Stopped, Store, Summary, Task};
 
 /// Whose end is asked about.
@@ -342,10 +343,10 @@ impl Store {
         let reader = self.reader();
         let read = || -> rusqlite::Result<Vec<KnownRow>> {
             reader
-                .prepare_cached(
+                .prepare_cached(&format!(
                     "SELECT name, boot, seen_ms, inventory, stopped, silence FROM node
-                     ORDER BY seen_ms DESC LIMIT ?1",
-                )?
+                     WHERE NOT {IS_GONE} ORDER BY seen_ms DESC LIMIT ?1",
+                ))?
                 .query_map([limit as i64], |row| {
                     Ok((
                         row.get(0)?,

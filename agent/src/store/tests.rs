@@ -1,7 +1,8 @@
 use agent_core::engine::Action;
 use agent_core::model::{
-    BootId, Channel, Death, DeathName, DeathState, Inventory, Line, Means, NodeName, Notice,
-    Opinion, PodRef, Proof, Record, RecordKind, Silence, Stop, Timestamp, Told,
+    BootId, Channel, Death, DeathName, DeathState, Inventory, Line, Machine, Means, NodeName,
+    NodeObject, Notice, Opinion, PodRef, Proof, Record, RecordKind, Removal, Silence, Stop,
+    Timestamp, Told,
 };
 
 use super::*;
@@ -186,6 +187,42 @@ fn a_goodbye_is_remembered_until_the_node_speaks_again() {
         assert_eq!(known[0].stopped, stopped);
         assert!(known[0].inventory.is_some());
     }
+}
+
+#[test]
+fn a_node_whose_object_was_deleted_is_forgotten() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let known = || store.known_nodes(10).expect("readable").len();
+    let removal = Removal {
+        name: "w01-removed-1".into(),
+        node: node(),
+        at: NOW.plus(1),
+        machine: Machine::Lives { heard: Some(NOW) },
+        who: "nobody".into(),
+        why: None,
+        object: NodeObject::default(),
+        events: Vec::new(),
+    };
+    let removed = Change {
+        removals: vec![(removal, Vec::new())],
+        ..change()
+    };
+    store.commit(NOW, &removed).expect("fits");
+    assert_eq!(known(), 0);
+    let rows_later = |ms: u64| -> i64 {
+        store.prune(NOW.plus(ms)).expect("prunes");
+        let reader = store.reader();
+        let count = reader.query_row("SELECT count(*) FROM node", [], |row| row.get(0));
+        count.expect("readable")
+    };
+    let month = 30 * 24 * 3_600 * 1_000;
+    assert_eq!(rows_later(1), 1, "people may still ask");
+    // Its machine speaks once more.
+    store.commit(NOW.plus(2), &change()).expect("fits");
+    assert_eq!((known(), rows_later(month + 3)), (1, 1));
+    store.commit(NOW, &change()).expect("fits");
+    assert_eq!(rows_later(month + 3), 0);
 }
 
 #[test]

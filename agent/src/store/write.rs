@@ -17,7 +17,8 @@ const LINES_MAX: i64 = 8_192;
 const DEATHS_MAX: i64 = 10_000;
 /// Most records kept (64 KiB each at most); the oldest go first.
 const RECORDS_MAX: i64 = 2_000;
-/// How long the pods of a boot without a death are remembered.
+/// How long the pods of a boot without a death are remembered, and a node whose
+/// object was deleted.
 const PODS_KEPT_MS: u64 = 30 * 24 * 3_600 * 1_000;
 /// How long it is remembered that a Node object was deleted, and its pods.
 const REMOVALS_KEPT_MS: u64 = 365 * 24 * 3_600 * 1_000;
@@ -26,6 +27,10 @@ const REMOVALS_KEPT_MS: u64 = 365 * 24 * 3_600 * 1_000;
 const INSERT_NOTE: &str = "INSERT OR REPLACE INTO note
     (death, namespace, name, uid, owner_kind, owner_name, outcome, at_ms, content)
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+
+/// Of a node: its object was deleted, and it did not introduce itself since.
+pub(super) const IS_GONE: &str = "EXISTS (SELECT 1 FROM removal
+    WHERE removal.node = node.name AND removal.at_ms > node.seen_ms)";
 
 /// A node that introduced itself, was first heard of, or said goodbye.
 #[derive(Clone, Debug)]
@@ -461,6 +466,10 @@ fn prune(writer: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
     tx.execute(
         "DELETE FROM removal WHERE at_ms < ?1",
         [now.0.saturating_sub(REMOVALS_KEPT_MS) as i64],
+    )?;
+    tx.execute(
+        &format!("DELETE FROM node WHERE seen_ms < ?1 AND {IS_GONE}"),
+        [now.0.saturating_sub(PODS_KEPT_MS) as i64],
     )?;
     tx.execute(
         "DELETE FROM note WHERE death NOT IN (SELECT name FROM death)

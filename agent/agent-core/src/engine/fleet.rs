@@ -17,6 +17,7 @@ const NEAR_MS: u64 = 60_000;
 /// What a boot has shown of its life, in nanoseconds of its own clock. Each
 /// only grows.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_field_names, reason = "they end in their unit")]
 pub(super) struct Life {
     /// Newest hello, heartbeat or survival.
     pub(super) alive_ns: u64,
@@ -74,6 +75,13 @@ impl Boot {
     /// When it was last heard, by this process or an earlier one.
     pub(super) fn last_heard(&self) -> Option<Timestamp> {
         self.heard.or(self.noted)
+    }
+
+    /// Whether its Node object was deleted, and it was not heard since: nobody
+    /// waits for it.
+    fn is_gone(&self) -> bool {
+        let removed = self.removed.as_ref().map(|(at, _)| *at);
+        removed.is_some_and(|at| self.last_heard().is_none_or(|heard| heard <= at))
     }
 
     /// Takes in what the boot is made of.
@@ -290,6 +298,24 @@ impl Fleet {
         self.nodes.get(node)?.silent
     }
 
+    /// Notes that the Node object of this boot was deleted. True if that ends its
+    /// node's silence.
+    pub(super) fn remove(
+        &mut self,
+        name: &NodeName,
+        boot: BootId,
+        (at, by): (Timestamp, String),
+    ) -> bool {
+        let Some(node) = self.nodes.get_mut(name) else {
+            return false;
+        };
+        if let Some(boot) = node.boots.iter_mut().find(|b| b.id == boot) {
+            boot.removed = Some((at, by));
+        }
+        let gone = node.boots.last().is_some_and(Boot::is_gone);
+        gone && node.silent.take().is_some()
+    }
+
     /// A node was silent already in an earlier process.
     pub(super) fn restore_silence(&mut self, node: &NodeName, since: Timestamp) {
         if let Some(node) = self.nodes.get_mut(node) {
@@ -307,7 +333,11 @@ impl Fleet {
     ) -> Vec<(NodeName, BootId)> {
         let mut fell_silent = Vec::new();
         for (name, node) in &mut self.nodes {
-            let Some(last) = node.boots.last().filter(|last| !last.life.stopped()) else {
+            let Some(last) = node
+                .boots
+                .last()
+                .filter(|last| !last.life.stopped() && !last.is_gone())
+            else {
                 continue;
             };
             if node.silent.is_none() && clock_ms - node.heard_ms >= silence_ms {

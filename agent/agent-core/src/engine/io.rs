@@ -193,7 +193,8 @@ pub enum Output {
     Look(NodeName),
     /// A node is silent, or more is known of its silence; no death follows.
     Silent(Box<Silence>),
-    /// A node that was silent speaks, this boot of it or another one.
+    /// A node that was silent speaks, this boot of it or another one; or its Node
+    /// object is gone, and nobody waits for it.
     SilenceOver(NodeName),
 }
 

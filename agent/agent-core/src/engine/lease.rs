@@ -93,7 +93,13 @@ impl LeaseWatch {
         }
     }
 
-    fn is_due(&self, clock_ms: u64, every_ms: u64) -> bool {
+    /// Whether to look again, at a node that is quiet since then.
+    fn is_due(&self, clock_ms: u64, quiet_since: u64) -> bool {
+        let every_ms = if clock_ms - quiet_since >= LONG_MS {
+            LOOK_LATER_MS
+        } else {
+            self.every_ms()
+        };
         self.asked_ms.is_none_or(|at| clock_ms - at >= every_ms)
     }
 }
@@ -140,33 +146,22 @@ impl Engine {
         if !self.limits.leases {
             return;
         }
-        let is_dead = |key: &Key| {
-            let dead = self.cases.get(key).map(|case| case.death.state);
-            dead == Some(DeathState::Dead) && self.fleet.current(&key.0) == Some(key.1)
-        };
-        let dead: BTreeSet<Key> = self
-            .cases
-            .keys()
-            .filter(|key| is_dead(key))
-            .cloned()
-            .collect();
         let mut wanted: Vec<(bool, Option<u64>, Key)> = Vec::new();
-        for (node, boot, heard_ms) in self.fleet.silent_nodes() {
-            let key = (node.clone(), boot.id);
-            let long = self.clock_ms - heard_ms >= LONG_MS;
-            let every_ms = if long {
-                LOOK_LATER_MS
-            } else {
-                boot.lease.every_ms()
-            };
-            if !dead.contains(&key) && boot.lease.is_due(self.clock_ms, every_ms) {
-                wanted.push((true, boot.lease.asked_ms, key));
+        let mut dead = BTreeSet::new();
+        for (key, case) in &self.cases {
+            if case.death.state != DeathState::Dead || self.fleet.current(&key.0) != Some(key.1) {
+                continue;
+            }
+            dead.insert(key);
+            let watch = self.fleet.find(&key.0, key.1).map(|boot| &boot.lease);
+            if let Some(watch) = watch.filter(|w| w.is_due(self.clock_ms, case.quiet_since)) {
+                wanted.push((false, watch.asked_ms, key.clone()));
             }
         }
-        for key in dead {
-            let watch = &self.fleet.recall(&key.0, key.1, self.clock_ms).lease;
-            if watch.is_due(self.clock_ms, watch.every_ms()) {
-                wanted.push((false, watch.asked_ms, key));
+        for (node, boot, heard_ms) in self.fleet.silent_nodes() {
+            let key = (node.clone(), boot.id);
+            if !dead.contains(&key) && boot.lease.is_due(self.clock_ms, heard_ms) {
+                wanted.push((true, boot.lease.asked_ms, key));
             }
         }
         wanted.sort();

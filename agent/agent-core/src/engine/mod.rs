@@ -336,11 +336,10 @@ impl Engine {
         };
         let text = explain::word_text(&word);
         let provisional = explain::provisional(&word);
-        let new = word.clone();
+        case.begin_again_if_over(now, &word, &facts);
         if !case.hear(word, happened, &facts, &mut self.cut) {
             return;
         }
-        case.begin_again_if_over(now, &new, &facts);
         if uid.is_some() {
             case.death.node_uid = uid;
         }
@@ -441,10 +440,10 @@ impl Engine {
 
     fn facts(&self, key: &Key) -> Facts {
         let boot = self.fleet.find(&key.0, key.1);
-        let lives = boot.map(|boot| boot.life).unwrap_or_default();
-        let lived = self.cases.get(key).map(|case| case.life);
+        let newest = boot.map(|boot| boot.life).unwrap_or_default();
+        let kept = self.cases.get(key).map(|case| case.life);
         Facts {
-            life: lives.and(lived.unwrap_or_default()),
+            life: newest.and(kept.unwrap_or_default()),
             heard: boot.and_then(fleet::Boot::last_heard),
             revoke_ms: self.limits.revoke_ms,
         }

@@ -235,7 +235,9 @@ impl Engine {
         out.push(Output::Removed(Box::new(removal)));
         // Whatever is told of that boot's end later belongs beside it.
         let Some(boot) = boot else { return };
-        self.fleet.recall(&node, boot, self.clock_ms).removed = Some((now, text.clone()));
+        if self.fleet.remove(&node, boot, (now, text.clone())) {
+            out.push(Output::SilenceOver(node.clone()));
+        }
         let key = (node, boot);
         if let Some(case) = self.cases.get_mut(&key) {
             case.note(now, Channel::NodeObject, text, &self.limits, &mut self.cut);

@@ -215,3 +215,25 @@ fn a_removal_is_evidence_of_the_death_that_was_or_that_comes() {
         "and the NodeDeath says so"
     );
 }
+
+#[test]
+fn nobody_waits_for_a_node_whose_object_is_gone() {
+    let mut engine = Engine::new(Limits::default());
+    let quiet = || vec![Input::Tick; 15];
+    tell(
+        &mut engine,
+        [vec![gasp(1, 1, Body::Heartbeat)], quiet()].concat(),
+    );
+    assert_eq!(engine.stats().silent, 1);
+    let out = engine.step(
+        Timestamp(1_700_000_100_000),
+        deleted(NodeObject::default(), vec![]),
+    );
+    assert!(out.contains(&Output::SilenceOver(node(0))), "{out:?}");
+    tell(&mut engine, quiet());
+    assert_eq!(engine.stats().silent, 0);
+    // Its machine lives, and falls silent later.
+    engine.step(Timestamp(1_700_000_200_000), gasp(1, 2, Body::Heartbeat));
+    tell(&mut engine, quiet());
+    assert_eq!(engine.stats().silent, 1);
+}

@@ -247,6 +247,24 @@ fn a_cluster_that_goes_silent_is_asked_for_slowly() {
 }
 
 #[test]
+fn the_dead_are_asked_for_slowly_too() {
+    let mut engine = Engine::new(leases());
+    for n in 0..200 {
+        let panic = said(n, 1, SECOND, word(Notice::Panic, 1));
+        engine.step(Timestamp(START), panic);
+    }
+    engine.step(Timestamp(START), said(200, 1, SECOND, Body::Heartbeat));
+    pass(&mut engine, 1..700, |_| None);
+    let asked = pass(&mut engine, 700..760, |_| None);
+    let looks: Vec<&Output> = asked
+        .iter()
+        .filter(|output| matches!(output, Output::Look(_)))
+        .collect();
+    assert_eq!(looks.len(), 201, "each once in a minute");
+    assert!(looks.contains(&&Output::Look(node(200))));
+}
+
+#[test]
 fn each_level_says_why_it_was_reached() {
     let steps = |story: Vec<Input>| -> Vec<String> {
         let mut engine = Engine::new(Limits::default());
