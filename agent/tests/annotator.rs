@@ -18,6 +18,8 @@ use serde_json::Value;
 mod asked;
 #[path = "annotator/netconsole.rs"]
 mod netconsole;
+#[path = "annotator/replay.rs"]
+mod replay;
 
 const BIN: &str = env!("CARGO_BIN_EXE_lastgasp");
 const SECOND: u64 = 1_000_000_000;
@@ -192,7 +194,7 @@ impl Node {
             .expect("loopback takes it");
     }
 
-    fn hello(&mut self, to: &Annotator) {
+    fn hello(&mut self, to: &Annotator) -> Vec<u8> {
         let pod = |name: &str| PodRef {
             namespace: "shop".into(),
             name: name.into(),
@@ -206,7 +208,7 @@ impl Node {
         let json = serde_json::to_vec(&inventory).expect("serializes");
         self.send(to, 1, Kind::Hello, |draft| {
             assert_eq!(draft.bytes(&json), json.len(), "fits one frame");
-        });
+        })
     }
 
     /// Words from an interrupt, which nobody survives, or from a process.
