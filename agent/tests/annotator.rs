@@ -212,6 +212,12 @@ impl Node {
     }
 
     /// Words from an interrupt, which nobody survives, or from a process.
+    /// A death that comes long after the others.
+    fn loses_init(&mut self, to: &Annotator) {
+        let line = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b";
+        self.word(to, (Notice::Panic, Context::Process), 900, line);
+    }
+
     fn word(
         &mut self,
         to: &Annotator,
@@ -435,12 +441,7 @@ fn an_oops_that_the_node_survives_reaches_no_pod() {
     assert_eq!(report["pods_annotated"], 0);
 
     // Much later it dies of something else.
-    node.word(
-        &annotator,
-        (Notice::Panic, Context::Process),
-        900,
-        "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
-    );
+    node.loses_init(&annotator);
     let dead = annotator.death("the pods to be written", |d| d["pods_annotated"] == 2);
     assert_eq!(dead["reason_code"], "InitExited", "{dead}");
     annotator.stop();

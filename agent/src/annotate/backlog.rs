@@ -16,6 +16,13 @@ const NODES_MAX: usize = 20_000;
 /// Most Node objects that were deleted and wait in memory.
 const REMOVALS_MAX: usize = 1_000;
 
+/// What there was no room for.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Lost {
+    pub(super) lines: u64,
+    pub(super) removals: u64,
+}
+
 /// Changes folded into one. Bounded: deaths and actions by what the engine
 /// holds, nodes and lines by a number.
 #[derive(Debug, Default)]
@@ -29,9 +36,9 @@ impl Backlog {
         self.change.is_empty()
     }
 
-    /// Adds a change; gives how many lines there was no room for.
-    pub(super) fn add(&mut self, change: Change) -> u64 {
-        let mut lost = 0;
+    /// Adds a change; gives what there was no room for.
+    pub(super) fn add(&mut self, change: Change) -> Lost {
+        let mut lost = Lost::default();
         for death in change.deaths {
             put_death(&mut self.change.deaths, death);
         }
@@ -43,12 +50,11 @@ impl Backlog {
         for (node, silence) in change.silences {
             put_silence(&mut self.change.silences, node, silence);
         }
-        for removal in change.removals {
-            if self.change.removals.len() >= REMOVALS_MAX {
-                self.change.removals.remove(0);
-            }
-            self.change.removals.push(removal);
-        }
+        let removals = &mut self.change.removals;
+        removals.extend(change.removals);
+        let over = removals.len().saturating_sub(REMOVALS_MAX);
+        removals.drain(..over);
+        lost.removals = over as u64;
         for action in change.actions {
             put_action(&mut self.change.actions, action);
         }
@@ -63,7 +69,7 @@ impl Backlog {
         records.drain(..records.len().saturating_sub(RECORDS_MAX));
         for new in change.lines {
             if self.lines + new.lines.len() > LINES_MAX {
-                lost += new.lines.len() as u64;
+                lost.lines += new.lines.len() as u64;
             } else {
                 self.lines += new.lines.len();
                 self.change.lines.push(new);

@@ -7,7 +7,7 @@ use futures::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
 use super::{Annotator, Executor, now, with_causes};
-use crate::k8s::{self, Gone};
+use crate::k8s;
 use crate::store::Change;
 
 /// What may wait, to be asked and to be told: two seconds' worth of what the
@@ -20,8 +20,8 @@ const IN_FLIGHT: usize = 8;
 pub(super) enum Told {
     /// A look at a Lease; an error if the API server did not answer.
     Lease(NodeName, Result<Lease, k8s::Error>),
-    /// A Node object is gone; an error if they cannot be watched for now.
-    Gone(Result<Gone, k8s::Error>),
+    /// Of a Node object; an error if they cannot be watched for now.
+    Node(Result<k8s::Told, k8s::Error>),
 }
 
 /// The cluster, if there is one.
@@ -30,7 +30,7 @@ pub(super) struct Cluster(Option<Ways>);
 struct Ways {
     ask: mpsc::Sender<NodeName>,
     leases: mpsc::Receiver<(NodeName, Result<Lease, k8s::Error>)>,
-    nodes: mpsc::Receiver<Result<Gone, k8s::Error>>,
+    nodes: mpsc::Receiver<Result<k8s::Told, k8s::Error>>,
 }
 
 impl Cluster {
@@ -59,7 +59,7 @@ impl Cluster {
         if let Some(ways) = &mut self.0 {
             tokio::select! {
                 Some((node, lease)) = ways.leases.recv() => return Told::Lease(node, lease),
-                Some(gone) = ways.nodes.recv() => return Told::Gone(gone),
+                Some(node) = ways.nodes.recv() => return Told::Node(node),
                 else => {}
             }
         }
@@ -107,8 +107,17 @@ impl Annotator {
                 tracing::debug!(%node, cause = with_causes(&error), "no look at its Lease");
                 return;
             }
-            Told::Gone(Ok(gone)) => (Input::NodeDeleted(Box::new(gone.deleted)), gone.pods),
-            Told::Gone(Err(error)) => {
+            Told::Node(Ok(k8s::Told::Found(node, addresses))) => {
+                // Gasps may come by another way than netconsole, or not have come yet.
+                for address in addresses {
+                    self.addresses.learn(address, &node, now());
+                }
+                return;
+            }
+            Told::Node(Ok(k8s::Told::Gone(gone))) => {
+                (Input::NodeDeleted(Box::new(gone.deleted)), gone.pods)
+            }
+            Told::Node(Err(error)) => {
                 self.metrics.lost("node_watch_failed", 1);
                 let cause = with_causes(&error);
                 tracing::warn!(cause, "nodes cannot be watched for now: one may go unseen");

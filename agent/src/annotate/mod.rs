@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use backlog::Backlog;
+use backlog::{Backlog, Lost};
 use cluster::Cluster;
 pub use executor::Executor;
 use executor::Tried;
@@ -394,6 +394,12 @@ impl Annotator {
         }
     }
 
+    fn keep(&mut self, change: Change) {
+        let Lost { lines, removals } = self.backlog.add(change);
+        self.metrics.lost("lines_not_stored", lines);
+        self.metrics.lost("removals_not_stored", removals);
+    }
+
     /// Stores a change with what could not be stored before, and queues its
     /// actions whether or not that worked. True if it is stored.
     async fn commit(&mut self, change: Change) -> bool {
@@ -410,8 +416,7 @@ impl Annotator {
             self.lanes.refresh(death);
         }
         let actions = change.actions.clone();
-        let lost = self.backlog.add(change);
-        self.metrics.lost("lines_not_stored", lost);
+        self.keep(change);
         let whole = Arc::new(self.backlog.take());
         let shared = Arc::clone(&whole);
         let stored = self
@@ -424,8 +429,7 @@ impl Annotator {
             committed.tasks
         } else {
             let kept = Arc::try_unwrap(whole).unwrap_or_else(|whole| (*whole).clone());
-            let lost = self.backlog.add(kept);
-            self.metrics.lost("lines_not_stored", lost);
+            self.keep(kept);
             let unstored = |action| Task {
                 id: 0,
                 action,

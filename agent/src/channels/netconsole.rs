@@ -23,6 +23,7 @@ use record::Datagram;
 use stream::{Stream, Taken};
 
 use crate::gasp::bounded::Bounded;
+use crate::gasp::counters::outcomes;
 
 /// Nodes whose text is kept: with all that one may hold, 64 MiB.
 const NODES: usize = 1_024;
@@ -42,61 +43,29 @@ pub struct Overheard {
     pub at: Timestamp,
 }
 
-/// What became of one datagram: each has exactly one.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[repr(usize)]
-pub enum Outcome {
-    /// Its text was taken.
-    Accepted,
-    /// A piece of a record that is not whole yet.
-    Fragment,
-    /// It came before.
-    Duplicate,
-    /// Too far behind what came before.
-    Late,
-    /// A program wrote it to the kernel's log, not the kernel.
-    FromProgram,
-    /// A piece that does not fit its record.
-    Malformed,
-    /// Longer than any kernel sends.
-    TooLong,
-    /// From an address that is no node's.
-    UnknownSource,
-    /// From an address of several nodes, and it names none.
-    AmbiguousSource,
-    /// It names a node that does not have this address.
-    WrongSource,
-}
-
-impl Outcome {
-    /// All outcomes.
-    pub const ALL: [Self; 10] = [
-        Self::Accepted,
-        Self::Fragment,
-        Self::Duplicate,
-        Self::Late,
-        Self::FromProgram,
-        Self::Malformed,
-        Self::TooLong,
-        Self::UnknownSource,
-        Self::AmbiguousSource,
-        Self::WrongSource,
-    ];
-
-    /// The word for metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Fragment => "fragment",
-            Self::Duplicate => "duplicate",
-            Self::Late => "late",
-            Self::FromProgram => "from_program",
-            Self::Malformed => "malformed",
-            Self::TooLong => "too_long",
-            Self::UnknownSource => "unknown_source",
-            Self::AmbiguousSource => "ambiguous_source",
-            Self::WrongSource => "wrong_source",
-        }
+outcomes! {
+    /// What became of one datagram: each has exactly one.
+    pub enum Outcome {
+        /// Its text was taken.
+        Accepted = "accepted",
+        /// A piece of a record that is not whole yet.
+        Fragment = "fragment",
+        /// It came before.
+        Duplicate = "duplicate",
+        /// Too far behind what came before.
+        Late = "late",
+        /// A program wrote it to the kernel's log, not the kernel.
+        FromProgram = "from_program",
+        /// A piece that does not fit its record.
+        Malformed = "malformed",
+        /// Longer than any kernel sends.
+        TooLong = "too_long",
+        /// From an address that is no node's.
+        UnknownSource = "unknown_source",
+        /// From an address of several nodes, and it names none.
+        AmbiguousSource = "ambiguous_source",
+        /// It names a node that does not have this address.
+        WrongSource = "wrong_source",
     }
 }
 
@@ -227,9 +196,6 @@ impl Collector {
             Owner::Ambiguous => return (Outcome::AmbiguousSource, None),
             Owner::Unknown => return (Outcome::UnknownSource, None),
         };
-        if head.facility != 0 {
-            return (Outcome::FromProgram, None);
-        }
         let boot = boot.and_then(|boot| BootId::parse(&boot));
         self.hear(node, boot, now, |stream| stream.record(head, text, boot))
     }
@@ -248,6 +214,7 @@ impl Collector {
             Taken::New => Outcome::Accepted,
             Taken::Copy => Outcome::Duplicate,
             Taken::Late => Outcome::Late,
+            Taken::FromProgram => Outcome::FromProgram,
         };
         Counters::add(&self.counters.missing, stream.missing() - before);
         let Some(report) = stream.news() else {

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
@@ -145,8 +146,14 @@ impl Started {
         // Below UDP as well, so of no use to a collector behind an overlay.
         let wanted = agent.netconsole == Wanted::Auto && !agent.udp_only;
         let (node, boot) = (identity.node.as_str(), identity.boot.to_string());
-        let netconsole =
-            wanted.then(|| Netconsole::new(&agent.configfs, agent.netconsole_port, node, &boot));
+        let netconsole = Netconsole::new(&agent.configfs, agent.netconsole_port, node, &boot);
+        let netconsole = if wanted {
+            Some(netconsole)
+        } else {
+            // An agent that was killed leaves what it had set up.
+            netconsole.stop();
+            None
+        };
         info!(node = %identity.node, boot = %identity.boot, cpus = ?cpus, "watching");
         Ok(Self {
             shared,
@@ -194,6 +201,7 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
     let mut next_hello = Instant::now();
     let mut ready = false;
     let mut ways = Ways::default();
+    let mut beside = started.netconsole.take().map(Beside::start).transpose()?;
     let mut lost = [0; 4];
     loop {
         tokio::select! {
@@ -204,11 +212,9 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         shared.ring.set_crash_kernel(crash_kernel_loaded());
         if next_hello <= Instant::now() {
             let mut statuses = statuses.clone();
-            let netconsole = started
-                .netconsole
-                .as_ref()
-                .map_or("off", Netconsole::status);
-            statuses.push(("netconsole".to_owned(), netconsole.to_owned()));
+            let netconsole = beside.as_ref().map(|beside| beside.status.borrow().clone());
+            let netconsole = netconsole.unwrap_or_else(|| "off".to_owned());
+            statuses.push(("netconsole".to_owned(), netconsole));
             beacon::hello(
                 &shared,
                 &inventory::collect(&agent.pod_logs, statuses, started.marker.previous()),
@@ -219,11 +225,9 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         say_losses(&shared.losses, &mut lost);
         if !agent.udp_only {
             ways.refresh(&netlink, &started, &shared).await;
-            if let Some(netconsole) = &mut started.netconsole
-                && ways.fresh
-                && netconsole.refresh(&ways.uplinks)
+            if let Some(beside) = &mut beside
+                && beside.is_news(&ways)
             {
-                info!(status = netconsole.status(), "netconsole");
                 next_hello = Instant::now();
             }
         }
@@ -246,11 +250,12 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         let _ = thread.join();
     }
     beacon::goodbye(&shared, told.as_ref());
-    if let Some(netconsole) = started.netconsole {
-        netconsole.stop();
-    }
     if let Err(error) = started.marker.stop() {
         warn!("{:#}", anyhow::Error::from(error));
+    }
+    if let Some(Beside { ways, thread, .. }) = beside {
+        drop(ways);
+        let _ = thread.join();
     }
     Ok(())
 }
@@ -262,6 +267,50 @@ fn say_losses(losses: &Losses, before: &mut [u64; 4]) {
             warn!(more = now - *before, in_all = now, "lost: {what}");
             *before = now;
         }
+    }
+}
+
+/// netconsole on a thread of its own: configfs may wait for a device, and
+/// heartbeats do not.
+struct Beside {
+    ways: mpsc::SyncSender<Vec<Option<Uplink>>>,
+    status: watch::Receiver<String>,
+    thread: JoinHandle<()>,
+}
+
+impl Beside {
+    fn start(mut netconsole: Netconsole) -> std::io::Result<Self> {
+        let (ways, told) = mpsc::sync_channel::<Vec<Option<Uplink>>>(1);
+        let (tell, status) = watch::channel(netconsole.status().to_owned());
+        let thread = std::thread::Builder::new()
+            .name("netconsole".to_owned())
+            .stack_size(256 * 1024)
+            .spawn(move || {
+                for ways in told {
+                    if netconsole.refresh(&ways) {
+                        tell.send_replace(netconsole.status().to_owned());
+                    }
+                }
+                netconsole.stop();
+            })?;
+        Ok(Self {
+            ways,
+            status,
+            thread,
+        })
+    }
+
+    /// Hands the ways on; true if it stands differently than before.
+    fn is_news(&mut self, ways: &Ways) -> bool {
+        if ways.fresh {
+            // If the ones before still wait, the next ones will do.
+            let _ = self.ways.try_send(ways.uplinks.clone());
+        }
+        let is_news = self.status.has_changed().unwrap_or(false);
+        if is_news {
+            info!(status = *self.status.borrow_and_update(), "netconsole");
+        }
+        is_news
     }
 }
 

@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent_core::model::NodeName;
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -24,8 +23,6 @@ use crate::web::{self, Pages};
 
 /// How often the connections to the API server are kept warm and tried.
 const KUBE_EVERY: Duration = Duration::from_secs(10);
-/// How often the addresses of all nodes are asked for: they rarely change.
-const ADDRESSES_EVERY: Duration = Duration::from_secs(600);
 /// How long the loop may not come round until it counts as stuck, in
 /// milliseconds. It ticks every second.
 const STUCK_MS: u64 = 10_000;
@@ -79,13 +76,10 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (store, path) = open_store(settings.store.as_deref())?;
     let store = Arc::new(store);
     let metrics = Arc::new(Metrics::new());
-    let addresses = Arc::new(Addresses::new());
+    let addresses = Arc::new(Addresses::new(settings.limits.nodes));
     let (executor, api) = match &settings.kube {
         Some(kube) => {
             let writer = connect(kube).await?;
-            if settings.netconsole.is_some() {
-                tokio::spawn(learn(writer.clone(), Arc::clone(&addresses)));
-            }
             let api = keep_warm(writer.clone());
             (Executor::Kubernetes(writer), Some(api))
         }
@@ -168,24 +162,16 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
 
 type Overheard = tokio::sync::mpsc::Receiver<netconsole::Overheard>;
 
-/// Listens for netconsole, if it may. Where nobody named the address, somebody
-/// else may have it: gasps are heard all the same.
+/// Listens for netconsole, if that is wanted.
 fn hear(
-    wanted: Option<(std::net::SocketAddr, bool)>,
+    wanted: Option<std::net::SocketAddr>,
     addresses: Arc<Addresses>,
 ) -> anyhow::Result<(Option<Listener>, Overheard)> {
-    let nothing = || (None, tokio::sync::mpsc::channel(1).1);
-    let Some((address, named)) = wanted else {
-        return Ok(nothing());
+    let Some(address) = wanted else {
+        return Ok((None, tokio::sync::mpsc::channel(1).1));
     };
-    match Listener::spawn(address, addresses, annotate::now) {
-        Ok((listener, overheard)) => Ok((Some(listener), overheard)),
-        Err(error) if named => Err(error.into()),
-        Err(error) => {
-            tracing::warn!("{:#}", anyhow::Error::from(error));
-            Ok(nothing())
-        }
-    }
+    let (listener, overheard) = Listener::spawn(address, addresses, annotate::now)?;
+    Ok((Some(listener), overheard))
 }
 
 async fn terminated() -> anyhow::Result<&'static str> {
@@ -234,33 +220,6 @@ async fn connect(kube: &Kube) -> anyhow::Result<Writer> {
         ..crate::k8s::Settings::default()
     };
     Ok(Writer::connect(&settings).await?)
-}
-
-/// Keeps the addresses that the API server has for each node: gasps may come
-/// by another way than netconsole, or not have come yet.
-async fn learn(writer: Writer, addresses: Arc<Addresses>) {
-    let mut said = false;
-    loop {
-        let mut pause = KUBE_EVERY;
-        match writer.node_addresses().await {
-            Ok(nodes) => {
-                pause = ADDRESSES_EVERY;
-                let now = annotate::now();
-                for (node, address) in nodes {
-                    if let Some(node) = NodeName::new(&node) {
-                        addresses.learn(address, &node, now);
-                    }
-                }
-            }
-            Err(error) if !said => {
-                said = true;
-                let why = format!("{:#}", anyhow::Error::from(error));
-                tracing::warn!(why, "nodes are known by the addresses of their gasps only");
-            }
-            Err(_) => {}
-        }
-        tokio::time::sleep(pause).await;
-    }
 }
 
 /// Keeps the connections open that a death will need; says why it cannot.

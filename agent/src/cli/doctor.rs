@@ -1,7 +1,7 @@
 //! `lastgasp doctor`.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// How to print the answer.
     #[arg(short, long, default_value = "text")]
     output: Output,
+    /// Where configfs is mounted, for netconsole.
+    #[arg(long, env = "LASTGASP_CONFIGFS", value_name = "DIR", default_value = CONFIGFS)]
+    configfs: PathBuf,
     /// Run once and exit, as it always does; for scripts written for agents
     /// that have such a mode.
     #[arg(long, hide = true)]
@@ -78,7 +81,7 @@ struct Need {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let finding = look();
+    let finding = look(&args.configfs);
     let whole = finding.error.is_none()
         && finding.roles.iter().all(|r| r.attached)
         && finding.needs.iter().all(|n| n.have);
@@ -93,7 +96,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(if whole { 0 } else { 4 }))
 }
 
-fn look() -> Finding {
+fn look(configfs: &Path) -> Finding {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let kernel = kernel.trim().to_owned();
     let cpus = sched::two_of(&sched::allowed_cpus().unwrap_or_default());
@@ -125,7 +128,7 @@ fn look() -> Finding {
             without: "the drain threads may have been swapped out; add IPC_LOCK",
         },
     ];
-    let channels = vec![netconsole()];
+    let channels = vec![netconsole(configfs)];
     match attach::attach(&probes::roles(), false) {
         Err(error) => Finding {
             kernel,
@@ -155,12 +158,12 @@ fn look() -> Finding {
     }
 }
 
-fn netconsole() -> Channel {
-    let found = netconsole::find(Path::new(CONFIGFS));
+fn netconsole(configfs: &Path) -> Channel {
+    let found = netconsole::find(configfs);
     let status = match (&found, netconsole::muted()) {
         (Err(missing), _) => missing.to_string(),
         (Ok(_), Some(why)) => why.to_owned(),
-        (Ok(_), None) => "the agent sets it up (--netconsole off: it does not)".to_owned(),
+        (Ok(_), None) => "the agent sets it up if asked to (--netconsole auto)".to_owned(),
     };
     Channel {
         name: "netconsole",

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use agent_core::engine::{Keys, Limits, is_prefix};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, NETCONSOLE_PORT, in_range};
+use super::{Error, in_range};
 
 /// UDP port for gasps unless configured.
 pub const GASP_PORT: u16 = 9618;
@@ -21,8 +21,8 @@ pub struct Low {
     #[arg(long, value_name = "ADDR:PORT", env = "LASTGASP_LISTEN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
-    /// UDP address to hear netconsole on, or `off`. What it says is shown and
-    /// never acted on: anybody on the network may send it [default: 0.0.0.0:6666]
+    /// UDP address to hear netconsole on, as 0.0.0.0:6666, or `off`. What it says is
+    /// shown and never acted on: anybody on the network may send it [default: off]
     #[arg(long, value_name = "ADDR:PORT", env = "LASTGASP_NETCONSOLE_LISTEN")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netconsole_listen: Option<String>,
@@ -85,8 +85,8 @@ pub struct Low {
 pub struct Settings {
     /// UDP address for gasps.
     pub listen: SocketAddr,
-    /// UDP address for netconsole, and whether it was asked for by name.
-    pub netconsole: Option<(SocketAddr, bool)>,
+    /// UDP address for netconsole, if it is heard.
+    pub netconsole: Option<SocketAddr>,
     /// TCP address for HTTP.
     pub http: SocketAddr,
     /// The store's file; `None` leaves it to [`default_stores`].
@@ -166,11 +166,10 @@ impl TryFrom<Low> for Settings {
         });
         Ok(Self {
             listen: listen.unwrap_or(SocketAddr::from(([0, 0, 0, 0], GASP_PORT))),
-            netconsole: match netconsole_listen {
-                None => Some((SocketAddr::from(([0, 0, 0, 0], NETCONSOLE_PORT)), false)),
-                Some(text) if text == "off" => None,
-                Some(text) => Some((address("netconsole-listen", text)?, true)),
-            },
+            netconsole: netconsole_listen
+                .filter(|text| text != "off")
+                .map(|text| address("netconsole-listen", text))
+                .transpose()?,
             http: http.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 9619))),
             store,
             key_file,
@@ -223,8 +222,7 @@ mod tests {
         let settings = Settings::try_from(Low::default()).expect("defaults are valid");
         assert_eq!(settings.listen.to_string(), "0.0.0.0:9618");
         assert_eq!(settings.http.to_string(), HTTP);
-        let netconsole = settings.netconsole.map(|(to, _)| to.to_string());
-        assert_eq!(netconsole.as_deref(), Some("0.0.0.0:6666"));
+        assert_eq!(settings.netconsole, None);
         assert!(settings.kube.is_none());
         assert_eq!(settings.keys, Keys::default());
     }

@@ -8,77 +8,58 @@ use agent_core::model::Timestamp;
 
 use super::bounded::Bounded;
 
-/// What became of one datagram: each has exactly one.
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-#[repr(usize)]
-pub enum Outcome {
-    /// Its message was handed on.
-    Accepted,
-    /// It is a piece of a message that is not whole yet.
-    Fragment,
-    /// It came a moment ago by another way.
-    Duplicate,
-    /// It was seen long ago, or is too old to know.
-    Replay,
-    /// Too short for a frame.
-    Short,
-    /// Not ours.
-    BadMagic,
-    /// A protocol version that we do not know.
-    UnknownVersion,
-    /// A kind or notice that we do not know.
-    UnknownKind,
-    /// It contradicts itself.
-    Malformed,
-    /// Sealed with a key id that we do not have.
-    UnknownKey,
-    /// Not sealed with the key it names.
-    WrongKey,
-    /// A heartbeat that gave way, because the queue was nearly full.
-    HeartbeatDropped,
-    /// The queue was full.
-    QueueFull,
-    /// Nobody takes messages any more: we are stopping.
-    Closed,
-}
+/// The enum of what may become of a datagram, each with its word for metrics.
+macro_rules! outcomes {
+    ($(#[$doc:meta])* pub enum $name:ident { $($(#[$of:meta])* $outcome:ident = $word:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        #[repr(usize)]
+        pub enum $name { $($(#[$of])* $outcome,)* }
 
-impl Outcome {
-    /// All outcomes.
-    pub const ALL: [Self; 14] = [
-        Self::Accepted,
-        Self::Fragment,
-        Self::Duplicate,
-        Self::Replay,
-        Self::Short,
-        Self::BadMagic,
-        Self::UnknownVersion,
-        Self::UnknownKind,
-        Self::Malformed,
-        Self::UnknownKey,
-        Self::WrongKey,
-        Self::HeartbeatDropped,
-        Self::QueueFull,
-        Self::Closed,
-    ];
+        impl $name {
+            /// All outcomes.
+            pub const ALL: [Self; [$($word),*].len()] = [$(Self::$outcome),*];
 
-    /// The word for metrics and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Fragment => "fragment",
-            Self::Duplicate => "duplicate",
-            Self::Replay => "replay",
-            Self::Short => "short",
-            Self::BadMagic => "bad_magic",
-            Self::UnknownVersion => "unknown_version",
-            Self::UnknownKind => "unknown_kind",
-            Self::Malformed => "malformed",
-            Self::UnknownKey => "unknown_key",
-            Self::WrongKey => "wrong_key",
-            Self::HeartbeatDropped => "heartbeat_dropped",
-            Self::QueueFull => "queue_full",
-            Self::Closed => "closed",
+            /// The word for metrics and logs.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$outcome => $word,)* }
+            }
         }
+    };
+}
+pub(crate) use outcomes;
+
+outcomes! {
+    /// What became of one datagram: each has exactly one.
+    pub enum Outcome {
+        /// Its message was handed on.
+        Accepted = "accepted",
+        /// It is a piece of a message that is not whole yet.
+        Fragment = "fragment",
+        /// It came a moment ago by another way.
+        Duplicate = "duplicate",
+        /// It was seen long ago, or is too old to know.
+        Replay = "replay",
+        /// Too short for a frame.
+        Short = "short",
+        /// Not ours.
+        BadMagic = "bad_magic",
+        /// A protocol version that we do not know.
+        UnknownVersion = "unknown_version",
+        /// A kind or notice that we do not know.
+        UnknownKind = "unknown_kind",
+        /// It contradicts itself.
+        Malformed = "malformed",
+        /// Sealed with a key id that we do not have.
+        UnknownKey = "unknown_key",
+        /// Not sealed with the key it names.
+        WrongKey = "wrong_key",
+        /// A heartbeat that gave way, because the queue was nearly full.
+        HeartbeatDropped = "heartbeat_dropped",
+        /// The queue was full.
+        QueueFull = "queue_full",
+        /// Nobody takes messages any more: we are stopping.
+        Closed = "closed",
     }
 }
 

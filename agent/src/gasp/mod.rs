@@ -9,6 +9,7 @@ pub mod counters;
 pub mod drain;
 pub(crate) mod drops;
 pub(crate) mod inlet;
+pub(crate) mod limiter;
 pub mod link;
 pub mod protocol;
 pub mod queue;

@@ -18,6 +18,7 @@ use agent_core::model::{Gasp, Timestamp};
 use super::counters::{Counters, Outcome, add};
 use super::drops::kernel_drops;
 use super::inlet::{self, Batch};
+use super::limiter::{Limiter, Rate};
 use super::protocol::{self, BodyError, Frame, KeyRing, Kind, MAX_FRAME, ParseError, VerifyError};
 use super::queue::{Refused, Sender, Taker, queue};
 use super::reassembly::{Reassembly, Step};
@@ -27,8 +28,11 @@ use super::replay::{Seen, Sessions};
 /// How long after a warning about a source the next one may come, in
 /// milliseconds.
 const WARN_SOURCE_MS: u64 = 60_000;
-/// How many such warnings there may be within that time from all sources.
-const WARN_ALL: u32 = 10;
+/// How many such warnings there may be from all sources.
+const WARN_ALL: Rate = Rate {
+    max: 10,
+    within_ms: WARN_SOURCE_MS,
+};
 /// Datagrams taken from a socket at once.
 const BATCH: usize = 64;
 /// Heartbeats taken beside them, while others come too.
@@ -83,8 +87,7 @@ pub struct Handler {
     queue: Sender<Received>,
     /// Places in the queue that heartbeats leave free for what matters more.
     reserve: usize,
-    /// Since when, and how many warnings there were.
-    warnings: (Timestamp, u32),
+    warnings: Limiter,
 }
 
 impl Handler {
@@ -102,7 +105,7 @@ impl Handler {
             partial: Reassembly::new(limits.messages),
             reserve: queue.capacity() / 4,
             queue,
-            warnings: (Timestamp(0), 0),
+            warnings: Limiter::default(),
         }
     }
 
@@ -204,15 +207,10 @@ impl Handler {
         let Some(frames) = self.counters.wrong_key(source, now, WARN_SOURCE_MS) else {
             return;
         };
-        let (since, count) = &mut self.warnings;
-        if now.since(*since) >= WARN_SOURCE_MS {
-            (*since, *count) = (now, 0);
-        }
-        if *count >= WARN_ALL {
+        if !self.warnings.allows(WARN_ALL, now) {
             add(&self.counters.warnings_suppressed);
             return;
         }
-        *count += 1;
         tracing::warn!(
             %source,
             frames,

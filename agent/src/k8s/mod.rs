@@ -2,7 +2,6 @@
 //! cluster, and nothing here decides: it carries out, once, what the engine
 //! decided. Every call may be repeated; a repetition writes nothing.
 
-mod addresses;
 mod ahead;
 mod client;
 mod crd;
@@ -29,6 +28,6 @@ pub use names::{
     ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, FIELD_MANAGER,
     POD_CONDITION, PREFIX, TAINT,
 };
-pub use nodes::Gone;
+pub use nodes::{Gone, Told};
 pub use pods::{Ineligible, Owner, PodOutcome, PodResult, PodTally};
 pub use writer::Writer;

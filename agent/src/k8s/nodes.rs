@@ -1,6 +1,8 @@
-//! Watching Node objects: none goes without a record of who and why.
+//! Watching Node objects: none goes without a record of who and why, and each
+//! tells its addresses.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -37,6 +39,15 @@ const SIDE_BY_SIDE: usize = 16;
 /// Who deletes a node writes events beside that, not before.
 const EVENTS_AFTER: Duration = Duration::from_secs(2);
 
+/// What is told of Node objects.
+#[derive(Debug)]
+pub enum Told {
+    /// It is there, with these internal addresses.
+    Found(NodeName, Vec<IpAddr>),
+    /// It is gone.
+    Gone(Gone),
+}
+
 /// A Node object that is gone, and the pods that were bound to it.
 #[derive(Debug)]
 pub struct Gone {
@@ -66,6 +77,15 @@ struct RawTaint {
 #[serde(default, rename_all = "camelCase")]
 struct Status {
     node_info: Info,
+    addresses: Vec<Address>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Address {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -76,27 +96,37 @@ struct Info {
 }
 
 impl Writer {
-    /// Watches all nodes, and tells of each that is gone, until nobody listens.
-    /// Tells also why it cannot watch; it goes on trying.
-    pub async fn watch_nodes(self, tell: mpsc::Sender<Result<Gone, Error>>) {
+    /// Watches all nodes, and tells of each that is there or gone, until nobody
+    /// listens. Tells also why it cannot watch; it goes on trying.
+    pub async fn watch_nodes(self, tell: mpsc::Sender<Result<Told, Error>>) {
         let api =
             KubeApi::<Watched>::all_with(self.api.client.clone(), &ApiResource::erase::<Node>(&()));
         let config = watcher::Config::default().page_size(PAGE);
         let mut changes = pin!(watcher::watcher(api, config).default_backoff());
         let mut known = Known::default();
         let mut looking: JoinSet<Gone> = JoinSet::new();
+        // A new list may miss many nodes at once; no change is taken until all
+        // of the one before are looked into.
+        let mut waiting: VecDeque<Deleted> = VecDeque::new();
         loop {
+            while looking.len() < SIDE_BY_SIDE
+                && let Some(deleted) = waiting.pop_front()
+            {
+                looking.spawn(self.clone().look_into(deleted));
+            }
             let told = tokio::select! {
                 Some(done) = looking.join_next(), if !looking.is_empty() => match done {
-                    Ok(gone) => Ok(gone),
+                    Ok(gone) => Ok(Told::Gone(gone)),
                     Err(_) => continue,
                 },
-                change = changes.next(), if looking.len() < SIDE_BY_SIDE => match change {
+                change = changes.next(), if waiting.is_empty() => match change {
                     Some(Ok(change)) => {
-                        for deleted in known.take(change) {
-                            looking.spawn(self.clone().look_into(deleted));
+                        let found = found(&change);
+                        waiting.extend(known.take(change, now()));
+                        match found {
+                            Some(found) => Ok(found),
+                            None => continue,
                         }
-                        continue;
                     }
                     Some(Err(error)) => Err(watch_error(error)),
                     None => return,
@@ -151,6 +181,23 @@ impl Writer {
     }
 }
 
+fn now() -> Timestamp {
+    time(&Time(jiff::Timestamp::now()))
+}
+
+/// A node that is there, with the addresses that it sends from.
+fn found(change: &Change<Watched>) -> Option<Told> {
+    let (Change::InitApply(node) | Change::Apply(node)) = change else {
+        return None;
+    };
+    let name = NodeName::new(node.metadata.name.as_deref()?)?;
+    let internal = |address: &&Address| address.kind == "InternalIP";
+    let all = node.status.iter().flat_map(|status| &status.addresses);
+    let internal = all.filter(internal).take(LIST_MAX);
+    let addresses = internal.filter_map(|a| a.address.parse().ok()).collect();
+    Some(Told::Found(name, addresses))
+}
+
 fn watch_error(error: watcher::Error) -> Error {
     let what = "watch nodes".to_owned();
     match error {
@@ -174,8 +221,14 @@ struct Known {
 }
 
 impl Known {
-    /// Takes a change in, and gives what is gone by it.
-    fn take(&mut self, change: Change<Watched>) -> Vec<Deleted> {
+    /// Takes a change in that is seen now, and gives what is gone by it.
+    fn take(&mut self, change: Change<Watched>, now: Timestamp) -> Vec<Deleted> {
+        let gone = |node, object| Deleted {
+            node,
+            at: now,
+            object,
+            events: Vec::new(),
+        };
         match change {
             Change::Init => self.listed = Some(HashSet::new()),
             Change::InitApply(node) | Change::Apply(node) => {
@@ -217,14 +270,6 @@ impl Known {
             }
         }
         Vec::new()
-    }
-}
-
-fn gone(node: NodeName, object: NodeObject) -> Deleted {
-    Deleted {
-        node,
-        object,
-        events: Vec::new(),
     }
 }
 
@@ -289,6 +334,8 @@ mod tests {
 
     use super::*;
 
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
     fn node(name: &str, uid: &str) -> Watched {
         let boot = "3f2b8c9e-0d1a-4b6f-9c3d-5e7a1b2c4d6f";
         serde_json::from_value(json!({
@@ -297,7 +344,12 @@ mod tests {
                 {"manager": "kubectl-cordon", "time": "2026-01-02T00:00:00Z"},
             ]},
             "spec": {"taints": [{"key": "dedicated", "effect": "NoSchedule"}]},
-            "status": {"nodeInfo": {"bootID": boot}, "images": ["big"]},
+            "status": {"nodeInfo": {"bootID": boot}, "images": ["big"], "addresses": [
+                {"type": "Hostname", "address": name},
+                {"type": "InternalIP", "address": "10.0.0.1"},
+                {"type": "InternalIP", "address": "fd00::1"},
+                {"type": "ExternalIP", "address": "192.0.2.1"},
+            ]},
         }))
         .expect("a node")
     }
@@ -310,24 +362,36 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_is_there_tells_its_internal_addresses() {
+        let Some(Told::Found(name, addresses)) = found(&Change::Apply(node("a", "1"))) else {
+            panic!("it is there");
+        };
+        assert_eq!(name.as_str(), "a");
+        let both: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+        assert_eq!(both, ["10.0.0.1", "fd00::1"]);
+        assert!(found(&Change::Delete(node("a", "1"))).is_none());
+    }
+
+    #[test]
     fn what_is_deleted_is_known_also_if_nobody_could_look() {
         let mut known = Known::default();
         let begin = |known: &mut Known, nodes: Vec<Watched>| {
-            let mut gone = known.take(Change::Init);
+            let mut gone = known.take(Change::Init, NOW);
             for node in nodes {
-                gone.extend(known.take(Change::InitApply(node)));
+                gone.extend(known.take(Change::InitApply(node), NOW));
             }
-            gone.extend(known.take(Change::InitDone));
+            gone.extend(known.take(Change::InitDone, NOW));
             gone
         };
         let all = vec![node("a", "1"), node("b", "2"), node("c", "3")];
         assert!(begin(&mut known, all).is_empty(), "these are the first");
-        assert!(known.take(Change::Apply(node("d", "4"))).is_empty());
-        let gone = known.take(Change::Delete(node("a", "1")));
+        assert!(known.take(Change::Apply(node("d", "4")), NOW).is_empty());
+        let gone = known.take(Change::Delete(node("a", "1")), NOW);
         assert_eq!(names(&gone), [("a", "1")]);
         assert_eq!(gone[0].object.taints[0].key, "dedicated");
         assert_eq!(gone[0].object.managers[0].name, "kubectl-cordon");
         assert!(gone[0].object.boot.is_some());
+        assert_eq!(gone[0].at, NOW);
 
         // The watch was broken, and meanwhile b was replaced, and d deleted.
         let gone = begin(&mut known, vec![node("b", "5"), node("c", "3")]);

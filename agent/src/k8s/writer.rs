@@ -16,8 +16,7 @@ use super::patch::{self, Words};
 use super::pods::{self, Freshness, Owner, Pod};
 use super::text;
 use super::{
-    Error, PodCounts, PodOutcome, PodResult, PodTally, Settings, addresses, events, node, owners,
-    record,
+    Error, PodCounts, PodOutcome, PodResult, PodTally, Settings, events, node, owners, record,
 };
 
 /// Most pod patches in flight, whatever the settings say.
@@ -59,11 +58,6 @@ impl Writer {
     /// every 30 s: the server closes idle ones after 90 s.
     pub async fn warm(&self) -> Result<(), Error> {
         self.api.warm(self.in_flight + BESIDE).await
-    }
-
-    /// Every node's name with each of its internal addresses.
-    pub async fn node_addresses(&self) -> Result<Vec<(String, std::net::IpAddr)>, Error> {
-        addresses::list(&self.api).await
     }
 
     /// Says on the node that it died: condition `KernelPanic`, then the taint.

@@ -28,7 +28,7 @@ fn a_spoofer_gets_a_record_without_proof_and_nothing_done() {
     let annotator = Annotator::start(&dir);
     let mut node = Node::new(&dir, 1);
     node.hello(&annotator);
-    annotator.settled(1);
+    annotator.knows_nodes(1);
     let panic = "0,900,5000000,-;Kernel panic - not syncing: spoofed\n";
 
     // From an address that is no node's, or in another node's name.
@@ -37,7 +37,6 @@ fn a_spoofer_gets_a_record_without_proof_and_nothing_done() {
     let elsewhere = "0,901,5000001,-;Kernel panic - not syncing: spoofed\n node=w02\n";
     spoof(&annotator, "127.0.0.1", &[elsewhere]);
     counted(&annotator, "wrong_source", 1);
-    assert_eq!(annotator.ask(&["deaths"]).status.code(), Some(3));
 
     // From the node's own address: the most that it can get.
     spoof(&annotator, "127.0.0.1", &[panic; 50]);
@@ -46,6 +45,9 @@ fn a_spoofer_gets_a_record_without_proof_and_nothing_done() {
     let said = annotator.death("the record", |d| d["death"]["proof"] == "P0");
     assert_eq!(said["death"]["state"], "Suspected");
     assert_eq!(said["pods_annotated"], 0);
+    // Nothing of what came before it.
+    let evidence = said["death"]["evidence"].as_array();
+    assert_eq!(evidence.map(Vec::len), Some(1), "{said}");
     assert_eq!(
         said["reason"],
         "Unauthenticated text: Kernel panic: spoofed"
@@ -60,12 +62,7 @@ fn a_spoofer_gets_a_record_without_proof_and_nothing_done() {
     );
 
     // The node dies indeed, of something else.
-    node.word(
-        &annotator,
-        (Notice::Panic, Context::Process),
-        900,
-        "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b",
-    );
+    node.loses_init(&annotator);
     let dead = annotator.death("the pods to be written", |d| d["pods_annotated"] == 2);
     assert_eq!(dead["reason_code"], "InitExited");
     spoof(

@@ -223,7 +223,7 @@ impl Engine {
         let uid: String = deleted.object.uid.chars().take(8).collect();
         let removal = Removal {
             name: format!("{node}-removed-{uid}"),
-            at: now,
+            at: deleted.at,
             machine,
             who: who(&deleted),
             why: why(&deleted),

@@ -59,6 +59,8 @@ pub struct NodeObject {
 pub struct Deleted {
     /// The node.
     pub node: NodeName,
+    /// When that was noticed.
+    pub at: Timestamp,
     /// Its object, as it was last.
     pub object: NodeObject,
     /// Events about it, newest first. Bounded.

@@ -77,6 +77,7 @@ fn of_cluster() -> impl Strategy<Value = Input> {
     let object = |n: u8| {
         Input::NodeDeleted(Box::new(Deleted {
             node: node(n),
+            at: Timestamp(0),
             object: NodeObject::default(),
             events: Vec::new(),
         }))

@@ -10,6 +10,7 @@ use super::*;
 fn deleted(object: NodeObject, events: Vec<NodeEvent>) -> Input {
     Input::NodeDeleted(Box::new(Deleted {
         node: node(0),
+        at: Timestamp(1_700_000_000_000),
         object: NodeObject {
             uid: "0a1b2c3d-4e5f".to_owned(),
             ..object

@@ -2,6 +2,7 @@
 //! them; the address is all there is, and a name in userdata only chooses
 //! among the nodes that share one.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -11,22 +12,29 @@ use crate::gasp::bounded::Bounded;
 
 /// Addresses that are remembered.
 const ADDRESSES: usize = 65_536;
-/// Nodes behind one address, as a NodePort or a NAT puts them.
-const NODES: usize = 256;
 /// How much longer ago than the newest a node was heard at an address that is
 /// another's by now, in milliseconds.
 const MOVED_MS: u64 = 600_000;
-/// How old a sighting may get before it is renewed, in milliseconds.
-const RENEW_MS: u64 = 60_000;
 
 /// The addresses of nodes, shared between who learns them and who asks.
 #[derive(Debug)]
-pub struct Addresses(Mutex<Bounded<IpAddr, Vec<Sighting>>>);
+pub struct Addresses {
+    table: Mutex<Bounded<IpAddr, Sightings>>,
+    /// Most nodes behind one address: a NodePort or a NAT may put all there.
+    nodes: usize,
+}
 
-#[derive(Debug)]
-struct Sighting {
-    node: NodeName,
-    at: Timestamp,
+/// The nodes that were heard at one address.
+#[derive(Debug, Default)]
+struct Sightings {
+    newest: Timestamp,
+    nodes: HashMap<NodeName, Timestamp>,
+}
+
+impl Sightings {
+    fn is_current(&self, at: Timestamp) -> bool {
+        self.newest.since(at) < MOVED_MS
+    }
 }
 
 /// Who has an address.
@@ -43,63 +51,55 @@ pub enum Owner {
 }
 
 impl Addresses {
-    /// None yet.
-    pub fn new() -> Self {
-        Self(Mutex::new(Bounded::new(ADDRESSES)))
+    /// None yet, of so many nodes at most.
+    pub fn new(nodes: usize) -> Self {
+        Self {
+            table: Mutex::new(Bounded::new(ADDRESSES)),
+            nodes,
+        }
     }
 
     /// The node has this address: it has proven so, or the API server says it.
     pub fn learn(&self, address: IpAddr, node: &NodeName, now: Timestamp) {
         let mut table = self.table();
-        // Most addresses are of one node.
-        let (nodes, _) = table.get_or_insert(&address.to_canonical(), || Vec::with_capacity(1));
-        if let Some(known) = nodes.iter_mut().find(|s| s.node == *node) {
-            if now.since(known.at) >= RENEW_MS {
-                known.at = now;
-            }
+        let (here, _) = table.get_or_insert(&address.to_canonical(), Sightings::default);
+        here.newest = here.newest.max(now);
+        if let Some(at) = here.nodes.get_mut(node) {
+            *at = (*at).max(now);
             return;
         }
-        nodes.retain(|s| now.since(s.at) < MOVED_MS + RENEW_MS);
-        if nodes.len() == NODES {
-            nodes.remove(0);
+        if here.nodes.len() >= self.nodes {
+            let newest = here.newest;
+            let is_old = |at: Timestamp| newest.since(at) >= MOVED_MS;
+            here.nodes.retain(|_, at| !is_old(*at));
         }
-        nodes.push(Sighting {
-            node: node.clone(),
-            at: now,
-        });
+        if here.nodes.len() < self.nodes {
+            here.nodes.insert(node.clone(), now);
+        }
     }
 
     /// Who has this address; `named` is what the text says of itself.
     pub fn owner(&self, address: IpAddr, named: Option<&str>) -> Owner {
         let mut table = self.table();
-        let Some(nodes) = table.get_mut(&address.to_canonical()) else {
+        let Some(here) = table.get_mut(&address.to_canonical()) else {
             return Owner::Unknown;
         };
-        let newest = nodes.iter().map(|s| s.at).max().unwrap_or_default();
-        let mut there = nodes
-            .iter()
-            .filter(|s| newest.since(s.at) < MOVED_MS + RENEW_MS)
-            .map(|s| &s.node);
         if let Some(named) = named {
-            let found = there.find(|node| node.as_str() == named);
-            return found.cloned().map_or(Owner::Another, Owner::Node);
+            let found = NodeName::new(named)
+                .filter(|node| here.nodes.get(node).is_some_and(|at| here.is_current(*at)));
+            return found.map_or(Owner::Another, Owner::Node);
         }
+        let mut there = here.nodes.iter().filter(|(_, at)| here.is_current(**at));
         match (there.next(), there.next()) {
-            (Some(node), None) => Owner::Node(node.clone()),
+            (Some((node, _)), None) => Owner::Node(node.clone()),
             (Some(_), Some(_)) => Owner::Ambiguous,
             (None, _) => Owner::Unknown,
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Bounded<IpAddr, Vec<Sighting>>> {
+    fn table(&self) -> MutexGuard<'_, Bounded<IpAddr, Sightings>> {
         // What is in it stays good whatever a holder did.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Default for Addresses {
-    fn default() -> Self {
-        Self::new()
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_name_chooses_among_those_who_share_an_address_and_nobody_else() {
-        let addresses = Addresses::new();
+        let addresses = Addresses::new(3);
         let ip = IpAddr::from([10, 0, 0, 1]);
         let now = Timestamp(1_000_000);
         assert_eq!(addresses.owner(ip, None), Owner::Unknown);
@@ -135,13 +135,26 @@ mod tests {
     }
 
     #[test]
+    fn as_many_nodes_as_there_may_be_share_an_address_and_old_ones_make_room() {
+        let addresses = Addresses::new(3);
+        let ip = IpAddr::from([10, 0, 0, 1]);
+        for name in ["a", "b", "c", "d"] {
+            addresses.learn(ip, &node(name), Timestamp(0));
+        }
+        assert_eq!(addresses.owner(ip, Some("c")), Owner::Node(node("c")));
+        assert_eq!(addresses.owner(ip, Some("d")), Owner::Another, "too many");
+        addresses.learn(ip, &node("d"), Timestamp(MOVED_MS));
+        assert_eq!(addresses.owner(ip, None), Owner::Node(node("d")));
+    }
+
+    #[test]
     fn an_address_goes_over_to_who_has_it_now() {
-        let addresses = Addresses::new();
+        let addresses = Addresses::new(3);
         let ip = IpAddr::from([10, 0, 0, 1]);
         addresses.learn(ip, &node("a"), Timestamp(0));
         addresses.learn(ip, &node("b"), Timestamp(1_000));
-        for minute in 1..=12 {
-            addresses.learn(ip, &node("b"), Timestamp(minute * RENEW_MS + 1_000));
+        for minute in 1..=10 {
+            addresses.learn(ip, &node("b"), Timestamp(minute * 60_000 + 1_000));
         }
         assert_eq!(addresses.owner(ip, None), Owner::Node(node("b")));
         assert_eq!(addresses.owner(ip, Some("a")), Owner::Another);

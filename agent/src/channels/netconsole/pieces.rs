@@ -8,8 +8,11 @@ use crate::gasp::bounded::Bounded;
 
 /// Records of one source that are under way.
 const RECORDS: usize = 4;
-/// Sources of such records: with the longest record they hold 32 MiB.
+/// Sources of such records: with the longest records they hold 32 MiB, and 8 MiB
+/// for keeping their pieces apart.
 const SOURCES: usize = 512;
+/// Pieces of one record: the kernel's have some 900 bytes each.
+const PIECES: usize = 64;
 
 /// What a piece came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -99,6 +102,9 @@ impl Partial {
         {
             return Step::Refused;
         }
+        if self.pieces.len() == PIECES {
+            return Step::Refused;
+        }
         self.have += body.len();
         self.pieces.insert(offset, body.to_vec());
         if self.have < self.total {
@@ -145,12 +151,25 @@ mod tests {
         assert_eq!(pieces.take(SOURCE, head(9), fragment, b"abc"), Step::Copy);
     }
 
+    #[test]
+    fn a_record_in_crumbs_is_refused() {
+        let mut pieces = Pieces::new();
+        let mut crumb = |offset| {
+            let fragment = Fragment { offset, total: 900 };
+            pieces.take(SOURCE, head(1), fragment, b"x")
+        };
+        for offset in 0..PIECES {
+            assert_eq!(crumb(offset), Step::Kept);
+        }
+        assert_eq!(crumb(PIECES), Step::Refused);
+    }
+
     proptest! {
         /// In any order, with copies, some lost: the text, or nothing.
         #[test]
         fn pieces_give_the_record_or_nothing(
             text in prop::collection::vec(any::<u8>(), 1..400),
-            size in 1usize..100,
+            size in 7usize..100,
             picks in prop::collection::vec(any::<prop::sample::Index>(), 0..60),
         ) {
             let all: Vec<(usize, &[u8])> =

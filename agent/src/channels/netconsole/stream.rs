@@ -6,20 +6,26 @@ use std::mem::size_of;
 use agent_core::model::{BootId, Line, Report, Timestamp};
 
 use super::record::Head;
+use crate::gasp::limiter::{Limiter, Rate};
 
 /// Lines kept: a report with the stacks of some CPUs.
 const LINES: usize = 256;
 /// Bytes of these.
 const BYTES: usize = 64 << 10;
-/// How far behind the newest a record may come, in records.
+/// How far behind the newest a record may come, in records; farther behind it is
+/// of another text.
 const WINDOW: u64 = 1_024;
 /// How far behind it is missing, not only late.
 const REORDERED: u64 = 64;
 /// How long a report goes on after its first line, in microseconds.
 const REPORT_US: u64 = 30_000_000;
+/// Most that are counted as missing at once: whoever sends a number may send any.
+const MISSING_MAX: u64 = 1 << 16;
 /// Crashes told in a minute; a report is told anew each time it says more.
-const TOLD_MAX: u32 = 16;
-const MINUTE_MS: u64 = 60_000;
+const TOLD: Rate = Rate {
+    max: 16,
+    within_ms: 60_000,
+};
 
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +33,7 @@ pub(super) enum Taken {
     New,
     Copy,
     Late,
+    FromProgram,
 }
 
 /// One node's text.
@@ -36,8 +43,8 @@ pub(super) struct Stream {
     /// By number of the record.
     lines: BTreeMap<u64, Line>,
     bytes: usize,
-    /// The lowest number that came.
-    first: u64,
+    /// The lowest number that came, and the highest.
+    span: Option<(u64, u64)>,
     /// Numbers that were passed over, and may still come.
     gaps: BTreeSet<u64>,
     missing: u64,
@@ -48,8 +55,7 @@ pub(super) struct Stream {
     /// Something came since that was asked for.
     changed: bool,
     told: Option<Report>,
-    /// Since when, and how often it told.
-    tellings: (Timestamp, u32),
+    tellings: Limiter,
 }
 
 impl Stream {
@@ -64,24 +70,15 @@ impl Stream {
             self.begin();
         }
         self.boot = self.boot.or(boot);
-        let newest = self.newest();
-        if newest.is_some_and(|newest| head.seq + WINDOW <= newest) {
-            return Taken::Late;
-        }
         if self.lines.contains_key(&head.seq) {
             return Taken::Copy;
         }
-        match newest {
-            None => self.first = head.seq,
-            Some(newest) if head.seq > newest => self.pass_over(newest, head.seq),
-            // Nobody knows that the first to come is not the first that was sent.
-            Some(_) if head.seq < self.first && self.first - head.seq <= REORDERED => {
-                self.gaps.extend(head.seq + 1..self.first);
-                self.first = head.seq;
-            }
-            // It was counted as missing, or made room for others.
-            Some(_) if !self.gaps.remove(&head.seq) => return Taken::Late,
-            Some(_) => {}
+        let is_new = self.number(head.seq);
+        if head.facility != 0 {
+            return Taken::FromProgram;
+        }
+        if !is_new {
+            return Taken::Late;
         }
         self.put(Line {
             seq: head.seq,
@@ -98,9 +95,8 @@ impl Stream {
     pub(super) fn plain(&mut self, text: &str) -> Taken {
         let whole = text.ends_with('\n');
         for piece in text.lines() {
-            let last = self.newest();
             if std::mem::take(&mut self.unfinished)
-                && let Some(line) = last.and_then(|last| self.lines.get_mut(&last))
+                && let Some((_, line)) = self.lines.iter_mut().next_back()
                 && line.text.len() + piece.len() <= super::record::RECORD_MAX
             {
                 line.text.push_str(piece);
@@ -109,8 +105,11 @@ impl Stream {
                 self.look(seq, 0, &text);
                 continue;
             }
+            let next = |(_, newest): (u64, u64)| newest.saturating_add(1);
+            let seq = self.span.map_or(0, next);
+            self.number(seq);
             self.put(Line {
-                seq: last.map_or(0, |last| last.saturating_add(1)),
+                seq,
                 mono_ns: 0,
                 cpu: 0,
                 level: None,
@@ -145,19 +144,29 @@ impl Stream {
 
     /// Whether there is room for another telling in this minute.
     pub(super) fn may_tell(&mut self, now: Timestamp) -> bool {
-        let (since, count) = &mut self.tellings;
-        if now.since(*since) >= MINUTE_MS {
-            (*since, *count) = (now, 0);
+        self.tellings.allows(TOLD, now)
+    }
+
+    /// Takes a number in; false if it came before, or was given up.
+    fn number(&mut self, seq: u64) -> bool {
+        match self.span {
+            None => self.span = Some((seq, seq)),
+            Some((first, newest)) if seq > newest => {
+                self.pass_over(newest, seq);
+                self.span = Some((first, seq));
+            }
+            // Nobody knows that the first to come is not the first that was sent.
+            Some((first, newest)) if seq < first && first - seq <= REORDERED => {
+                self.gaps.extend(seq + 1..first);
+                self.span = Some((seq, newest));
+            }
+            Some(_) => return self.gaps.remove(&seq),
         }
-        *count += 1;
-        *count <= TOLD_MAX
+        true
     }
 
-    fn newest(&self) -> Option<u64> {
-        self.lines.keys().next_back().copied()
-    }
-
-    /// A boot counts its records, and its time, from zero.
+    /// A boot counts its records, and its time, from zero; and what one forged
+    /// number was ahead of must not be mute for it.
     fn is_of_another_boot(&self, head: Head, boot: Option<BootId>) -> bool {
         let other = |(a, b): (BootId, BootId)| a != b;
         let mono_ns = head.time_us.saturating_mul(1_000);
@@ -166,33 +175,36 @@ impl Stream {
                 .lines
                 .get(&head.seq)
                 .is_some_and(|line| line.mono_ns != mono_ns)
-            || self.lines.last_key_value().is_some_and(|(newest, line)| {
-                head.seq.saturating_add(WINDOW) <= *newest && mono_ns < line.mono_ns
-            })
+            || self
+                .span
+                .is_some_and(|(_, newest)| head.seq.saturating_add(WINDOW) <= newest)
     }
 
     /// Another boot speaks.
     fn begin(&mut self) {
         *self = Self {
-            missing: self.missing + self.gaps.len() as u64,
-            tellings: self.tellings,
+            missing: self.missing.saturating_add(self.gaps.len() as u64),
+            tellings: std::mem::take(&mut self.tellings),
             ..Self::default()
         };
     }
 
     fn pass_over(&mut self, newest: u64, seq: u64) {
-        let first = (newest + 1).max(seq.saturating_sub(REORDERED));
-        self.missing += first - (newest + 1);
+        let next = newest.saturating_add(1);
+        let first = next.max(seq.saturating_sub(REORDERED));
         self.gaps.extend(first..seq);
         let kept = self.gaps.split_off(&seq.saturating_sub(REORDERED));
-        self.missing += self.gaps.len() as u64;
-        self.gaps = kept;
+        let given_up = std::mem::replace(&mut self.gaps, kept).len() as u64;
+        let missing = given_up.saturating_add(first - next).min(MISSING_MAX);
+        self.missing = self.missing.saturating_add(missing);
     }
 
     fn put(&mut self, line: Line) {
         let (seq, mono_ns, text) = (line.seq, line.mono_ns, line.text.clone());
         self.bytes += cost(&line);
-        self.lines.insert(seq, line);
+        if let Some(old) = self.lines.insert(seq, line) {
+            self.bytes -= cost(&old);
+        }
         while self.lines.len() > LINES || self.bytes > BYTES {
             let Some((_, line)) = self.lines.pop_first() else {
                 break;
@@ -207,7 +219,7 @@ impl Stream {
     fn look(&mut self, seq: u64, mono_ns: u64, text: &str) {
         let goes_on = self.open.is_some_and(|open| {
             let first = self.lines.get(&open);
-            first.is_some_and(|first| mono_ns <= first.mono_ns + REPORT_US * 1_000)
+            first.is_some_and(|first| mono_ns <= first.mono_ns.saturating_add(REPORT_US * 1_000))
         });
         let begins = || {
             let mut decoder = agent_decode::Decoder::default();

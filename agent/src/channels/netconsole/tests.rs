@@ -21,7 +21,7 @@ const DEATH: [&str; 8] = [
 ];
 
 fn collector() -> Collector {
-    let addresses = Addresses::new();
+    let addresses = Addresses::new(1);
     let node = NodeName::new("w01").expect("a DNS label");
     addresses.learn(SOURCE, &node, Timestamp(0));
     Collector::new(Arc::new(addresses), Arc::default())
@@ -152,6 +152,38 @@ fn another_boot_begins_anew_and_a_storm_of_crashes_is_cut_short() {
         .filter_map(|d| collector.take(d, SOURCE, Timestamp(2)));
     assert!(taken.count() < 20);
     assert!(collector.counters.suppressed.load(Ordering::Relaxed) > 80);
+}
+
+#[test]
+fn a_number_far_ahead_mutes_nobody() {
+    let mut collector = collector();
+    collector.take(&record(5, "all is well"), SOURCE, Timestamp(1));
+    for seq in [u64::MAX >> 1, u64::MAX] {
+        let forged = format!("1,{seq},{},-;panic\n", u64::MAX).into_bytes();
+        collector.take(&forged, SOURCE, Timestamp(1));
+        collector.take(b"and some text\n", SOURCE, Timestamp(1));
+        let all: Vec<Vec<u8>> = DEATH
+            .iter()
+            .zip(10u64..)
+            .map(|(t, seq)| record(seq, t))
+            .collect();
+        assert!(told(&mut collector, &all).is_some(), "{seq}");
+    }
+    let missing = collector.counters.missing.load(Ordering::Relaxed);
+    assert!(missing <= 5 << 16, "{missing}");
+}
+
+#[test]
+fn what_programs_say_is_not_missing() {
+    let mut collector = collector();
+    for seq in 0..500 {
+        let prefix = if seq % 5 == 0 { 1 } else { 12 };
+        let line = format!("{prefix},{seq},{seq},-;all is well\n");
+        collector.take(line.as_bytes(), SOURCE, Timestamp(1));
+    }
+    let counted = BTreeMap::from([("accepted", 100), ("from_program", 400)]);
+    assert_eq!(counts(&collector), counted);
+    assert_eq!(collector.counters.missing.load(Ordering::Relaxed), 0);
 }
 
 #[test]

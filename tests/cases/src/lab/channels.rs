@@ -65,7 +65,7 @@ pub fn netconsole(
         .find(|(_, line)| verdict::text(line).is_some_and(|text| way.is_why(text)));
     let since = said.map_or(trigger, |(at, _)| *at);
     let source = IpAddr::from([10, 0, 2, 15]);
-    let addresses = Addresses::new();
+    let addresses = Addresses::new(1);
     if let Some(node) = NodeName::new(node::NAME) {
         addresses.learn(source, &node, Timestamp(0));
     }

@@ -128,7 +128,7 @@ fn gasps(pause: Duration) -> Result<Box<dyn Fn() -> Value>> {
 }
 
 fn overhear() -> Result<Box<dyn Fn() -> Value>> {
-    let addresses = Addresses::new();
+    let addresses = Addresses::new(1);
     for host in 0..super::HOSTS[2] {
         let node = NodeName::new(&load::name(host)).context("no node name")?;
         addresses.learn(load::source(host).into(), &node, annotate::now());
