@@ -97,7 +97,7 @@ impl Annotator {
         addresses: Arc<Addresses>,
     ) -> Result<(Self, watch::Receiver<State>), store::Error> {
         let count = u32::try_from(limits.deaths).unwrap_or(u32::MAX);
-        let deaths: Vec<Death> = store.deaths(count)?.into_iter().map(|s| s.death).collect();
+        let deaths = store.deaths_to_hold(count)?;
         let mut engine = Engine::new(limits);
         let mut lanes = Lanes::default();
         let by_name: BTreeMap<DeathName, Arc<Death>> = deaths

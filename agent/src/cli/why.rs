@@ -80,34 +80,24 @@ fn told(answer: &Explanation, wide: bool, colour: bool) -> Result<String, std::f
         out: String::new(),
         colour,
     };
+    let pod = answer.pod.as_ref();
     if let Some(silent) = &answer.silent {
-        page.silent(silent)?;
+        page.silent(silent, pod)?;
     }
-    if let Some(removed) = &answer.removed {
-        if !page.out.is_empty() {
-            page.out.push('\n');
+    let removed = answer.removed.iter();
+    let removed = removed.map(|removed| (removed.removal.at, Part::Removed(removed)));
+    let stopped = answer.stop.iter();
+    let stopped = stopped.map(|stopped| (stopped.stop.at, Part::Stopped(stopped)));
+    let died = answer.summary.iter();
+    let died = died.map(|summary| (summary.death.detected_at, Part::Died(summary)));
+    let mut parts: Vec<_> = removed.chain(stopped).chain(died).collect();
+    parts.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
+    for (_, part) in parts {
+        match part {
+            Part::Removed(removed) => page.removed(removed, pod)?,
+            Part::Stopped(stopped) => page.stopped(stopped)?,
+            Part::Died(summary) => page.death(summary, pod)?,
         }
-        page.removed(removed)?;
-    }
-    if answer.summary.is_none()
-        && let Some(note) = &answer.pod
-    {
-        page.pod(note)?;
-    }
-    if let Some(silent) = &answer.silent {
-        page.accounts(&silent.silence.channels)?;
-    }
-    if let Some(stopped) = &answer.stop {
-        if !page.out.is_empty() {
-            page.out.push('\n');
-        }
-        page.stopped(stopped)?;
-    }
-    if let Some(summary) = &answer.summary {
-        if !page.out.is_empty() {
-            page.out.push('\n');
-        }
-        page.death(summary, answer.pod.as_ref())?;
     }
     if wide && !answer.pods.is_empty() {
         page.heading("Pods")?;
@@ -126,6 +116,13 @@ fn told(answer: &Explanation, wide: bool, colour: bool) -> Result<String, std::f
     Ok(page.out)
 }
 
+/// What a node came to, each at its time: the newest is told first.
+enum Part<'a> {
+    Removed(&'a Removed),
+    Stopped(&'a Stopped),
+    Died(&'a Summary),
+}
+
 /// The answer as it is written.
 struct Page {
     out: String,
@@ -133,7 +130,11 @@ struct Page {
 }
 
 impl Page {
+    /// Begins another part.
     fn headline(&mut self, text: &str, style: Style) -> std::fmt::Result {
+        if !self.out.is_empty() {
+            self.out.push('\n');
+        }
         writeln!(self.out, "{}", styled(&sanitize(text), style, self.colour))
     }
 
@@ -158,7 +159,7 @@ impl Page {
         Ok(())
     }
 
-    fn silent(&mut self, silent: &Silent) -> std::fmt::Result {
+    fn silent(&mut self, silent: &Silent, pod: Option<&PodNote>) -> std::fmt::Result {
         let silence = &silent.silence;
         self.headline(&silent.verdict, Style::Bold)?;
         self.field("node", silence.node.as_str())?;
@@ -166,10 +167,14 @@ impl Page {
         if let Some(heard) = silence.heard {
             self.field("heard", &rfc3339(heard))?;
         }
-        self.field("since", &rfc3339(silence.since))
+        self.field("since", &rfc3339(silence.since))?;
+        if let Some(note) = pod {
+            self.pod(note)?;
+        }
+        self.accounts(&silence.channels)
     }
 
-    fn removed(&mut self, removed: &Removed) -> std::fmt::Result {
+    fn removed(&mut self, removed: &Removed, pod: Option<&PodNote>) -> std::fmt::Result {
         let removal = &removed.removal;
         self.headline(&removed.verdict, Style::Bold)?;
         self.field("node", removal.node.as_str())?;
@@ -182,6 +187,9 @@ impl Page {
             let at = event.at.map_or_else(|| "-".to_owned(), rfc3339);
             let text = format!("{at}  {} {}: {}", event.by, event.reason, event.note);
             self.field("event", &sanitize(&text))?;
+        }
+        if let Some(note) = pod {
+            self.pod(note)?;
         }
         Ok(())
     }

@@ -1,7 +1,9 @@
 //! Questions to the store.
 
 use agent_core::engine::{Action, KnownNode};
-use agent_core::model::{BootId, Death, Line, NodeName, PodRef, Removal, Silence, Stop, Timestamp};
+use agent_core::model::{
+    BootId, Death, Line, NodeName, PodRef, Proof, Removal, Silence, Stop, Timestamp,
+};
 use rusqlite::{OptionalExtension, Row, named_params, params};
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +22,8 @@ pub enum Query {
     },
     /// A node.
     Node(String),
-    /// Whatever bears this name: a pod, else a node, else a death.
+    /// Whatever bears this name: a pod, else a node, else a death or the record of
+    /// a Node object that was deleted.
     Any(String),
 }
 
@@ -52,6 +55,15 @@ impl Found {
 type KnownRow = (String, String, i64, Option<String>, bool, Option<String>);
 
 impl Store {
+    /// The deaths to go on with: the newest of those that are proven, then of others.
+    pub(crate) fn deaths_to_hold(&self, limit: u32) -> Result<Vec<Death>, Error> {
+        let found = self.summaries(
+            "SELECT body, 0 FROM death ORDER BY proof = 'P0', detected_ms DESC, name LIMIT ?1",
+            params![limit],
+        )?;
+        Ok(found.into_iter().map(|summary| summary.death).collect())
+    }
+
     /// The newest deaths, newest first.
     pub fn deaths(&self, limit: u32) -> Result<Vec<Summary>, Error> {
         self.summaries(
@@ -132,6 +144,7 @@ impl Store {
                 }
                 if found.is_nothing() {
                     found.summary = self.death(name)?;
+                    found.removed = self.removals("WHERE name = ?1", [name])?.pop();
                 }
             }
         }
@@ -163,12 +176,42 @@ impl Store {
         name: &str,
         found: &mut Found,
     ) -> Result<(), Error> {
+        let mut all: Vec<(PodNote, Found)> = Vec::new();
         if let Some((pod, summary)) = self.pod(namespace, name)? {
-            (found.pod, found.summary) = (Some(pod), Some(summary));
-        } else if let Some((pod, silent)) = self.pod_of_silent(namespace, name)? {
-            (found.pod, found.silent) = (Some(pod), Some(silent));
-        } else if let Some((pod, removed)) = self.pod_of_removed(namespace, name)? {
-            (found.pod, found.removed) = (Some(pod), Some(removed));
+            let summary = Some(summary);
+            all.push((
+                pod,
+                Found {
+                    summary,
+                    ..Found::default()
+                },
+            ));
+        }
+        if let Some((pod, removed)) = self.pod_of_removed(namespace, name)? {
+            let removed = Some(removed);
+            all.push((
+                pod,
+                Found {
+                    removed,
+                    ..Found::default()
+                },
+            ));
+        }
+        if let Some((pod, silent)) = self.pod_of_silent(namespace, name)? {
+            let silent = Some(silent);
+            all.push((
+                pod,
+                Found {
+                    silent,
+                    ..Found::default()
+                },
+            ));
+        }
+        let is_unproven = |s: &Summary| s.death.proof == Proof::P0;
+        all.sort_by_key(|(_, found)| found.summary.as_ref().is_some_and(is_unproven));
+        if let Some((pod, newest)) = newest(all) {
+            *found = newest;
+            found.pod = Some(pod);
         }
         Ok(())
     }
@@ -383,7 +426,7 @@ impl Store {
     ) -> Result<Option<(PodNote, Summary)>, Error> {
         let asked = named_params! { ":name": name, ":namespace": namespace };
         let reader = self.reader();
-        let read = || -> rusqlite::Result<Option<(PodNote, String)>> {
+        let read = || -> rusqlite::Result<[Option<(PodNote, String)>; 2]> {
             let written = reader
                 .prepare_cached(
                     "SELECT namespace, name, uid, owner_kind, owner_name, outcome, at_ms, death
@@ -393,10 +436,7 @@ impl Store {
                 )?
                 .query_row(asked, note)
                 .optional()?;
-            if written.is_some() {
-                return Ok(written);
-            }
-            reader
+            let known = reader
                 .prepare_cached(
                     "SELECT namespace, pod.name, uid, NULL, NULL, 'known', seen_ms, death.name
                      FROM pod JOIN death ON death.node = pod.node AND death.boot = pod.boot
@@ -404,11 +444,12 @@ impl Store {
                      ORDER BY proof = 'P0', detected_ms DESC LIMIT 1",
                 )?
                 .query_row(asked, note)
-                .optional()
+                .optional()?;
+            Ok([written, known])
         };
         let found = read().map_err(|e| self.error(e))?;
         drop(reader);
-        let Some((pod, death)) = found else {
+        let Some((pod, death)) = newest(found.into_iter().flatten().collect()) else {
             return Ok(None);
         };
         Ok(self.death(&death)?.map(|summary| (pod, summary)))
@@ -440,6 +481,13 @@ impl Store {
             })
             .collect()
     }
+}
+
+/// Of pods that had one name the newest, and of what is known of that one the first.
+fn newest<T>(all: Vec<(PodNote, T)>) -> Option<(PodNote, T)> {
+    let (newest, _) = all.iter().max_by_key(|(pod, _)| pod.at)?;
+    let uid = newest.pod.uid.clone();
+    all.into_iter().find(|(pod, _)| pod.pod.uid == uid)
 }
 
 fn pod_ref(row: &Row<'_>) -> rusqlite::Result<PodRef> {

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use agent_core::engine::Action;
 use agent_core::model::{
     BootId, Channel, Death, DeathName, DeathState, Inventory, Line, Machine, Means, NodeName,
@@ -81,6 +83,20 @@ fn change() -> Change {
         stops: Vec::new(),
         silences: Vec::new(),
         removals: Vec::new(),
+    }
+}
+
+fn silence(boot: BootId) -> Silence {
+    Silence {
+        node: node(),
+        boot,
+        heard: Some(NOW),
+        since: NOW.plus(10_000),
+        lease: Opinion::NotRenewed {
+            for_ms: 20_000,
+            at: NOW,
+        },
+        channels: Vec::new(),
     }
 }
 
@@ -229,17 +245,7 @@ fn a_node_whose_object_was_deleted_is_forgotten() {
 fn a_silent_node_answers_for_its_pods_until_it_speaks_again() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(&dir.path().join("a.db")).expect("opens");
-    let silence = Silence {
-        node: node(),
-        boot: BootId([1; 16]),
-        heard: Some(NOW),
-        since: NOW.plus(10_000),
-        lease: Opinion::NotRenewed {
-            for_ms: 20_000,
-            at: NOW,
-        },
-        channels: Vec::new(),
-    };
+    let silence = silence(BootId([1; 16]));
     let mut fell_silent = change();
     fell_silent.deaths.clear();
     fell_silent.actions.clear();
@@ -315,6 +321,104 @@ fn a_pod_is_explained_by_its_name_alone() {
     assert!(why(&Query::Any("w01".into())).is_some());
     assert!(why(&Query::Any("w01-01010101".into())).is_some());
     assert!(why(&Query::Any("w02".into())).is_none());
+}
+
+#[test]
+fn of_pods_that_had_one_name_the_newest_is_explained() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    // It died with the first boot, and its name is on the next boot again.
+    let old = change();
+    store.commit(NOW, &old).expect("fits");
+    let told = PodNote {
+        pod: old.nodes[0].inventory.as_ref().expect("one").pods[0].clone(),
+        owner: None,
+        outcome: "annotated".to_owned(),
+        at: NOW.plus(1_000),
+    };
+    let (name, words) = (&old.deaths[0].name, BTreeMap::new());
+    store.note_pods(name, &words, &[told]).expect("fits");
+    let boot = BootId([2; 16]);
+    let mut new = change();
+    new.nodes[0].boot = boot;
+    for pod in &mut new.nodes[0].inventory.as_mut().expect("one").pods {
+        pod.uid.push_str("-again");
+    }
+    new.silences = vec![(node(), Some(silence(boot)))];
+    (new.deaths, new.actions) = (Vec::new(), Vec::new());
+    store.commit(NOW.plus(60_000), &new).expect("fits");
+    let why = || {
+        let found = store.why(&Query::Any("web-1".into()), 0);
+        found.expect("readable").expect("known")
+    };
+    let found = why();
+    assert!(found.silent.is_some() && found.summary.is_none());
+    assert_eq!(found.pod.expect("a pod").pod.uid, "uid-web-1-again");
+
+    // That one dies, too: of one pod that says more than silence does.
+    let mut again = death(2);
+    again.detected_at = NOW.plus(70_000);
+    let died = Change {
+        deaths: vec![again],
+        ..Change::default()
+    };
+    store.commit(NOW.plus(70_000), &died).expect("fits");
+    let found = why();
+    assert_eq!(found.summary.expect("a death").death.boot, boot);
+    assert!(found.silent.is_none());
+}
+
+#[test]
+fn a_removal_is_found_by_the_name_that_the_table_shows() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let removal = Removal {
+        name: "w01-removed-0a1b2c3d".into(),
+        node: node(),
+        at: NOW,
+        machine: Machine::Unheard,
+        who: "nobody knows".into(),
+        why: None,
+        object: NodeObject::default(),
+        events: Vec::new(),
+    };
+    let change = Change {
+        removals: vec![(removal.clone(), Vec::new())],
+        ..Change::default()
+    };
+    store.commit(NOW, &change).expect("fits");
+    for name in [removal.name.as_str(), "w01"] {
+        let found = store.why(&Query::Any(name.to_owned()), 0);
+        let found = found.expect("readable").expect("known").removed;
+        assert_eq!(found.expect("removed").removal, removal, "{name}");
+    }
+}
+
+#[test]
+fn what_nobody_has_proven_pushes_no_proven_death_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let many = |n: u64| {
+        let mut death = death(2);
+        death.name = DeathName::of(
+            &NodeName::new(&format!("n{n}")).expect("a name"),
+            death.boot,
+        );
+        death.proof = Proof::P0;
+        death.detected_at = NOW.plus(1 + n);
+        death
+    };
+    let mut deaths: Vec<Death> = (0..10_005).map(many).collect();
+    deaths.push(death(1));
+    let change = Change {
+        deaths,
+        ..Change::default()
+    };
+    store.commit(NOW, &change).expect("fits");
+    store.prune(NOW).expect("prunes");
+    assert_eq!(store.deaths(20_000).expect("readable").len(), 10_000);
+    let held = store.deaths_to_hold(1).expect("readable");
+    assert_eq!(held, [death(1)]);
 }
 
 #[test]

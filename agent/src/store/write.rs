@@ -7,13 +7,13 @@ use agent_core::model::{
     BootId, Death, DeathName, Inventory, Line, NodeName, OwnedPod, Record, Removal, Silence, Stop,
     Timestamp,
 };
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
 use super::{Error, PodNote, Store};
 
 /// Most lines kept of one boot; a log of a crash has a few hundred.
 const LINES_MAX: i64 = 8_192;
-/// Most deaths kept; the oldest go first.
+/// Most deaths kept; what is unproven goes first, then the oldest.
 const DEATHS_MAX: i64 = 10_000;
 /// Most records kept (64 KiB each at most); the oldest go first.
 const RECORDS_MAX: i64 = 2_000;
@@ -453,16 +453,11 @@ fn put_task(tx: &Transaction<'_>, action: &Action) -> rusqlite::Result<Task> {
 
 fn prune(writer: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
     let tx = writer.transaction()?;
-    let oldest_kept: Option<i64> = tx
-        .query_row(
-            "SELECT detected_ms FROM death ORDER BY detected_ms DESC LIMIT 1 OFFSET ?1",
-            [DEATHS_MAX - 1],
-            |row| row.get(0),
-        )
-        .optional()?;
-    if let Some(oldest) = oldest_kept {
-        tx.execute("DELETE FROM death WHERE detected_ms < ?1", [oldest])?;
-    }
+    tx.execute(
+        "DELETE FROM death WHERE name IN (SELECT name FROM death
+         ORDER BY proof = 'P0', detected_ms DESC, name LIMIT -1 OFFSET ?1)",
+        [DEATHS_MAX],
+    )?;
     tx.execute(
         "DELETE FROM removal WHERE at_ms < ?1",
         [now.0.saturating_sub(REMOVALS_KEPT_MS) as i64],
