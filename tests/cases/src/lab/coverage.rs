@@ -279,7 +279,7 @@ impl Coverage {
         let cpus: Vec<String> = cpus.into_iter().collect();
         let names: BTreeSet<&str> = died().map(|e| e.way.as_str()).collect();
         let is_there = |name: &&str| names.contains(name);
-        let (ways, scenes) = (ways::names(false), scenes::names());
+        let scenes: Vec<&str> = scenes::names().filter(is_there).collect();
         let least = died().map(|e| e.runs).min().unwrap_or_default();
         let most = died().map(|e| e.runs).max().unwrap_or_default();
         let deaths = match least {
@@ -288,12 +288,11 @@ impl Coverage {
             _ => format!("{least} to {most} deaths"),
         };
         format!(
-            "Machines with {} CPUs, {} of {} ways, {} of {} scenes, {deaths} a cell",
+            "Machines with {} CPUs, {} ways, {} scenes ({}), {deaths} a cell",
             cpus.join(" and "),
             ways::names(false).filter(is_there).count(),
-            ways.count(),
-            scenes::names().filter(is_there).count(),
-            scenes.count(),
+            scenes.len(),
+            scenes.join(", "),
         )
     }
 
