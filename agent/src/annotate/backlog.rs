@@ -105,3 +105,37 @@ pub(super) fn put_action(actions: &mut Vec<Action>, action: Action) {
     actions.retain(|other| !action.supersedes(other));
     actions.push(action);
 }
+
+#[cfg(test)]
+mod tests {
+    use agent_core::model::{Machine, NodeObject, Removal, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn removals_that_find_no_room_are_counted_and_the_newest_stay() {
+        let node = NodeName::new("w01").expect("a DNS label");
+        let removal = |n: usize| Removal {
+            name: format!("w01-removed-{n}"),
+            node: node.clone(),
+            at: Timestamp(0),
+            machine: Machine::Unheard,
+            who: String::new(),
+            why: None,
+            object: NodeObject::default(),
+            events: Vec::new(),
+        };
+        let mut backlog = Backlog::default();
+        let mut lost = 0;
+        for n in 0..REMOVALS_MAX + 3 {
+            let change = Change {
+                removals: vec![(removal(n), Vec::new())],
+                ..Change::default()
+            };
+            lost += backlog.add(change).removals;
+        }
+        assert_eq!(lost, 3);
+        let kept = backlog.take().removals;
+        assert_eq!((kept.len(), &kept[0].0), (REMOVALS_MAX, &removal(3)));
+    }
+}

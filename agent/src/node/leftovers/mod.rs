@@ -333,7 +333,8 @@ impl LeftOut {
                 compressed,
                 unreadable,
                 "records of earlier boots that cannot be read; compressed: this kernel has not the \
-                 method that they were compressed with (pstore.compress)"
+                 method that they were compressed with (pstore.compress); unreadable: damaged, too \
+                 long, or of a user who is not root"
             );
         }
         if many > 0 {
