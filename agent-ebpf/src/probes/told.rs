@@ -140,13 +140,13 @@ pub fn tp_sched_process_exec(_context: BtfTracePointContext) -> i32 {
     if found & must == must && found & must_not == 0 {
         told::keep(means::COMMAND, 0, true, Some(&line));
     }
-    // Whoever may not call it off must not hide who asked for it.
-    // SAFETY: a helper without arguments.
-    if begin == *b"shutdown"
-        && found & CANCEL != 0
-        && unsafe { bpf_get_current_uid_gid() } as u32 == 0
-    {
-        told::forget(means::COMMAND);
+    if begin == *b"shutdown" && found & CANCEL != 0 {
+        // SAFETY: a helper without arguments.
+        let uid = unsafe { bpf_get_current_uid_gid() } as u32;
+        // Whoever may not call it off must not hide who asked for it.
+        if uid == 0 {
+            told::forget(means::COMMAND);
+        }
     }
     0
 }
