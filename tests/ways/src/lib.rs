@@ -142,6 +142,13 @@ impl Way {
         }
     }
 
+    /// Whether it may happen there: a machine check that interrupts user space is no
+    /// NMI to the kernel (`exc_machine_check_user`, arch/x86/kernel/cpu/mce/core.c).
+    pub fn happens_in(&self, context: Context) -> bool {
+        let by_process = self.code == ReasonCode::MachineCheck && context == Context::Process;
+        by_process || context == self.context
+    }
+
     /// Whether a line is the one that says why. From 6.10 on traps are named
     /// behind a word: `Oops: divide error: 0000 [#1]`.
     pub fn is_why(&self, text: &str) -> bool {

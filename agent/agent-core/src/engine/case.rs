@@ -45,8 +45,11 @@ pub(super) struct Case {
     pub(super) returned_by: Option<(Channel, String)>,
     /// When it ended, if it did and no word says why.
     pub(super) unheard: Option<Timestamp>,
-    /// Its newest sign of life then, or the first one after, by its own clock.
+    /// Its newest sign of life until a while after that, or the first one ever, by
+    /// its own clock.
     pub(super) unheard_ns: u64,
+    /// When that was found out, by the engine's clock.
+    unheard_ms: u64,
     /// What each channel showed of that.
     unheard_by: Vec<Account>,
     /// `ReportOops` was given out for what is reported now.
@@ -84,6 +87,7 @@ impl Case {
             returned_by: None,
             unheard: None,
             unheard_ns: 0,
+            unheard_ms: 0,
             unheard_by: Vec::new(),
             reported: false,
             marked: false,
@@ -123,6 +127,7 @@ impl Case {
             unheard: (over && !told_itself).then_some(death.happened_at),
             // Where that was is not stored: no sign of life refutes it any more.
             unheard_ns: u64::MAX,
+            unheard_ms: 0,
             unheard_by: death.channels.clone(),
             reported: !over,
             marked: over,
@@ -193,10 +198,17 @@ impl Case {
     }
 
     /// The boot ended, last heard at `at` and by its own clock at `alive_ns`:
-    /// another one runs. If no word that stands says why, it ended without one.
-    pub(super) fn end_unheard(&mut self, at: Timestamp, alive_ns: u64, channels: Vec<Account>) {
+    /// another one runs, since `clock_ms`. If no word that stands says why, it ended
+    /// without one.
+    pub(super) fn end_unheard(
+        &mut self,
+        at: Timestamp,
+        alive_ns: u64,
+        clock_ms: u64,
+        channels: Vec<Account>,
+    ) {
         self.unheard = Some(at);
-        self.unheard_ns = alive_ns;
+        (self.unheard_ns, self.unheard_ms) = (alive_ns, clock_ms);
         self.returned = true;
         self.unheard_by = channels;
     }
@@ -211,11 +223,14 @@ impl Case {
 
     /// Whether it lives on after it was said to have ended without a word: then
     /// it runs beside the boot that spoke, and nothing of that end is left.
-    pub(super) fn goes_on(&mut self, facts: &Facts) -> bool {
+    pub(super) fn goes_on(&mut self, facts: &Facts, clock_ms: u64) -> bool {
         let alive_ns = facts.life.alive_ns;
-        if self.unheard_ns == 0 {
-            // Not heard before: from here on it is measured.
-            self.unheard_ns = alive_ns;
+        // What was sent before the end may be read after it: datagrams wait, heartbeats
+        // apart from the rest.
+        let may_be_late = clock_ms.saturating_sub(self.unheard_ms) < facts.revoke_ms;
+        if may_be_late || self.unheard_ns == 0 {
+            // From here on it is measured.
+            self.unheard_ns = self.unheard_ns.max(alive_ns);
         }
         let goes_on = self.unheard.is_some() && alive_ns > facts.revoking_ns(self.unheard_ns);
         if goes_on {

@@ -311,7 +311,7 @@ impl Engine {
             case.silent = false;
             case.take_lease(LeaseWatch::default().opinion_of(self.limits.leases));
         }
-        if case.goes_on(&facts) {
+        if case.goes_on(&facts, self.clock_ms) {
             self.fleet.put_last(&key.0, key.1);
             // Nor is it the one that says how the other boot ended.
             self.fleet.introduce(&key.0, key.1);

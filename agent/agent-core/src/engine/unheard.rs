@@ -75,7 +75,7 @@ impl Engine {
         let at = facts.heard.unwrap_or(now);
         self.open(now, &key, None, at);
         if let Some(case) = self.cases.get_mut(&key) {
-            case.end_unheard(at, facts.life.alive_ns, channels);
+            case.end_unheard(at, facts.life.alive_ns, self.clock_ms, channels);
             let text = format!("boot {next} runs now; {why}");
             case.end_known(channel, &text);
             case.note(now, channel, text, &self.limits, &mut self.cut);

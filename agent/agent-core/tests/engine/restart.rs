@@ -129,11 +129,12 @@ fn a_boot_that_ended_meanwhile_was_heard_last_when_it_was_noted() {
 
 #[test]
 fn a_boot_that_went_on_is_not_dead_again() {
-    let mut next = restarted(vec![
-        gasp(1, 100, Body::Heartbeat),
-        gasp(2, 1, hello(None)),
-        gasp(1, 111, Body::Heartbeat),
-    ]);
+    let story = [
+        vec![gasp(1, 100, Body::Heartbeat), gasp(2, 1, hello(None))],
+        vec![Input::Tick; 10],
+        vec![gasp(1, 111, Body::Heartbeat)],
+    ];
+    let mut next = restarted(story.concat());
     let death = next.deaths().next().expect("one death");
     assert_eq!(death.state, DeathState::Revoked);
     let both = vec![gasp(2, 12, Body::Heartbeat), gasp(1, 112, Body::Heartbeat)];

@@ -113,14 +113,15 @@ fn stories_without_a_word() {
 #[test]
 fn a_boot_that_goes_on_had_not_ended() {
     let mut engine = Engine::new(Limits::default());
-    let story = vec![
-        gasp(1, 100, Body::Heartbeat),
-        gasp(2, 1, hello(None)),
-        gasp(1, 110, Body::Heartbeat),
-        gasp(1, 111, Body::Heartbeat),
-        gasp(2, 5, Body::Heartbeat),
-        gasp(2, 6, hello(None)),
-    ];
+    let both = |beats: [u64; 2]| beats.map(|at_s| gasp(1, at_s, Body::Heartbeat));
+    let story = [
+        vec![gasp(1, 100, Body::Heartbeat), gasp(2, 1, hello(None))],
+        both([101, 102]).to_vec(),
+        vec![Input::Tick; 10],
+        both([112, 113]).to_vec(),
+        vec![gasp(2, 5, Body::Heartbeat), gasp(2, 6, hello(None))],
+    ]
+    .concat();
     assert_eq!(
         tell(&mut engine, story),
         ["Returned P4", "AnnotatePods", "Revoked P1", "Revoke"]
@@ -131,7 +132,7 @@ fn a_boot_that_goes_on_had_not_ended() {
         Some("the same boot goes on: it runs beside the one that spoke")
     );
     let stops = [
-        vec![gasp(1, 112, Body::Goodbye(None))],
+        vec![gasp(1, 114, Body::Goodbye(None))],
         vec![Input::Tick; 20],
     ]
     .concat();
@@ -144,15 +145,40 @@ fn a_boot_that_goes_on_had_not_ended() {
 
     // An oops before is not why it ended either.
     let mut engine = Engine::new(Limits::default());
-    let story = vec![
-        gasp(1, 100, word(Notice::SoftLockup, 100)),
-        gasp(2, 1, hello(Some((1, false)))),
-        gasp(1, 102, Body::Heartbeat),
-        gasp(1, 113, Body::Heartbeat),
-    ];
+    let story = [
+        vec![
+            gasp(1, 100, word(Notice::SoftLockup, 100)),
+            gasp(2, 1, hello(Some((1, false)))),
+            gasp(1, 102, Body::Heartbeat),
+        ],
+        vec![Input::Tick; 10],
+        vec![gasp(1, 113, Body::Heartbeat)],
+    ]
+    .concat();
     assert_eq!(
         tell(&mut engine, story)[4..],
         ["Returned P4", "AnnotatePods", "Survived P1", "Revoke"]
+    );
+}
+
+#[test]
+fn heartbeats_that_are_read_after_the_next_boot_s_hello_revoke_nothing() {
+    let mut engine = Engine::new(Limits::default());
+    let story = [
+        vec![gasp(1, 1, hello(None)), gasp(2, 1, hello(None))],
+        // They had waited for a minute, apart from the hello.
+        (2..10).map(|at_s| gasp(1, at_s, Body::Heartbeat)).collect(),
+        vec![gasp(1, 60, Body::Heartbeat)],
+        vec![Input::Tick; 8],
+        (2..40).map(|at_s| gasp(2, at_s, Body::Heartbeat)).collect(),
+        vec![gasp(1, 61, Body::Heartbeat)],
+    ]
+    .concat();
+    assert_eq!(tell(&mut engine, story), ["Returned P4", "AnnotatePods"]);
+    assert_eq!(
+        engine.stats().silent,
+        0,
+        "the next boot is the one that runs"
     );
 }
 

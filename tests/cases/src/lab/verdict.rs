@@ -197,7 +197,7 @@ impl Facts<'_> {
         must(last.is_none_or(|w| w.notice == way.notice), &|| {
             format!("the last word is not {:?}", way.notice)
         });
-        must(last.is_none_or(|w| w.context == way.context), &|| {
+        must(last.is_none_or(|w| way.happens_in(w.context)), &|| {
             format!(
                 "context {:?}, not {:?}",
                 last.map(|w| w.context),
