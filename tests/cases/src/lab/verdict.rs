@@ -80,7 +80,9 @@ impl Verdict {
 /// Judges what a machine left behind after it was told to die at `since`.
 pub fn judge(way: &Way, demand: Demand, since: Instant, outcome: &Outcome) -> Result<Verdict> {
     let heard = Heard::from(&outcome.datagrams)?;
-    let words: Vec<(u64, &Word)> = heard.words().collect();
+    let mut words: Vec<(u64, &Word)> = heard.words().collect();
+    // Two threads send them, and one of them may be kept waiting meanwhile.
+    words.sort_by_key(|(sent, _)| *sent);
     let is_true = |word: &Word| {
         let kind = word.notice == way.notice || !word.notice.is_final() && way.notice.is_final();
         kind && way.is_why(&word.line)
@@ -324,16 +326,25 @@ const AFTER_THE_STOP: &[&str] = &[
     "pstore: ",
 ];
 
+/// Behind a line during which another CPU took the console over: it comes again
+/// (`nbcon_emit_next_record`, kernel/printk/nbcon.c).
+const REPLAY: &str = "** replaying previous printk message **";
+
 /// The lines of the console from the first of the death to the stop.
 fn expected_lines(way: &Way, since: Instant, console: &[ConsoleLine]) -> Vec<String> {
     if way.line.is_empty() {
         // Nothing is printed before the devices go.
         return Vec::new();
     }
+    let next = console[1.min(console.len())..]
+        .iter()
+        .map(Some)
+        .chain([None]);
     let texts = console
         .iter()
-        .filter(|(at, _)| *at >= since)
-        .filter_map(|(_, line)| text(line));
+        .zip(next)
+        .filter(|((at, _), next)| *at >= since && next.is_none_or(|(_, next)| next != REPLAY))
+        .filter_map(|((_, line), _)| text(line));
     let from_cause = texts.skip_while(|text| !way.is_why(text));
     let to_stop =
         from_cause.take_while(|text| !AFTER_THE_STOP.iter().any(|end| text.starts_with(end)));
@@ -419,6 +430,8 @@ mod tests {
         let console: Vec<ConsoleLine> = [
             "[    1.0] boom: loading",
             "[    1.1] BUG: kernel NULL pointer dereference, address: 0",
+            "[    1.1] Kernel pa",
+            REPLAY,
             "[    1.1] Kernel panic - not syncing: Fatal exception",
             "[    1.1] Kernel Offset: 0x1",
             "[    1.1] later",
