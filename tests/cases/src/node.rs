@@ -200,7 +200,8 @@ pub fn start_agent(vm: &mut Vm, flags: &str) -> Result<u32> {
         "run /lastgasp agent --collector 10.0.2.2:{COLLECTOR_PORT} --key-file /key \
          --node-name {NAME} --ready-file /run/ready {flags}"
     ))?;
-    vm.ask("wait /run/ready 20000")
+    // Before 5.17 the verifier walks through every turn of the hold, for seconds here.
+    vm.ask("wait /run/ready 60000")
         .context("the agent did not become ready")?;
     pid.parse().context("the machine answered no PID")
 }
