@@ -271,6 +271,10 @@ impl<'a> Drain<'a> {
         if self.is_on_dying_cpu() && now.saturating_sub(death.seen_ns) < STAND_DOWN_NS {
             return self.shared.pace.dying;
         }
+        if ring.is_closed() {
+            // What is printed now waits for the next hold, which opens it again.
+            return self.pause(death, now);
+        }
         self.search(death);
         self.word(death, now);
         // What the other thread has sent is sent.
@@ -324,7 +328,7 @@ impl<'a> Drain<'a> {
                 .sealer
                 .begin(&mut self.frame, Kind::Survived)
                 .seal(stamp);
-            self.outlet.send(&self.frame[..len]);
+            let _ = self.outlet.send(&self.frame[..len]);
             self.outlet.flush_udp();
             let unfinished = death.holes.len() as u64;
             let losses = &self.shared.losses;
@@ -397,22 +401,21 @@ impl<'a> Drain<'a> {
         // A restart has no line to wait for; a held kernel prints no more.
         let expects_line = Notice::from_wire(notice).is_some_and(|n| !n.is_order());
         let ready = death.weight > 1 || !expects_line || holding || waited > WORD_GRACE_NS;
-        if news && ready {
-            self.say(death, ring.held(now).0);
+        if news && ready && self.say(death, ring.held(now).0) {
             death.told = Some((notice, death.weight));
         }
     }
 
-    /// Sends a word as things stand.
-    fn say(&mut self, death: &Progress, held_ns: u64) {
+    /// Sends a word as things stand. False: it may not be sent now.
+    fn say(&mut self, death: &Progress, held_ns: u64) -> bool {
         let ring = &self.shared.ring;
         let mark = ring.fatal().unwrap_or(death.declared);
         if ring.read(mark, &mut self.entry) != Read::Entry || self.entry.slot().kind != KIND_MARK {
-            return;
+            return true;
         }
         let slot = self.entry.slot();
         let Some(notice) = Notice::from_wire(slot.notice) else {
-            return;
+            return true;
         };
         let stamp = self.shared.stamp(self.outlet.below_udp());
         let mut draft = self.shared.sealer.begin(&mut self.frame, Kind::Word);
@@ -434,7 +437,7 @@ impl<'a> Drain<'a> {
             },
         });
         let len = draft.seal(stamp);
-        self.outlet.send(&self.frame[..len]);
+        self.outlet.send(&self.frame[..len])
     }
 
     /// Sends the lines that are there, in full frames where that costs no time.
@@ -492,7 +495,9 @@ impl<'a> Drain<'a> {
                 return;
             }
             let len = draft.seal(shared.stamp(below_udp));
-            self.outlet.send(&self.frame[..len]);
+            if !self.outlet.send(&self.frame[..len]) {
+                return;
+            }
             death.advance(next, now);
             if !full {
                 return;

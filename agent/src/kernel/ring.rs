@@ -247,7 +247,12 @@ impl CrashRing {
         let sending = Sending { ring: self, bit };
         // The kernel side writes the one before it reads the other, as we do.
         fence(Ordering::SeqCst);
-        (field!(self, closed).load(Ordering::SeqCst) == 0).then_some(sending)
+        (!self.is_closed()).then_some(sending)
+    }
+
+    /// Whether the CPUs are about to be stopped, and nothing more is to be sent.
+    pub fn is_closed(&self) -> bool {
+        field!(self, closed).load(Ordering::SeqCst) != 0
     }
 
     /// Copies the entry with this sequence number into `entry`.

@@ -38,6 +38,12 @@ struct Found {
 }
 
 impl Found {
+    fn with(fill: impl FnOnce(&mut Self)) -> Self {
+        let mut found = Self::default();
+        fill(&mut found);
+        found
+    }
+
     fn is_nothing(&self) -> bool {
         let Self {
             pod: _,
@@ -176,37 +182,13 @@ impl Store {
         name: &str,
         found: &mut Found,
     ) -> Result<(), Error> {
-        let mut all: Vec<(PodNote, Found)> = Vec::new();
-        if let Some((pod, summary)) = self.pod(namespace, name)? {
-            let summary = Some(summary);
-            all.push((
-                pod,
-                Found {
-                    summary,
-                    ..Found::default()
-                },
-            ));
-        }
-        if let Some((pod, removed)) = self.pod_of_removed(namespace, name)? {
-            let removed = Some(removed);
-            all.push((
-                pod,
-                Found {
-                    removed,
-                    ..Found::default()
-                },
-            ));
-        }
-        if let Some((pod, silent)) = self.pod_of_silent(namespace, name)? {
-            let silent = Some(silent);
-            all.push((
-                pod,
-                Found {
-                    silent,
-                    ..Found::default()
-                },
-            ));
-        }
+        let died = self.pod(namespace, name)?;
+        let died = died.map(|(pod, summary)| (pod, Found::with(|f| f.summary = Some(summary))));
+        let removed = self.pod_of_removed(namespace, name)?;
+        let removed = removed.map(|(pod, one)| (pod, Found::with(|f| f.removed = Some(one))));
+        let silent = self.pod_of_silent(namespace, name)?;
+        let silent = silent.map(|(pod, one)| (pod, Found::with(|f| f.silent = Some(one))));
+        let mut all: Vec<_> = [died, removed, silent].into_iter().flatten().collect();
         let is_unproven = |s: &Summary| s.death.proof == Proof::P0;
         all.sort_by_key(|(_, found)| found.summary.as_ref().is_some_and(is_unproven));
         if let Some((pod, newest)) = newest(all) {

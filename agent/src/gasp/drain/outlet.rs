@@ -76,15 +76,16 @@ impl<'a> Outlet<'a> {
     }
 
     /// Sends a frame: below UDP at once, by UDP when there is time, or at once
-    /// where there is no other way. Not at all once the CPUs are about to be stopped:
-    /// all is acknowledged then.
-    pub(super) fn send(&mut self, frame: &[u8]) {
+    /// where there is no other way. False: it was not sent, as the CPUs are about to
+    /// be stopped; it is to be sent again if they are not yet.
+    #[must_use]
+    pub(super) fn send(&mut self, frame: &[u8]) -> bool {
         if let Some(packet) = &self.packet {
             for link in self.links.iter().flatten() {
                 let id = self.shared.next_seq.load(Ordering::Relaxed) as u16;
                 let wire = link.wrap(id, frame, &mut self.wire);
                 let Some(_sending) = self.shared.ring.begin_sending(self.thread) else {
-                    return;
+                    return false;
                 };
                 release(&mut self.reserve);
                 if send_packet(packet, link.interface, &self.wire[..wire]).is_err() {
@@ -99,17 +100,17 @@ impl<'a> Outlet<'a> {
         self.queue[self.in_queue][..frame.len()].copy_from_slice(frame);
         self.queued[self.in_queue] = frame.len();
         self.in_queue += 1;
-        if !self.below_udp() {
-            self.flush_udp();
-        }
+        self.below_udp() || self.flush_udp()
     }
 
-    /// Sends by UDP what has gone below it.
-    pub(super) fn flush_udp(&mut self) {
-        for (frame, len) in self.queue.iter().zip(self.queued).take(self.in_queue) {
+    /// Sends by UDP what has gone below it. False: not all of it.
+    pub(super) fn flush_udp(&mut self) -> bool {
+        let frames = self.queue.iter().zip(self.queued).take(self.in_queue);
+        self.in_queue = 0;
+        for (frame, len) in frames {
             for socket in &self.shared.udp {
                 let Some(_sending) = self.shared.ring.begin_sending(self.thread) else {
-                    break;
+                    return false;
                 };
                 release(&mut self.reserve);
                 if socket.send(&frame[..len]).is_err() {
@@ -118,7 +119,7 @@ impl<'a> Outlet<'a> {
                 }
             }
         }
-        self.in_queue = 0;
+        true
     }
 
     /// Whether a device still holds frames that were sent below UDP.

@@ -242,7 +242,7 @@ fn a_line_whose_cpu_stands_still_is_passed_and_told_when_it_is_finished() {
 }
 
 #[test]
-fn nothing_is_sent_once_the_cpus_are_about_to_be_stopped() {
+fn nothing_is_sent_while_the_cpus_are_about_to_be_stopped_and_nothing_is_lost_by_it() {
     let mut kernel = Kernel::new();
     let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
     let mut drain = Drain::new(&shared, None, Reserve::open().ok(), Some(1), 1);
@@ -262,11 +262,16 @@ fn nothing_is_sent_once_the_cpus_are_about_to_be_stopped() {
     kernel.control(offset_of!(Control, closed), 1);
     drain.step();
     assert_eq!(received(&collector), []);
+    assert!(!drain.outlet.send(b"a frame"));
+    assert_eq!(received(&collector), []);
     assert_eq!(kernel.read(offset_of!(Control, sending)), 0);
-    kernel.control(offset_of!(Control, closed), 0);
+    assert_eq!(shared.ring.acked(), 0, "nothing was sent");
+    // The next hold waits for what was printed meanwhile.
     kernel.line(sched::monotonic_ns() - SECOND, "another");
+    kernel.control(offset_of!(Control, closed), 0);
     drain.step();
-    assert_eq!(lines(&received(&collector)), ["another"]);
+    let told = lines(&received(&collector));
+    assert_eq!(told, ["Kernel panic - not syncing: why", "another"]);
 }
 
 #[test]

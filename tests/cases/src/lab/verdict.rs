@@ -336,10 +336,7 @@ fn expected_lines(way: &Way, since: Instant, console: &[ConsoleLine]) -> Vec<Str
         // Nothing is printed before the devices go.
         return Vec::new();
     }
-    let next = console[1.min(console.len())..]
-        .iter()
-        .map(Some)
-        .chain([None]);
+    let next = console.iter().skip(1).map(Some).chain([None]);
     let texts = console
         .iter()
         .zip(next)
