@@ -27,11 +27,13 @@ pub(crate) struct Args {
 }
 
 /// What came of one part.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Counts {
     passed: u64,
     failed: u64,
     skipped: u64,
+    /// What failed, by name, as far as it was said.
+    failures: Vec<String>,
 }
 
 struct Part {
@@ -50,6 +52,7 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
             eprintln!("    {error:#}");
             Counts {
                 failed: 1,
+                failures: vec![format!("{error:#}")],
                 ..Counts::default()
             }
         });
@@ -100,10 +103,14 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
 
     let total = parts
         .iter()
-        .fold(Counts::default(), |sum, part| sum.plus(part.counts));
+        .fold(Counts::default(), |sum, part| sum.plus(part.counts.clone()));
     if let Some(path) = &args.json {
         let lines: String = parts.iter().map(Part::json).collect();
         std::fs::write(path, lines).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    // Who reads only the end of a long log sees what it was.
+    for failure in &total.failures {
+        println!("FAILED: {failure}");
     }
     if ci && total.skipped > 0 {
         eprintln!("CI is set: what is skipped here counts as failed");
@@ -153,14 +160,22 @@ fn count(command: &mut Command, out: &mut dyn Write) -> Result<Counts> {
     if !status.success() && counts.failed == 0 {
         eprintln!("    {} ended with {status}", run::line(command));
         counts.failed = 1;
+        let ended = format!("{} ended with {status}", run::line(command));
+        counts.failures.push(ended);
     }
     Ok(counts)
 }
 
 impl Counts {
     /// Takes in a line of libtest (`test result: ok. 3 passed; 0 failed; …`), a
-    /// summary like our own, or a case that was skipped.
+    /// summary like our own, or a case that failed or was skipped.
     fn add(&mut self, line: &str) {
+        let of_libtest = line.strip_prefix("test ");
+        let of_libtest = of_libtest.and_then(|rest| rest.strip_suffix(" ... FAILED"));
+        if let Some(failure) = of_libtest.or_else(|| line.strip_prefix("FAILED: ")) {
+            self.failures.push(failure.to_owned());
+            return;
+        }
         if line.starts_with("SKIPPED:") {
             self.skipped += 1;
             return;
@@ -185,15 +200,17 @@ impl Counts {
                 _ => {}
             }
         }
-        *self = self.plus(found);
+        self.passed += found.passed;
+        self.failed += found.failed;
+        self.skipped += found.skipped;
     }
 
-    fn plus(self, other: Self) -> Self {
-        Self {
-            passed: self.passed + other.passed,
-            failed: self.failed + other.failed,
-            skipped: self.skipped + other.skipped,
-        }
+    fn plus(mut self, other: Self) -> Self {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+        self.failures.extend(other.failures);
+        self
     }
 
     fn summary(&self) -> String {
@@ -201,6 +218,7 @@ impl Counts {
             passed,
             failed,
             skipped,
+            ..
         } = self;
         match skipped {
             0 => format!("{passed} passed, {failed} failed"),
@@ -215,7 +233,8 @@ impl Part {
             passed,
             failed,
             skipped,
-        } = self.counts;
+            failures: _,
+        } = &self.counts;
         let line = serde_json::json!({
             "test": self.name,
             "passed": passed,
@@ -240,6 +259,9 @@ mod tests {
             "test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s",
             "12 passed, 1 failed, 2 skipped",
             "SKIPPED: no KVM",
+            "test silence::a_lease ... ok",
+            "test silence::another ... FAILED",
+            "FAILED: 6.1 x2 machine-check: the machine hung",
             "the driver says: 5 passed by",
             "",
         ] {
@@ -249,6 +271,10 @@ mod tests {
             passed: 16,
             failed: 3,
             skipped: 3,
+            failures: vec![
+                "silence::another".to_owned(),
+                "6.1 x2 machine-check: the machine hung".to_owned(),
+            ],
         };
         assert_eq!(counts, expected);
     }

@@ -12,7 +12,7 @@ use cases::lab::bless;
 use cases::lab::coverage::{self, Coverage};
 use cases::lab::plan::{self, Dice, Times};
 use cases::lab::record::{self, DeathRecord, Log};
-use cases::lab::report::{self, Cell, Matrix};
+use cases::lab::report::{self, Cell, Matrix, Place};
 use cases::lab::run::{self, How, Keep, Prepared, Task};
 use cases::lab::scenes::{self, Scene};
 use cases::lab::ways::{self, Way};
@@ -447,11 +447,19 @@ impl Run<'_> {
             let found = second.0.iter().find(|(known, _)| known == place);
             found.is_none_or(|(_, cell)| is_bad(cell))
         };
-        let failed = first
+        let failed: Vec<&Place> = first
             .0
             .iter()
-            .filter(|(p, cell)| is_bad(cell) && missed_again(p));
-        let failed = failed.count() + lost;
+            .filter(|(place, cell)| is_bad(cell) && missed_again(place))
+            .map(|(place, _)| place)
+            .collect();
+        for place in &failed {
+            let of_it = self.records.iter().filter(|r| Place::of(r) == **place);
+            let misses: Vec<&str> = of_it.flat_map(|r| &r.misses).map(String::as_str).collect();
+            // `cargo xtask test` says it again at its end.
+            println!("FAILED: {} {}: {}", place.machine(), place.way, misses.join("; "));
+        }
+        let failed = failed.len() + lost;
         let impossible = matrix.sum(|cell| usize::from(cell.not_possible.is_some()));
         let passed = matrix.0.len() - impossible - failed.min(matrix.0.len() - impossible);
         println!("{passed} passed, {failed} failed, {impossible} not possible");
