@@ -22,6 +22,7 @@
 //! | `wake US MS` | wakes two threads this often for this time, for nothing |
 //! | `clock MS` | compares the clock of two CPUs for this long |
 //! | `read PATH [START]` | answers with the first line of a file that starts so |
+//! | `symbols ADDRESS…` | answers with the function of the kernel that each is in |
 //! | `list PATH` | answers with the names in a directory |
 
 use std::collections::BTreeMap;
@@ -38,6 +39,9 @@ use crate::{clock, crash, flood, machine, orders, ways};
 
 /// What a machine that has a shell has it in.
 const SHELL: &str = "/bin/busybox";
+
+/// No function of the kernel is longer, in bytes.
+const FUNCTION_MAX: u64 = 0x8000;
 
 /// Held from a command until it is answered.
 pub(crate) static ANSWERING: Mutex<()> = Mutex::new(());
@@ -58,6 +62,7 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
             return Ok(lines.next().unwrap_or_default().to_owned());
         }
         "list" => return list(Path::new(first)),
+        "symbols" => return symbols(rest),
         "run" => return run(first, second, children),
         "ask" => orders::run_by_pod(rest)?,
         "output" => return output(Duration::from_millis(first.parse()?), second),
@@ -141,6 +146,29 @@ fn list(directory: &Path) -> Result<String> {
         names.push(entry?.file_name().to_string_lossy().into_owned());
     }
     Ok(names.join(" "))
+}
+
+/// `NAME+0xOFFSET` for every address that is in a function (kernel/kallsyms.c).
+fn symbols(addresses: &str) -> Result<String> {
+    let text = fs::read_to_string("/proc/kallsyms")?;
+    let mut functions = BTreeMap::new();
+    for line in text.lines() {
+        let mut fields = line.split_whitespace();
+        let (Some(at), Some("t" | "T"), Some(name)) = (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        functions.insert(u64::from_str_radix(at, 16)?, name);
+    }
+    let mut found = Vec::new();
+    for address in addresses.split(' ') {
+        let address = u64::from_str_radix(address.trim_start_matches("0x"), 16)?;
+        let before = functions.range(..=address).next_back();
+        // Behind the last function there is data.
+        let within = before.filter(|(at, _)| address - **at < FUNCTION_MAX);
+        found.extend(within.map(|(at, name)| format!("{name}+{:#x}", address - at)));
+    }
+    Ok(found.join(" "))
 }
 
 fn run(program: &str, arguments: &str, children: &mut Children) -> Result<String> {

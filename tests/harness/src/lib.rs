@@ -1,6 +1,7 @@
 //! Boots real kernels under QEMU, builds and starts a real control plane.
 
 pub mod arch;
+pub mod autopsy;
 pub mod busybox;
 pub mod cache;
 pub mod controlplane;

@@ -17,9 +17,13 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use crate::arch::Arch;
+use crate::autopsy;
 use crate::progress;
 use crate::qmp::{self, Qmp};
 use crate::wire::{Datagram, Wire};
+
+/// A machine that was given so long, and has not ended, hangs.
+const HANGS: Duration = Duration::from_secs(5);
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
@@ -80,6 +84,8 @@ pub struct Outcome {
     pub datagrams: Vec<Datagram>,
     /// From start to end.
     pub wall: Duration,
+    /// If it had to be ended after all that time: where its CPUs were (`autopsy::look`).
+    pub autopsy: Vec<String>,
 }
 
 impl Vm {
@@ -254,9 +260,7 @@ impl Vm {
 
     /// Has QEMU's monitor do something to the machine.
     pub fn monitor(&mut self, command: &str) -> Result<()> {
-        let arguments = json!({ "command-line": command });
-        let said = self.qmp.execute("human-monitor-command", &arguments)?;
-        match said.as_str().unwrap_or_default().trim() {
+        match monitor(&mut self.qmp, command)?.trim() {
             "" => Ok(()),
             complaint => bail!("`{command}`: {complaint}"),
         }
@@ -315,6 +319,13 @@ impl Vm {
             std::thread::sleep(Duration::from_millis(5));
         };
         let wall = self.started.elapsed();
+        // Who waits for nothing does not want to know.
+        let autopsy = if ended || at_most < HANGS {
+            Vec::new()
+        } else {
+            autopsy::look(&mut |command| monitor(&mut self.qmp, command))
+                .unwrap_or_else(|error| vec![format!("{error:#}")])
+        };
         self.end();
         // Both have all that QEMU wrote before it ended.
         self.wire.close();
@@ -326,6 +337,7 @@ impl Vm {
             console: self.console(),
             datagrams: self.datagrams.try_iter().collect(),
             wall,
+            autopsy,
         })
     }
 
@@ -339,6 +351,13 @@ impl Drop for Vm {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// What QEMU's monitor for people says to a command.
+fn monitor(qmp: &mut Qmp, command: &str) -> Result<String> {
+    let arguments = json!({ "command-line": command });
+    let said = qmp.execute("human-monitor-command", &arguments)?;
+    Ok(said.as_str().unwrap_or_default().to_owned())
 }
 
 fn connect(dir: &TempDir, deadline: Instant) -> Result<(UnixStream, Qmp, UnixStream)> {

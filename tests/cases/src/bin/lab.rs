@@ -75,7 +75,8 @@ struct Args {
     #[arg(long, conflicts_with = "random")]
     all: bool,
     /// This many deaths, drawn at random: kernel, CPUs, way, moment, and the CPU that
-    /// dies. Goes on where it was stopped, if --seed is the same.
+    /// dies. Goes on where it was stopped, if --seed is the same; what earlier builds
+    /// died counts as well, and is told apart at the end.
     #[arg(long, value_name = "N")]
     random: Option<u64>,
     /// Seed of all that is random [default: from the clock; with --all and --random 1].
@@ -233,7 +234,8 @@ fn lab(args: &Args) -> Result<bool> {
         _ => Vec::new(),
     };
     let before = known.len();
-    known.retain(|record| record.build == build && !record.is_error());
+    let counts = |record: &DeathRecord| args.random.is_some() || record.build == build;
+    known.retain(|record| counts(record) && !record.is_error());
     if known.len() < before {
         println!(
             "{} deaths of other builds, or that could not be run, left out",
@@ -295,6 +297,9 @@ fn lab(args: &Args) -> Result<bool> {
     println!("\n{}", report::table(&matrix));
     let (runs, good) = (matrix.sum(|cell| cell.runs), matrix.sum(|cell| cell.good));
     println!("{runs} deaths, these in {} s", start.elapsed().as_secs());
+    for (build, deaths) in record::builds(&run.records) {
+        println!("{deaths} by build {build}");
+    }
     let failed = if args.all {
         cover(&matrix)?
     } else {
@@ -457,7 +462,12 @@ impl Run<'_> {
             let of_it = self.records.iter().filter(|r| Place::of(r) == **place);
             let misses: Vec<&str> = of_it.flat_map(|r| &r.misses).map(String::as_str).collect();
             // `cargo xtask test` says it again at its end.
-            println!("FAILED: {} {}: {}", place.machine(), place.way, misses.join("; "));
+            println!(
+                "FAILED: {} {}: {}",
+                place.machine(),
+                place.way,
+                misses.join("; ")
+            );
         }
         let failed = failed.len() + lost;
         let impossible = matrix.sum(|cell| usize::from(cell.not_possible.is_some()));

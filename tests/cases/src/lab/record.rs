@@ -267,6 +267,18 @@ pub fn read(path: &Path) -> Result<Vec<DeathRecord>> {
     whole.lines().enumerate().map(parse).collect()
 }
 
+/// How many deaths each build died, in the order in which they came.
+pub fn builds(records: &[DeathRecord]) -> Vec<(&str, usize)> {
+    let mut builds: Vec<(&str, usize)> = Vec::new();
+    for record in records.iter().filter(|record| record.is_death()) {
+        match builds.iter_mut().find(|(name, _)| *name == record.build) {
+            Some((_, deaths)) => *deaths += 1,
+            None => builds.push((&record.build, 1)),
+        }
+    }
+    builds
+}
+
 #[cfg(test)]
 impl DeathRecord {
     /// A good one.
@@ -300,5 +312,21 @@ mod tests {
         Log::open(&path, true)?.add(&record)?;
         assert_eq!(read(&path)?.len(), 2);
         Ok(())
+    }
+
+    #[test]
+    fn deaths_are_told_apart_by_the_build_that_died_them() {
+        let record = |build: &str, verdict: &str| DeathRecord {
+            build: build.to_owned(),
+            verdict: verdict.to_owned(),
+            ..DeathRecord::good("6.1", 2, "sysrq-c")
+        };
+        let records = [
+            record("b", "yes"),
+            record("a", "no"),
+            record("b", "yes"),
+            record("c", "not possible"),
+        ];
+        assert_eq!(builds(&records), [("b", 2), ("a", 1)]);
     }
 }

@@ -208,8 +208,8 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<Fate> {
     let disk = dir.path().join("disk");
     let mut machine = task.on.machine.clone();
     machine.disk = Some(disk.clone());
-    let (vm, way, demand) = match (task.how, &task.on.machine.disk) {
-        (How::Scene(scene), _) => {
+    let (vm, way, demand) = match task.how {
+        How::Scene(scene) => {
             disk::empty(&disk)?;
             match &scene.plot {
                 Plot::Story(story, _) => {
@@ -218,12 +218,8 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<Fate> {
                 Plot::Death(death) => (death.stage(&machine)?, death.way()?, death.demand),
             }
         }
-        (How::Way(way), Some(warm)) if !task.cold => {
-            fs::copy(warm, &disk).context("cannot copy the machine's disk")?;
-            let vm = Vm::restore(&machine, &task.on.snapshot)?;
-            (vm, way, way.demand_on(machine.cpus))
-        }
-        (How::Way(way), _) => {
+        How::Way(way) if !task.cold => (restore(task, &disk)?, way, way.demand_on(machine.cpus)),
+        How::Way(way) => {
             disk::empty(&disk)?;
             let mut vm = Vm::boot(&machine)?;
             node::start_agent(&mut vm, "")?;
@@ -245,6 +241,15 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<Fate> {
         bless::write(dir, &task.on.kernel, way.name, since, &outcome.console)?;
     }
     Ok(Fate::Died(verdict))
+}
+
+/// The machine as it was with the agent warm, with a disk of its own.
+fn restore(task: &Task<'_>, disk: &Path) -> Result<Vm> {
+    let mut machine = task.on.machine.clone();
+    let warm = machine.disk.replace(disk.to_owned());
+    let warm = warm.context("the machine has no disk")?;
+    fs::copy(warm, disk).context("cannot copy the machine's disk")?;
+    Vm::restore(&machine, &task.on.snapshot)
 }
 
 fn kill(
@@ -319,6 +324,21 @@ fn until_halted(vm: Vm) -> Result<Outcome> {
     vm.finish(Duration::ZERO)
 }
 
+/// The autopsy with the functions' names instead of addresses, which are the same in
+/// every machine that goes on from the snapshot.
+fn with_names(task: &Task<'_>, autopsy: &[String]) -> Result<Vec<String>> {
+    let dir = tempfile::tempdir()?;
+    let mut vm = restore(task, &dir.path().join("disk"))?;
+    let with_names = |line: &String| {
+        let (cpu, addresses) = line.split_once(": ").context("no addresses")?;
+        Ok(format!(
+            "{cpu}: {}",
+            vm.ask(&format!("symbols {addresses}"))?
+        ))
+    };
+    autopsy.iter().map(with_names).collect()
+}
+
 /// Writes console and datagrams of a death that missed something.
 fn save(
     task: &Task<'_>,
@@ -345,6 +365,15 @@ fn save(
     );
     for miss in &verdict.misses {
         writeln!(text, "miss: {miss}")?;
+    }
+    if !outcome.autopsy.is_empty() {
+        let names = with_names(task, &outcome.autopsy);
+        let autopsy = names.unwrap_or_else(|_| outcome.autopsy.clone());
+        writeln!(
+            text,
+            "\nwhere its CPUs were, and what is on their stacks\n{}",
+            autopsy.join("\n")
+        )?;
     }
     text.push_str("\nconsole, ms since the command\n");
     for (at, line) in outcome.console.iter().filter(|(at, _)| *at >= since) {
