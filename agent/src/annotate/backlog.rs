@@ -10,7 +10,7 @@ const LINES_MAX: usize = 20_000;
 /// Most records that wait in memory: a batch may be nothing else. The oldest go
 /// first: they come again, as no receipt is given.
 const RECORDS_MAX: usize = super::BATCH;
-/// Most nodes that wait in memory.
+/// Most nodes, and Node objects, that wait in memory.
 const NODES_MAX: usize = 20_000;
 
 /// Most Node objects that were deleted and wait in memory.
@@ -21,6 +21,7 @@ const REMOVALS_MAX: usize = 1_000;
 pub(super) struct Lost {
     pub(super) lines: u64,
     pub(super) removals: u64,
+    pub(super) objects: u64,
 }
 
 /// Changes folded into one. Bounded: deaths and actions by what the engine
@@ -55,6 +56,12 @@ impl Backlog {
         let over = removals.len().saturating_sub(REMOVALS_MAX);
         removals.drain(..over);
         lost.removals = over as u64;
+        let objects = &mut self.change.objects;
+        objects.extend(change.objects);
+        let over = objects.len().saturating_sub(NODES_MAX);
+        objects.drain(..over);
+        lost.objects = over as u64;
+        self.change.watched = self.change.watched.max(change.watched);
         for action in change.actions {
             put_action(&mut self.change.actions, action);
         }
@@ -119,6 +126,7 @@ mod tests {
             name: format!("w01-removed-{n}"),
             node: node.clone(),
             at: Timestamp(0),
+            seen: None,
             machine: Machine::Unheard,
             who: String::new(),
             why: None,

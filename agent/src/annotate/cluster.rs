@@ -2,11 +2,11 @@
 //! for, and nodes that are gone. The loop waits for none of it.
 
 use agent_core::engine::Input;
-use agent_core::model::{Lease, NodeName};
+use agent_core::model::{Lease, NodeName, SeenObject};
 use futures::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
-use super::{Annotator, Executor, now, with_causes};
+use super::{Annotator, BATCH, Executor, now, with_causes};
 use crate::k8s;
 use crate::store::Change;
 
@@ -34,8 +34,9 @@ struct Ways {
 }
 
 impl Cluster {
-    /// Starts what looks and watches.
-    pub(super) fn start(executor: &Executor) -> Self {
+    /// Starts what looks and watches; `objects` are the Node objects that were there
+    /// when an annotator looked last.
+    pub(super) fn start(executor: &Executor, objects: Vec<SeenObject>) -> Self {
         let Executor::Kubernetes(writer) = executor else {
             return Self(None);
         };
@@ -43,7 +44,7 @@ impl Cluster {
         let (tell, leases) = mpsc::channel(WAITING_MAX);
         tokio::spawn(look(writer.clone(), asked, tell));
         let (tell, nodes) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(writer.clone().watch_nodes(tell));
+        tokio::spawn(writer.clone().watch_nodes(objects, tell));
         Self(Some(Ways { ask, leases, nodes }))
     }
 
@@ -114,6 +115,21 @@ impl Annotator {
                 }
                 return;
             }
+            Told::Node(Ok(k8s::Told::Seen(seen))) => {
+                // A first list has all of them: together they are one transaction.
+                self.objects.push(seen);
+                if self.objects.len() >= BATCH {
+                    let change = self.seen_objects();
+                    self.commit(change).await;
+                }
+                return;
+            }
+            Told::Node(Ok(k8s::Told::Complete(at))) => {
+                let mut change = self.seen_objects();
+                change.watched = Some(at);
+                self.commit(change).await;
+                return;
+            }
             Told::Node(Ok(k8s::Told::Gone(gone))) => {
                 (Input::NodeDeleted(Box::new(gone.deleted)), gone.pods)
             }
@@ -124,12 +140,21 @@ impl Annotator {
                 return;
             }
         };
-        let mut change = Change::default();
+        let mut change = self.seen_objects();
         let said = self.engine.step(now(), input);
         self.collect(said, &mut change);
         if let Some((_, kept)) = change.removals.last_mut() {
             *kept = pods;
         }
         self.commit(change).await;
+    }
+
+    /// A change with what nodes have shown since the last one: what is gone must
+    /// not be stored behind the record that it is.
+    pub(super) fn seen_objects(&mut self) -> Change {
+        Change {
+            objects: std::mem::take(&mut self.objects),
+            ..Change::default()
+        }
     }
 }

@@ -9,6 +9,7 @@ mod backlog;
 mod cluster;
 mod executor;
 mod lanes;
+mod overhear;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use std::time::{Duration, Instant};
 
 use agent_core::engine::{Engine, Input, Keys, Limits, Output, Stats};
 use agent_core::model::{
-    Body, BootId, Channel, Death, DeathName, DeathState, Gasp, NodeName, Record, Timestamp,
+    Body, BootId, Channel, Death, DeathName, DeathState, Gasp, NodeName, Record, SeenObject,
+    Timestamp,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -67,6 +69,8 @@ pub struct Annotator {
     store: Arc<Store>,
     executor: Executor,
     cluster: Cluster,
+    /// What nodes show that is not stored yet.
+    objects: Vec<SeenObject>,
     keys: Arc<Keys>,
     metrics: Arc<Metrics>,
     addresses: Arc<Addresses>,
@@ -119,12 +123,14 @@ impl Annotator {
             forget_survived(&mut assembler, death, ended_ns);
         }
         engine.restore(store.known_nodes(limits.nodes)?, deaths);
+        let objects = store.known_objects(limits.nodes)?;
         let (state, watch) = watch::channel(State::default());
         let annotator = Self {
             engine,
             assembler,
             store,
-            cluster: Cluster::start(&executor),
+            cluster: Cluster::start(&executor, objects),
+            objects: Vec::new(),
             executor,
             keys: Arc::new(keys),
             metrics,
@@ -275,20 +281,6 @@ impl Annotator {
         }
     }
 
-    async fn overhear(&mut self, heard: Overheard) {
-        let mut change = Change::default();
-        let Overheard {
-            node,
-            boot,
-            report,
-            at,
-        } = heard;
-        let heard = Input::Overheard { node, boot, report };
-        let outputs = self.engine.step(at, heard);
-        self.collect(outputs, &mut change);
-        self.commit(change).await;
-    }
-
     /// Names the pods of those who asked for an end. Without the store they stay uids.
     async fn name_pods(&self, gasp: &mut Gasp, change: &Change) {
         if asked::unnamed(gasp).is_empty() {
@@ -305,7 +297,7 @@ impl Annotator {
     }
 
     async fn tick(&mut self) {
-        let mut change = Change::default();
+        let mut change = self.seen_objects();
         let ticked = self.engine.step(now(), Input::Tick);
         self.collect(ticked, &mut change);
         let stats = self.engine.stats();
@@ -395,8 +387,13 @@ impl Annotator {
     }
 
     fn keep(&mut self, change: Change) {
-        let Lost { lines, removals } = self.backlog.add(change);
+        let Lost {
+            lines,
+            removals,
+            objects,
+        } = self.backlog.add(change);
         self.metrics.lost("lines_not_stored", lines);
+        self.metrics.lost("node_objects_not_stored", objects);
         self.metrics.lost("removals_not_stored", removals);
     }
 
@@ -551,8 +548,9 @@ impl Annotator {
     /// What runs is left to the next process: it is in the store until done.
     async fn stop(mut self) {
         self.running.shutdown().await;
-        if !self.backlog.is_empty() {
-            self.commit(Change::default()).await;
+        let change = self.seen_objects();
+        if !change.is_empty() || !self.backlog.is_empty() {
+            self.commit(change).await;
         }
     }
 }

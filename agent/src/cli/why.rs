@@ -178,6 +178,9 @@ impl Page {
         let removal = &removed.removal;
         self.headline(&removed.verdict, Style::Bold)?;
         self.field("node", removal.node.as_str())?;
+        if let Some(seen) = removal.seen {
+            self.field("seen", &rfc3339(seen))?;
+        }
         self.field("noticed", &rfc3339(removal.at))?;
         self.field("who", &sanitize(&removal.who))?;
         if let Some(why) = &removal.why {

@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::time::Duration;
 
+use agent_core::engine::shows_more;
 use agent_core::model::{
-    BootId, Deleted, Manager, NodeEvent, NodeName, NodeObject, OwnedPod, Taint, Timestamp,
+    BootId, Deleted, Manager, NodeEvent, NodeName, NodeObject, OwnedPod, SeenObject, Taint,
+    Timestamp,
 };
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Event, Node};
@@ -38,14 +40,20 @@ const EVENTS: (usize, u32) = (16, 200);
 const SIDE_BY_SIDE: usize = 16;
 /// Who deletes a node writes events beside that, not before.
 const EVENTS_AFTER: Duration = Duration::from_secs(2);
+/// How often it is told that all is told, in milliseconds.
+const COMPLETE_EVERY_MS: u64 = 60_000;
 
 /// What is told of Node objects.
 #[derive(Debug)]
 pub enum Told {
     /// It is there, with these internal addresses.
     Found(NodeName, Vec<IpAddr>),
+    /// It shows something that was not known of it.
+    Seen(SeenObject),
     /// It is gone.
     Gone(Gone),
+    /// All that went until then is told.
+    Complete(Timestamp),
 }
 
 /// A Node object that is gone, and the pods that were bound to it.
@@ -97,8 +105,13 @@ struct Info {
 
 impl Writer {
     /// Watches all nodes, and tells of each that is there or gone, until nobody
-    /// listens. Tells also why it cannot watch; it goes on trying.
-    pub async fn watch_nodes(self, tell: mpsc::Sender<Result<Told, Error>>) {
+    /// listens: also of those that an earlier annotator saw (`before`, oldest first)
+    /// and that are no longer there. Tells also why it cannot watch; it goes on trying.
+    pub async fn watch_nodes(
+        self,
+        before: Vec<SeenObject>,
+        tell: mpsc::Sender<Result<Told, Error>>,
+    ) {
         let api =
             KubeApi::<Watched>::all_with(self.api.client.clone(), &ApiResource::erase::<Node>(&()));
         let config = watcher::Config::default().page_size(PAGE);
@@ -107,33 +120,41 @@ impl Writer {
         let mut looking: JoinSet<Gone> = JoinSet::new();
         // A new list may miss many nodes at once; no change is taken until all
         // of the one before are looked into.
-        let mut waiting: VecDeque<Deleted> = VecDeque::new();
+        let mut waiting: VecDeque<Deleted> = known.restore(before, now()).into();
+        let mut complete: Option<Timestamp> = None;
         loop {
             while looking.len() < SIDE_BY_SIDE
                 && let Some(deleted) = waiting.pop_front()
             {
                 looking.spawn(self.clone().look_into(deleted));
             }
-            let told = tokio::select! {
-                Some(done) = looking.join_next(), if !looking.is_empty() => match done {
-                    Ok(gone) => Ok(Told::Gone(gone)),
-                    Err(_) => continue,
-                },
+            let mut told = Vec::new();
+            tokio::select! {
+                Some(done) = looking.join_next(), if !looking.is_empty() => {
+                    told.extend(done.ok().map(|gone| Ok(Told::Gone(gone))));
+                }
                 change = changes.next(), if waiting.is_empty() => match change {
                     Some(Ok(change)) => {
-                        let found = found(&change);
-                        waiting.extend(known.take(change, now()));
-                        match found {
-                            Some(found) => Ok(found),
-                            None => continue,
+                        let now = now();
+                        told.extend(found(&change).map(Ok));
+                        let Taken { seen, gone } = known.take(change, now);
+                        told.extend(seen.map(|seen| Ok(Told::Seen(seen))));
+                        waiting.extend(gone);
+                        // Changes come in their order: before this one none is missing.
+                        let all = known.is_whole() && waiting.is_empty() && looking.is_empty();
+                        if all && complete.is_none_or(|at| now.since(at) >= COMPLETE_EVERY_MS) {
+                            complete = Some(now);
+                            told.push(Ok(Told::Complete(now)));
                         }
                     }
-                    Some(Err(error)) => Err(watch_error(error)),
+                    Some(Err(error)) => told.push(Err(watch_error(error))),
                     None => return,
                 },
-            };
-            if tell.send(told).await.is_err() {
-                return;
+            }
+            for told in told {
+                if tell.send(told).await.is_err() {
+                    return;
+                }
             }
         }
     }
@@ -215,61 +236,104 @@ fn watch_error(error: watcher::Error) -> Error {
 /// The nodes as they were seen last.
 #[derive(Default)]
 struct Known {
-    nodes: HashMap<NodeName, NodeObject>,
+    nodes: HashMap<NodeName, Last>,
     /// While all are listed anew: those that are there.
     listed: Option<HashSet<NodeName>>,
 }
 
-impl Known {
-    /// Takes a change in that is seen now, and gives what is gone by it.
-    fn take(&mut self, change: Change<Watched>, now: Timestamp) -> Vec<Deleted> {
-        let gone = |node, object| Deleted {
+/// How a node was last.
+struct Last {
+    object: NodeObject,
+    /// When that was, if an earlier annotator saw it and this one has not yet.
+    seen: Option<Timestamp>,
+}
+
+impl Last {
+    fn gone(self, node: NodeName, at: Timestamp) -> Deleted {
+        Deleted {
             node,
-            at: now,
-            object,
+            at,
+            seen: self.seen,
+            object: self.object,
             events: Vec::new(),
-        };
+        }
+    }
+}
+
+/// What follows from a change.
+#[derive(Default)]
+struct Taken {
+    /// A node that shows something new.
+    seen: Option<SeenObject>,
+    /// Those that are gone by it.
+    gone: Vec<Deleted>,
+}
+
+impl Known {
+    /// Begins with what an earlier annotator saw, oldest first, and gives what it
+    /// knew to be gone.
+    fn restore(&mut self, before: Vec<SeenObject>, now: Timestamp) -> Vec<Deleted> {
+        let mut gone = Vec::new();
+        for SeenObject { node, object, seen } in before {
+            let seen = Some(seen);
+            let older = self.nodes.insert(node.clone(), Last { object, seen });
+            gone.extend(older.map(|older| older.gone(node, now)));
+        }
+        gone
+    }
+
+    /// Whether all that are there were listed.
+    fn is_whole(&self) -> bool {
+        self.listed.is_none()
+    }
+
+    /// Takes a change in that is seen now.
+    fn take(&mut self, change: Change<Watched>, now: Timestamp) -> Taken {
+        let mut taken = Taken::default();
         match change {
             Change::Init => self.listed = Some(HashSet::new()),
             Change::InitApply(node) | Change::Apply(node) => {
                 let Some((name, object)) = summary(node) else {
-                    return Vec::new();
+                    return taken;
                 };
                 if let Some(listed) = &mut self.listed {
                     listed.insert(name.clone());
                 }
-                let before = self.nodes.get(&name);
-                // Deleted and made anew while nobody looked.
-                let replaced = before.filter(|before| before.uid != object.uid).cloned();
-                if before.is_some() || self.nodes.len() < NODES_MAX {
-                    self.nodes.insert(name.clone(), object);
+                let before = self.nodes.remove(&name);
+                let is_same = |before: &Last| before.object.uid == object.uid;
+                let is_news = |before: &Last| shows_more(&before.object, &object);
+                if before.as_ref().is_none_or(is_news) && self.nodes.len() < NODES_MAX {
+                    taken.seen = Some(SeenObject {
+                        node: name.clone(),
+                        object: object.clone(),
+                        seen: now,
+                    });
                 }
-                return replaced.map(|old| gone(name, old)).into_iter().collect();
+                // Deleted and made anew while nobody looked.
+                let replaced = before.filter(|before| !is_same(before));
+                taken.gone = replaced
+                    .map(|old| old.gone(name.clone(), now))
+                    .into_iter()
+                    .collect();
+                if self.nodes.len() < NODES_MAX {
+                    self.nodes.insert(name, Last { object, seen: None });
+                }
             }
             Change::Delete(node) => {
                 let Some((name, object)) = summary(node) else {
-                    return Vec::new();
+                    return taken;
                 };
                 self.nodes.remove(&name);
-                return vec![gone(name, object)];
+                taken.gone.push(Last { object, seen: None }.gone(name, now));
             }
             Change::InitDone => {
                 tracing::info!(nodes = self.nodes.len(), "nodes are watched");
                 let listed = self.listed.take().unwrap_or_default();
-                let missing: Vec<NodeName> = self
-                    .nodes
-                    .keys()
-                    .filter(|name| !listed.contains(*name))
-                    .cloned()
-                    .collect();
-                let deleted = missing.into_iter().filter_map(|name| {
-                    let object = self.nodes.remove(&name)?;
-                    Some(gone(name, object))
-                });
-                return deleted.collect();
+                let missing = self.nodes.extract_if(|name, _| !listed.contains(name));
+                taken.gone = missing.map(|(name, last)| last.gone(name, now)).collect();
             }
         }
-        Vec::new()
+        taken
     }
 }
 
@@ -372,21 +436,27 @@ mod tests {
         assert!(found(&Change::Delete(node("a", "1"))).is_none());
     }
 
+    /// A list of all nodes; gives what is gone by it.
+    fn begin(known: &mut Known, nodes: Vec<Watched>) -> Vec<Deleted> {
+        let mut gone = known.take(Change::Init, NOW).gone;
+        for node in nodes {
+            gone.extend(known.take(Change::InitApply(node), NOW).gone);
+        }
+        gone.extend(known.take(Change::InitDone, NOW).gone);
+        gone
+    }
+
     #[test]
     fn what_is_deleted_is_known_also_if_nobody_could_look() {
         let mut known = Known::default();
-        let begin = |known: &mut Known, nodes: Vec<Watched>| {
-            let mut gone = known.take(Change::Init, NOW);
-            for node in nodes {
-                gone.extend(known.take(Change::InitApply(node), NOW));
-            }
-            gone.extend(known.take(Change::InitDone, NOW));
-            gone
-        };
         let all = vec![node("a", "1"), node("b", "2"), node("c", "3")];
         assert!(begin(&mut known, all).is_empty(), "these are the first");
-        assert!(known.take(Change::Apply(node("d", "4")), NOW).is_empty());
-        let gone = known.take(Change::Delete(node("a", "1")), NOW);
+        let new = known.take(Change::Apply(node("d", "4")), NOW);
+        assert!(new.gone.is_empty());
+        assert_eq!(new.seen.map(|seen| seen.object.uid).as_deref(), Some("4"));
+        let same = known.take(Change::Apply(node("d", "4")), NOW);
+        assert!(same.seen.is_none(), "it shows nothing new");
+        let gone = known.take(Change::Delete(node("a", "1")), NOW).gone;
         assert_eq!(names(&gone), [("a", "1")]);
         assert_eq!(gone[0].object.taints[0].key, "dedicated");
         assert_eq!(gone[0].object.managers[0].name, "kubectl-cordon");
@@ -396,5 +466,26 @@ mod tests {
         // The watch was broken, and meanwhile b was replaced, and d deleted.
         let gone = begin(&mut known, vec![node("b", "5"), node("c", "3")]);
         assert_eq!(names(&gone), [("b", "2"), ("d", "4")]);
+    }
+    #[test]
+    fn what_went_while_no_annotator_ran_is_missing_in_the_first_list() {
+        let earlier = Timestamp(NOW.0 - 60_000);
+        let before = |name: &str, uid: &str| {
+            let (node, object) = summary(node(name, uid)).expect("a node");
+            let seen = earlier;
+            SeenObject { node, object, seen }
+        };
+        let mut known = Known::default();
+        let all = [("a", "1"), ("b", "2"), ("c", "3"), ("c", "4")].map(|(n, u)| before(n, u));
+        let gone = known.restore(all.into(), NOW);
+        assert_eq!(names(&gone), [("c", "3")], "another one of its name came");
+        let gone = begin(&mut known, vec![node("b", "5"), node("c", "4")]);
+        assert_eq!(names(&gone), [("b", "2"), ("a", "1")]);
+        assert!(gone.iter().all(|one| one.seen == Some(earlier)));
+        assert_eq!(gone[0].object.taints[0].key, "dedicated");
+        // From now on somebody looks.
+        let gone = begin(&mut known, vec![node("b", "5")]);
+        assert_eq!(names(&gone), [("c", "4")]);
+        assert_eq!(gone[0].seen, None);
     }
 }

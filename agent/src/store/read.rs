@@ -2,7 +2,8 @@
 
 use agent_core::engine::{Action, KnownNode};
 use agent_core::model::{
-    BootId, Death, Line, NodeName, PodRef, Proof, Removal, Silence, Stop, Timestamp,
+    BootId, Death, Line, NodeName, NodeObject, PodRef, Proof, Removal, SeenObject, Silence, Stop,
+    Timestamp,
 };
 use rusqlite::{OptionalExtension, Row, named_params, params};
 use serde::{Deserialize, Serialize};
@@ -364,7 +365,7 @@ impl Store {
     }
 
     /// The nodes, for the engine.
-    pub(crate) fn known_nodes(&self, limit: usize) -> Result<Vec<KnownNode>, Error> {
+    pub fn known_nodes(&self, limit: usize) -> Result<Vec<KnownNode>, Error> {
         let reader = self.reader();
         let read = || -> rusqlite::Result<Vec<KnownRow>> {
             reader
@@ -398,6 +399,43 @@ impl Store {
                     })
                 });
         Ok(known.collect())
+    }
+
+    /// The Node objects of which it is not recorded that they are gone, oldest first:
+    /// as they were seen, or only named by the node's own agent.
+    pub fn known_objects(&self, limit: usize) -> Result<Vec<SeenObject>, Error> {
+        let reader = self.reader();
+        let read = || -> rusqlite::Result<Vec<SeenObject>> {
+            reader
+                .prepare_cached(
+                    "SELECT node, uid, body, seen_ms AS at_ms,
+                        max(seen_ms, coalesce((SELECT at_ms FROM watched), 0))
+                     FROM object
+                     UNION ALL
+                     SELECT name, uid, NULL, seen_ms, seen_ms FROM node
+                     WHERE uid IS NOT NULL AND name NOT IN (SELECT node FROM object)
+                     AND NOT EXISTS (SELECT 1 FROM removal WHERE removal.node = node.name
+                         AND removal.body ->> '$.object.uid' = node.uid)
+                     ORDER BY at_ms LIMIT ?1",
+                )?
+                .query_map([limit as i64], |row| {
+                    let (name, uid): (String, String) = (row.get(0)?, row.get(1)?);
+                    let body: Option<String> = row.get(2)?;
+                    let object = body.and_then(|body| serde_json::from_str(&body).ok());
+                    let seen = Timestamp(row.get::<_, i64>(4)? as u64);
+                    Ok(NodeName::new(&name).map(|node| SeenObject {
+                        node,
+                        object: object.unwrap_or_else(|| NodeObject {
+                            uid,
+                            ..NodeObject::default()
+                        }),
+                        seen,
+                    }))
+                })?
+                .filter_map(Result::transpose)
+                .collect()
+        };
+        read().map_err(|e| self.error(e))
     }
 
     /// The pod's newest note, or the death of a boot that it was on.

@@ -8,7 +8,7 @@ use super::{Error, explain};
 
 /// One step per format; `user_version` counts those that were taken. Steps
 /// that were released are never changed.
-const STEPS: [&str; 5] = [
+const STEPS: [&str; 6] = [
     "
 CREATE TABLE node (
     name      TEXT PRIMARY KEY,
@@ -110,6 +110,22 @@ CREATE INDEX removal_node ON removal (node, at_ms);
 ALTER TABLE node ADD COLUMN stopped INTEGER NOT NULL DEFAULT 0;
 -- The last orderly stop of which somebody is known who told it to.
 ALTER TABLE node ADD COLUMN stop TEXT;
+",
+    "
+-- Node objects as the API server showed them last, until it is recorded that
+-- they are gone.
+CREATE TABLE object (
+    node    TEXT NOT NULL,
+    uid     TEXT NOT NULL,
+    seen_ms INTEGER NOT NULL,
+    body    TEXT NOT NULL,
+    PRIMARY KEY (node, uid)
+) STRICT, WITHOUT ROWID;
+-- One row: until when all that went is recorded.
+CREATE TABLE watched (
+    id    INTEGER PRIMARY KEY CHECK (id = 1),
+    at_ms INTEGER NOT NULL
+) STRICT;
 ",
 ];
 

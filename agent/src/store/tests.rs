@@ -3,11 +3,13 @@ use std::collections::BTreeMap;
 use agent_core::engine::Action;
 use agent_core::model::{
     BootId, Channel, Death, DeathName, DeathState, Inventory, Line, Machine, Means, NodeName,
-    NodeObject, Notice, Opinion, PodRef, Proof, Record, RecordKind, Removal, Silence, Stop,
-    Timestamp, Told,
+    NodeObject, Notice, Opinion, PodRef, Proof, Record, RecordKind, Removal, SeenObject, Silence,
+    Stop, Timestamp, Told,
 };
 
 use super::*;
+
+mod removals;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -74,15 +76,12 @@ fn change() -> Change {
             stopped: false,
         }],
         lines: vec![lines(1, 3)],
-        records: Vec::new(),
         actions: vec![
             Action::MarkNode(death.name.clone()),
             Action::AnnotatePods(death.name.clone()),
         ],
         deaths: vec![death],
-        stops: Vec::new(),
-        silences: Vec::new(),
-        removals: Vec::new(),
+        ..Change::default()
     }
 }
 
@@ -203,42 +202,6 @@ fn a_goodbye_is_remembered_until_the_node_speaks_again() {
         assert_eq!(known[0].stopped, stopped);
         assert!(known[0].inventory.is_some());
     }
-}
-
-#[test]
-fn a_node_whose_object_was_deleted_is_forgotten() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = Store::open(&dir.path().join("a.db")).expect("opens");
-    let known = || store.known_nodes(10).expect("readable").len();
-    let removal = Removal {
-        name: "w01-removed-1".into(),
-        node: node(),
-        at: NOW.plus(1),
-        machine: Machine::Lives { heard: Some(NOW) },
-        who: "nobody".into(),
-        why: None,
-        object: NodeObject::default(),
-        events: Vec::new(),
-    };
-    let removed = Change {
-        removals: vec![(removal, Vec::new())],
-        ..change()
-    };
-    store.commit(NOW, &removed).expect("fits");
-    assert_eq!(known(), 0);
-    let rows_later = |ms: u64| -> i64 {
-        store.prune(NOW.plus(ms)).expect("prunes");
-        let reader = store.reader();
-        let count = reader.query_row("SELECT count(*) FROM node", [], |row| row.get(0));
-        count.expect("readable")
-    };
-    let month = 30 * 24 * 3_600 * 1_000;
-    assert_eq!(rows_later(1), 1, "people may still ask");
-    // Its machine speaks once more.
-    store.commit(NOW.plus(2), &change()).expect("fits");
-    assert_eq!((known(), rows_later(month + 3)), (1, 1));
-    store.commit(NOW, &change()).expect("fits");
-    assert_eq!(rows_later(month + 3), 0);
 }
 
 #[test]
@@ -366,32 +329,6 @@ fn of_pods_that_had_one_name_the_newest_is_explained() {
     let found = why();
     assert_eq!(found.summary.expect("a death").death.boot, boot);
     assert!(found.silent.is_none());
-}
-
-#[test]
-fn a_removal_is_found_by_the_name_that_the_table_shows() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = Store::open(&dir.path().join("a.db")).expect("opens");
-    let removal = Removal {
-        name: "w01-removed-0a1b2c3d".into(),
-        node: node(),
-        at: NOW,
-        machine: Machine::Unheard,
-        who: "nobody knows".into(),
-        why: None,
-        object: NodeObject::default(),
-        events: Vec::new(),
-    };
-    let change = Change {
-        removals: vec![(removal.clone(), Vec::new())],
-        ..Change::default()
-    };
-    store.commit(NOW, &change).expect("fits");
-    for name in [removal.name.as_str(), "w01"] {
-        let found = store.why(&Query::Any(name.to_owned()), 0);
-        let found = found.expect("readable").expect("known").removed;
-        assert_eq!(found.expect("removed").removal, removal, "{name}");
-    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use agent_core::engine::{self, Action};
 use agent_core::model::{
-    BootId, Death, DeathName, Inventory, Line, NodeName, OwnedPod, Record, Removal, Silence, Stop,
-    Timestamp,
+    BootId, Death, DeathName, Inventory, Line, NodeName, OwnedPod, Record, Removal, SeenObject,
+    Silence, Stop, Timestamp,
 };
 use rusqlite::{Connection, Transaction, params};
 
@@ -82,8 +82,12 @@ pub struct Change {
     pub stops: Vec<Stop>,
     /// Nodes that fell silent, or spoke again.
     pub silences: Vec<(NodeName, Option<Silence>)>,
+    /// Node objects as they were seen last.
+    pub objects: Vec<SeenObject>,
     /// Node objects that were deleted, with their pods.
     pub removals: Vec<(Removal, Vec<OwnedPod>)>,
+    /// Until when all Node objects that went are among these.
+    pub watched: Option<Timestamp>,
     /// Deaths as they stand now.
     pub deaths: Vec<Death>,
     /// New lines of a boot.
@@ -100,7 +104,9 @@ impl Change {
         self.nodes.is_empty()
             && self.stops.is_empty()
             && self.silences.is_empty()
+            && self.objects.is_empty()
             && self.removals.is_empty()
+            && self.watched.is_none()
             && self.deaths.is_empty()
             && self.lines.is_empty()
             && self.records.is_empty()
@@ -159,8 +165,15 @@ impl Store {
             for (node, silence) in &change.silences {
                 put_silence(&tx, node, silence.as_ref())?;
             }
+            for object in &change.objects {
+                put_object(&tx, object)?;
+            }
             for (removal, pods) in &change.removals {
                 put_removal(&tx, removal, pods)?;
+            }
+            if let Some(at) = change.watched {
+                tx.prepare_cached("INSERT OR REPLACE INTO watched (id, at_ms) VALUES (1, ?1)")?
+                    .execute([at.0 as i64])?;
             }
             for (death, body) in &bodies {
                 put_death(&tx, death, body)?;
@@ -308,6 +321,20 @@ fn put_silence(
     Ok(())
 }
 
+fn put_object(tx: &Transaction<'_>, seen: &SeenObject) -> rusqlite::Result<()> {
+    let body = serde_json::to_string(&seen.object).unwrap_or_default();
+    tx.prepare_cached(
+        "INSERT OR REPLACE INTO object (node, uid, seen_ms, body) VALUES (?1, ?2, ?3, ?4)",
+    )?
+    .execute(params![
+        seen.node.as_str(),
+        seen.object.uid,
+        seen.seen.0 as i64,
+        body
+    ])?;
+    Ok(())
+}
+
 fn put_removal(tx: &Transaction<'_>, removal: &Removal, pods: &[OwnedPod]) -> rusqlite::Result<()> {
     let body = serde_json::to_string(removal).unwrap_or_default();
     tx.prepare_cached(
@@ -319,6 +346,8 @@ fn put_removal(tx: &Transaction<'_>, removal: &Removal, pods: &[OwnedPod]) -> ru
         removal.at.0 as i64,
         body
     ])?;
+    tx.prepare_cached("DELETE FROM object WHERE node = ?1 AND uid = ?2")?
+        .execute([removal.node.as_str(), &removal.object.uid])?;
     let mut insert = tx.prepare_cached(INSERT_NOTE)?;
     for OwnedPod { pod, owner } in pods {
         let (kind, name) = owner.as_ref().map(|(k, n)| (k, n)).unzip();

@@ -38,7 +38,7 @@ pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
 pub use asked::{asker_text, stopped, told_text};
 pub use explain::{Retry, by, reason, reason_code, retry, silent};
 pub use io::{Action, Input, KnownNode, Limits, Output, Stats};
-pub use removal::removed;
+pub use removal::{removed, shows_more};
 pub use text::{escaped, rfc3339};
 
 /// Longest time one step can move the engine's own clock, in milliseconds.

@@ -6,7 +6,9 @@ use std::fmt::Write;
 
 use super::text::{escaped, rfc3339};
 use super::{Engine, Output};
-use crate::model::{Channel, DeathState, Deleted, Machine, NodeObject, Removal, Timestamp};
+use crate::model::{
+    Channel, DeathState, Deleted, Machine, Manager, NodeObject, Removal, Timestamp,
+};
 
 /// Longest text about one removal, in bytes.
 const TEXT_MAX: usize = 512;
@@ -107,6 +109,9 @@ const KEEPERS: [&str; 7] = [
     "lastgasp-annotator",
 ];
 
+/// Who deleted what nobody watched.
+const UNSEEN: &str = "somebody unknown, as no annotator ran then";
+
 impl Mark {
     /// The mark in words, if it is there.
     fn found(&self, deleted: &Deleted) -> Option<String> {
@@ -117,7 +122,8 @@ impl Mark {
                 Some(format!("taint {}", taint.key))
             }
             Self::Finalizer(name) => {
-                let waited = object.deletion.is_some();
+                // What went unseen had to wait for it as well.
+                let waited = object.deletion.is_some() || deleted.seen.is_some();
                 let has = waited && object.finalizers.iter().any(|f| f == name);
                 has.then(|| format!("finalizer {name}"))
             }
@@ -147,17 +153,39 @@ pub(super) fn who(deleted: &Deleted) -> String {
     if let Some(who) = first(&DELETERS, deleted) {
         return who;
     }
-    match newest_stranger(&deleted.object) {
-        Some((name, at)) => {
-            let mut text = format!("a person or a tool: {name} changed the object last");
-            if let Some(at) = at {
-                // Writing to a String cannot fail.
-                let _ = write!(text, ", at {}", rfc3339(at));
-            }
-            escaped(&text, TEXT_MAX)
+    let changed = newest_stranger(&deleted.object).map(|(name, at)| {
+        let mut text = format!("{name} changed the object last");
+        if let Some(at) = at {
+            // Writing to a String cannot fail.
+            let _ = write!(text, ", at {}", rfc3339(at));
         }
-        None => "nobody who left a mark on the object; the API server's audit log knows".to_owned(),
-    }
+        text
+    });
+    let text = match (changed, deleted.seen) {
+        (Some(changed), None) => format!("a person or a tool: {changed}"),
+        (Some(changed), Some(_)) => format!("{UNSEEN}; as far as it was seen, {changed}"),
+        (None, Some(_)) => format!("{UNSEEN}; the API server's audit log knows"),
+        (None, None) => {
+            "nobody who left a mark on the object; the API server's audit log knows".to_owned()
+        }
+    };
+    escaped(&text, TEXT_MAX)
+}
+
+/// Whether an object shows more than what was seen of it before. Those that keep
+/// every node up to date write to it all the time, and that tells nothing.
+pub fn shows_more(before: &NodeObject, now: &NodeObject) -> bool {
+    let strangers = |object: &NodeObject| -> Vec<Manager> {
+        let all = object.managers.iter();
+        all.filter(|manager| is_stranger(manager))
+            .cloned()
+            .collect()
+    };
+    let without_managers = |object: &NodeObject| NodeObject {
+        managers: Vec::new(),
+        ..object.clone()
+    };
+    without_managers(before) != without_managers(now) || strangers(before) != strangers(now)
 }
 
 /// What was known before of why, if anything was.
@@ -165,12 +193,13 @@ pub(super) fn why(deleted: &Deleted) -> Option<String> {
     first(&NOTICES, deleted)
 }
 
-/// The manager of fields that is no part of the cluster's own upkeep.
+/// Whether it is no part of the cluster's own upkeep.
+fn is_stranger(manager: &Manager) -> bool {
+    !KEEPERS.contains(&manager.name.as_str())
+}
+
 fn newest_stranger(object: &NodeObject) -> Option<(&str, Option<Timestamp>)> {
-    let strangers = object
-        .managers
-        .iter()
-        .filter(|manager| !KEEPERS.contains(&manager.name.as_str()));
+    let strangers = object.managers.iter().filter(|one| is_stranger(one));
     let newest = strangers.max_by_key(|manager| manager.at)?;
     Some((&newest.name, newest.at))
 }
@@ -182,11 +211,18 @@ pub fn removed(removal: &Removal) -> String {
         Machine::Lives { .. } => " while its machine lives".to_owned(),
         Machine::Silent { since } => format!(" while silent since {}", rfc3339(*since)),
         Machine::Stopped => " after its agent was told to stop".to_owned(),
+        Machine::Unknown => "; its machine was not heard since".to_owned(),
         Machine::Dead(death) => format!(" after its death {death}"),
     };
+    let when = removal.seen.map_or_else(String::new, |seen| {
+        format!(" between {} and {}", rfc3339(seen), rfc3339(removal.at))
+    });
     let why = removal.why.as_ref();
     let why = why.map_or_else(String::new, |why| format!("; before that: {why}"));
-    let text = format!("Node object deleted{machine}, by {}{why}", removal.who);
+    let text = format!(
+        "Node object deleted{when}{machine}, by {}{why}",
+        removal.who
+    );
     escaped(&text, TEXT_MAX)
 }
 
@@ -214,8 +250,11 @@ impl Engine {
                     Machine::Silent { since }
                 } else {
                     let boot = self.fleet.find(&node, boot);
-                    Machine::Lives {
-                        heard: boot.and_then(|boot| boot.heard),
+                    let heard = boot.and_then(|boot| boot.heard);
+                    if heard.is_none() && deleted.seen.is_some() {
+                        Machine::Unknown
+                    } else {
+                        Machine::Lives { heard }
                     }
                 }
             }
@@ -224,6 +263,7 @@ impl Engine {
         let removal = Removal {
             name: format!("{node}-removed-{uid}"),
             at: deleted.at,
+            seen: deleted.seen,
             machine,
             who: who(&deleted),
             why: why(&deleted),

@@ -19,7 +19,9 @@ pub use gasp::{Body, Context, Gasp, HoldPoint, Line, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
 pub use inventory::{Inventory, NOT_ATTACHED, PreviousBoot};
 pub use record::{Record, RecordKind};
-pub use removal::{Deleted, Machine, Manager, NodeEvent, NodeObject, OwnedPod, Removal, Taint};
+pub use removal::{
+    Deleted, Machine, Manager, NodeEvent, NodeObject, OwnedPod, Removal, SeenObject, Taint,
+};
 pub use report::{ReasonCode, Report};
 pub use silence::{Lease, Opinion, Silence};
 pub use time::Timestamp;

@@ -54,6 +54,17 @@ pub struct NodeObject {
     pub managers: Vec<Manager>,
 }
 
+/// A Node object, and until when it is known to have been there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeenObject {
+    /// The node.
+    pub node: NodeName,
+    /// Its object, as it was seen last.
+    pub object: NodeObject,
+    /// When that was.
+    pub seen: Timestamp,
+}
+
 /// That a Node object is gone, and what could be seen of why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deleted {
@@ -61,6 +72,8 @@ pub struct Deleted {
     pub node: NodeName,
     /// When that was noticed.
     pub at: Timestamp,
+    /// When it was seen last, if no annotator ran since: it went in between.
+    pub seen: Option<Timestamp>,
     /// Its object, as it was last.
     pub object: NodeObject,
     /// Events about it, newest first. Bounded.
@@ -84,6 +97,8 @@ pub enum Machine {
     },
     /// Its agent had said goodbye.
     Stopped,
+    /// It was heard before no annotator ran, and not since.
+    Unknown,
     /// It had died.
     Dead(DeathName),
 }
@@ -97,6 +112,10 @@ pub struct Removal {
     pub node: NodeName,
     /// When it was noticed.
     pub at: Timestamp,
+    /// When the object was seen last, if no annotator ran since: it was deleted in
+    /// between.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<Timestamp>,
     /// How the machine was.
     pub machine: Machine,
     /// Who deleted it, as far as that can be seen, for people.

@@ -78,6 +78,7 @@ fn of_cluster() -> impl Strategy<Value = Input> {
         Input::NodeDeleted(Box::new(Deleted {
             node: node(n),
             at: Timestamp(0),
+            seen: None,
             object: NodeObject::default(),
             events: Vec::new(),
         }))

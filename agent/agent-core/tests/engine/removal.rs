@@ -1,6 +1,6 @@
 //! Node objects that are deleted: who, why, and how the machine was.
 
-use agent_core::engine::removed;
+use agent_core::engine::{removed, shows_more};
 use agent_core::model::{
     Channel, Deleted, Machine, Manager, NodeEvent, NodeObject, Removal, Taint,
 };
@@ -8,9 +8,14 @@ use agent_core::model::{
 use super::*;
 
 fn deleted(object: NodeObject, events: Vec<NodeEvent>) -> Input {
+    gone(None, object, events)
+}
+
+fn gone(seen: Option<Timestamp>, object: NodeObject, events: Vec<NodeEvent>) -> Input {
     Input::NodeDeleted(Box::new(Deleted {
         node: node(0),
         at: Timestamp(1_700_000_000_000),
+        seen,
         object: NodeObject {
             uid: "0a1b2c3d-4e5f".to_owned(),
             ..object
@@ -237,4 +242,97 @@ fn nobody_waits_for_a_node_whose_object_is_gone() {
     engine.step(Timestamp(1_700_000_200_000), gasp(1, 2, Body::Heartbeat));
     tell(&mut engine, quiet());
     assert_eq!(engine.stats().silent, 1);
+}
+
+#[test]
+fn what_went_while_no_annotator_ran_is_told_as_that() {
+    let seen = Timestamp(1_699_999_000_000);
+    let unseen = |object, events| gone(Some(seen), object, events);
+    let audit = "somebody unknown, as no annotator ran then; the API server's audit log knows";
+    let karpenter = NodeObject {
+        finalizers: vec!["karpenter.sh/termination".to_owned()],
+        ..NodeObject::default()
+    };
+    let cordoned = NodeObject {
+        managers: vec![Manager {
+            name: "kubectl-cordon".to_owned(),
+            at: Some(Timestamp(1_699_998_000_000)),
+        }],
+        ..NodeObject::default()
+    };
+    let rows: Vec<(NodeObject, Vec<NodeEvent>, &str)> = vec![
+        (NodeObject::default(), vec![], audit),
+        (
+            cordoned,
+            vec![],
+            "somebody unknown, as no annotator ran then; as far as it was seen, kubectl-cordon \
+             changed the object last, at 2023-11-14T21:40:00.000Z",
+        ),
+        (
+            taint("ToBeDeletedByClusterAutoscaler"),
+            vec![],
+            "the cluster autoscaler, which scaled down (taint ToBeDeletedByClusterAutoscaler)",
+        ),
+        (
+            NodeObject::default(),
+            vec![event("DeletingNode", "cloud", "gone")],
+            "the cloud controller, because the machine does not exist there any more (event \
+             DeletingNode by cloud: gone)",
+        ),
+        (
+            karpenter,
+            vec![],
+            "Karpenter, by itself or asked by somebody (finalizer karpenter.sh/termination)",
+        ),
+    ];
+    for (object, events, who) in rows {
+        let mut engine = Engine::new(Limits::default());
+        let record = record(&mut engine, unseen(object, events));
+        assert_eq!((record.who.as_str(), record.seen), (who, Some(seen)));
+    }
+
+    // Its machine may have died long ago, unless it speaks to this annotator.
+    let mut engine = Engine::new(Limits::default());
+    engine.restore([known(node(0), BootId([1; 16]))], []);
+    let removal = record(&mut engine, unseen(NodeObject::default(), vec![]));
+    assert_eq!(removal.machine, Machine::Unknown);
+    assert_eq!(
+        removed(&removal),
+        format!(
+            "Node object deleted between 2023-11-14T21:56:40.000Z and 2023-11-14T22:13:20.000Z; \
+             its machine was not heard since, by {audit}"
+        )
+    );
+    let mut engine = Engine::new(Limits::default());
+    engine.restore([known(node(0), BootId([1; 16]))], []);
+    tell(&mut engine, vec![gasp(1, 1, Body::Heartbeat)]);
+    let removal = record(&mut engine, unseen(NodeObject::default(), vec![]));
+    assert!(matches!(removal.machine, Machine::Lives { heard: Some(_) }));
+}
+
+#[test]
+fn what_keeps_a_node_up_to_date_shows_no_more_of_it() {
+    let managed = |manager: &str, at| NodeObject {
+        managers: vec![Manager {
+            name: manager.to_owned(),
+            at: Some(Timestamp(at)),
+        }],
+        ..NodeObject::default()
+    };
+    let empty = NodeObject::default();
+    for (before, now, more) in [
+        (&empty, &empty, false),
+        (&managed("kubelet", 1), &managed("kubelet", 2), false),
+        (&empty, &managed("kubelet", 2), false),
+        (&empty, &managed("kubectl-cordon", 2), true),
+        (
+            &managed("kubectl-cordon", 1),
+            &managed("kubectl-cordon", 2),
+            true,
+        ),
+        (&empty, &taint("karpenter.sh/disrupted"), true),
+        (&taint("karpenter.sh/disrupted"), &empty, true),
+    ] {
+        assert_eq!(shows_more(before, now), more, "{before:?} {now:?}");
+    }
 }
