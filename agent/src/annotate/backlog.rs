@@ -7,6 +7,8 @@ use crate::store::Change;
 
 /// Most lines that wait in memory.
 const LINES_MAX: usize = 20_000;
+/// Most lines without proof that wait in memory, beside those.
+const OVERHEARD_MAX: usize = 4_000;
 /// Most records that wait in memory: a batch may be nothing else. The oldest go
 /// first: they come again, as no receipt is given.
 const RECORDS_MAX: usize = super::BATCH;
@@ -22,6 +24,7 @@ pub(super) struct Lost {
     pub(super) lines: u64,
     pub(super) removals: u64,
     pub(super) objects: u64,
+    pub(super) overheard: u64,
 }
 
 /// Changes folded into one. Bounded: deaths and actions by what the engine
@@ -30,6 +33,7 @@ pub(super) struct Lost {
 pub(super) struct Backlog {
     change: Change,
     lines: usize,
+    overheard: usize,
 }
 
 impl Backlog {
@@ -82,11 +86,19 @@ impl Backlog {
                 self.change.lines.push(new);
             }
         }
+        for new in change.overheard {
+            if self.overheard + new.lines.len() > OVERHEARD_MAX {
+                lost.overheard += new.lines.len() as u64;
+            } else {
+                self.overheard += new.lines.len();
+                self.change.overheard.push(new);
+            }
+        }
         lost
     }
 
     pub(super) fn take(&mut self) -> Change {
-        self.lines = 0;
+        (self.lines, self.overheard) = (0, 0);
         std::mem::take(&mut self.change)
     }
 }

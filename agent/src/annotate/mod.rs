@@ -31,7 +31,7 @@ use executor::Tried;
 use lanes::Lanes;
 
 use crate::channels::gasp::{Assembler, Limits as AssemblerLimits};
-use crate::channels::netconsole::{Addresses, Overheard};
+use crate::channels::netconsole::{Addresses, Heard};
 use crate::channels::record;
 use crate::gasp::queue::Taker;
 use crate::gasp::receipt::{Receipt, Receipts, RecordId};
@@ -156,7 +156,7 @@ impl Annotator {
     pub async fn run(
         mut self,
         mut queue: Taker<Received>,
-        mut overheard: mpsc::Receiver<Overheard>,
+        mut overheard: mpsc::Receiver<Heard>,
         mut stop: watch::Receiver<bool>,
     ) {
         let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -391,9 +391,11 @@ impl Annotator {
             lines,
             removals,
             objects,
+            overheard,
         } = self.backlog.add(change);
         self.metrics.lost("lines_not_stored", lines);
         self.metrics.lost("node_objects_not_stored", objects);
+        self.metrics.lost("netconsole_lines_not_stored", overheard);
         self.metrics.lost("removals_not_stored", removals);
     }
 
@@ -423,6 +425,8 @@ impl Annotator {
         let is_stored = stored.is_some();
         let tasks = if let Some(committed) = stored {
             self.metrics.lost("lines_over_limit", committed.lines_cut);
+            let cut = committed.overheard_cut;
+            self.metrics.lost("netconsole_lines_over_limit", cut);
             committed.tasks
         } else {
             let kept = Arc::try_unwrap(whole).unwrap_or_else(|whole| (*whole).clone());

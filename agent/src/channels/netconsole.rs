@@ -10,11 +10,12 @@ mod pieces;
 mod record;
 mod stream;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agent_core::model::{BootId, NodeName, Report, Timestamp};
+use agent_core::model::{BootId, Line, NodeName, Report, Timestamp};
 
 pub use addresses::{Addresses, Owner};
 pub use listener::{Error, Listener};
@@ -24,11 +25,46 @@ use stream::{Stream, Taken};
 
 use crate::gasp::bounded::Bounded;
 use crate::gasp::counters::outcomes;
+use crate::gasp::limiter::{Limiter, Rate};
 
 /// Nodes whose text is kept: with all that one may hold, 64 MiB.
 const NODES: usize = 1_024;
 /// Longest datagram: the kernel's are 1,000 bytes (`MAX_PRINT_CHUNK`).
 const DATAGRAM_MAX: usize = 2_048;
+/// Lines of all nodes that are kept in a minute: of sixteen that die at once and say
+/// all that one may, or of eighty as they mostly die.
+const KEPT: Rate = Rate {
+    max: 8_192,
+    within_ms: 60_000,
+};
+/// Of these, one node's.
+const KEPT_OF_NODE: Rate = Rate {
+    max: 512,
+    within_ms: 60_000,
+};
+
+/// What is heard around crashes.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Heard {
+    /// A crash.
+    Crash(Overheard),
+    /// Lines before, of and behind one.
+    Lines(HeardLines),
+}
+
+/// Lines that somebody told in a node's name, without proof.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeardLines {
+    /// The node that has the address they came from.
+    pub node: NodeName,
+    /// The boot that they name, if they name one.
+    pub boot: Option<BootId>,
+    /// The lines, by number of the kernel, or in the order in which they came. The
+    /// time is 0 where they had none.
+    pub lines: Vec<Line>,
+    /// When the last was received.
+    pub at: Timestamp,
+}
 
 /// A crash that somebody told of in a node's name, without proof.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,6 +120,8 @@ pub struct Counters {
     suppressed: AtomicU64,
     /// Crashes that were not told: too many waited.
     queue_full: AtomicU64,
+    /// Lines around crashes that were not kept: there were too many.
+    lines_cut: AtomicU64,
     /// Errors of the socket.
     receive_errors: AtomicU64,
 }
@@ -95,7 +133,7 @@ impl Counters {
     }
 
     /// What was lost, by its word for metrics.
-    pub fn losses(&self) -> [(&'static str, u64); 6] {
+    pub fn losses(&self) -> [(&'static str, u64); 7] {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         [
             ("netconsole_missing", load(&self.missing)),
@@ -103,6 +141,7 @@ impl Counters {
             ("netconsole_node_evicted", load(&self.nodes_evicted)),
             ("netconsole_suppressed", load(&self.suppressed)),
             ("netconsole_queue_full", load(&self.queue_full)),
+            ("netconsole_lines_cut", load(&self.lines_cut)),
             ("netconsole_socket_error", load(&self.receive_errors)),
         ]
     }
@@ -119,6 +158,9 @@ pub struct Collector {
     counters: Arc<Counters>,
     pieces: Pieces,
     nodes: Bounded<NodeName, Stream>,
+    /// Nodes whose lines are to be kept and that spoke since they were asked for.
+    fresh: BTreeSet<NodeName>,
+    keeping: Limiter,
 }
 
 impl Collector {
@@ -129,7 +171,36 @@ impl Collector {
             counters,
             pieces: Pieces::new(),
             nodes: Bounded::new(NODES),
+            fresh: BTreeSet::new(),
+            keeping: Limiter::default(),
         }
+    }
+
+    /// The lines around crashes that came since this was called last; to be called
+    /// behind each batch of datagrams.
+    pub fn lines(&mut self, now: Timestamp) -> Vec<HeardLines> {
+        let mut heard = Vec::new();
+        for node in std::mem::take(&mut self.fresh) {
+            let Some(stream) = self.nodes.get_mut(&node) else {
+                continue;
+            };
+            let mut lines = stream.lines_to_keep(now);
+            let all = lines.len();
+            lines.retain(|_| stream.may_keep(KEPT_OF_NODE, now) && self.keeping.allows(KEPT, now));
+            let cut = (all - lines.len()) as u64;
+            Counters::add(&self.counters.lines_cut, cut);
+            if !lines.is_empty() {
+                let boot = stream.boot();
+                let at = now;
+                heard.push(HeardLines {
+                    node,
+                    boot,
+                    lines,
+                    at,
+                });
+            }
+        }
+        heard
     }
 
     /// Takes one datagram and counts what became of it. Gives what the node's
@@ -217,10 +288,15 @@ impl Collector {
             Taken::FromProgram => Outcome::FromProgram,
         };
         Counters::add(&self.counters.missing, stream.missing() - before);
-        let Some(report) = stream.news() else {
+        let report = stream.news();
+        let may_tell = report.is_some() && stream.may_tell(now);
+        if stream.keeps(now) {
+            self.fresh.insert(node.clone());
+        }
+        let Some(report) = report else {
             return (outcome, None);
         };
-        if !stream.may_tell(now) {
+        if !may_tell {
             Counters::add(&self.counters.suppressed, 1);
             return (outcome, None);
         }

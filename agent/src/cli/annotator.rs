@@ -160,7 +160,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Overheard = tokio::sync::mpsc::Receiver<netconsole::Overheard>;
+type Overheard = tokio::sync::mpsc::Receiver<netconsole::Heard>;
 
 /// Listens for netconsole, if that is wanted.
 fn hear(

@@ -4,7 +4,9 @@ use std::fmt::Write;
 use std::process::ExitCode;
 
 use agent_core::engine::{asker_text, rfc3339, told_text};
-use agent_core::model::{Account, Asked, Asker, Channel, DeathState, Line, Proof, RetryAdvice};
+use agent_core::model::{
+    Account, Asked, Asker, Channel, DeathState, Line, LogLine, Proof, RetryAdvice,
+};
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, Style, sanitize, styled};
@@ -20,6 +22,9 @@ Examples:
 
 Pods and nodes need not exist any more.
 Exit code: 0 if a reason is known, 3 if none is, 1 if it cannot be told.";
+
+/// In front of a line that netconsole alone told.
+const UNPROVEN: &str = "(netconsole, unproven) ";
 
 /// Say why a pod or a node went, and whether to run the work again.
 #[derive(Debug, clap::Args)]
@@ -108,9 +113,14 @@ fn told(answer: &Explanation, wide: bool, colour: bool) -> Result<String, std::f
     }
     if !answer.lines.is_empty() {
         page.heading("Last lines of the kernel")?;
-        for line in &answer.lines {
+        for LogLine { line, unproven } in &answer.lines {
             let time = page.faint(&printk_time(line));
-            writeln!(page.out, "  {time} {}", sanitize(&line.text))?;
+            let mark = if *unproven {
+                page.faint(UNPROVEN)
+            } else {
+                String::new()
+            };
+            writeln!(page.out, "  {time} {mark}{}", sanitize(&line.text))?;
         }
     }
     Ok(page.out)

@@ -19,7 +19,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use read::Query;
 pub use view::{Explanation, PodNote, Removed, Silent, Stopped, Summary};
-pub use write::{BootLines, Change, KeptRecord, SeenNode, Task};
+pub use write::{BootLines, Change, KeptRecord, OverheardLines, SeenNode, Task};
 
 #[cfg(test)]
 mod tests;

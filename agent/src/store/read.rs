@@ -1,9 +1,9 @@
 //! Questions to the store.
 
-use agent_core::engine::{Action, KnownNode};
+use agent_core::engine::{self, Action, KnownNode};
 use agent_core::model::{
-    BootId, Death, Line, NodeName, NodeObject, PodRef, Proof, Removal, SeenObject, Silence, Stop,
-    Timestamp,
+    BootId, Death, Line, LogLine, NodeName, NodeObject, PodRef, Proof, Removal, SeenObject,
+    Silence, Stop, Timestamp,
 };
 use rusqlite::{OptionalExtension, Row, named_params, params};
 use serde::{Deserialize, Serialize};
@@ -92,23 +92,34 @@ impl Store {
         Ok(found.into_iter().next())
     }
 
-    /// The last lines of a death's boot, oldest first.
-    pub fn lines(&self, death: &Death, last: u32) -> Result<Vec<Line>, Error> {
+    /// The last lines of a death's boot, oldest first; between them what netconsole
+    /// alone said.
+    pub fn lines(&self, death: &Death, last: u32) -> Result<Vec<LogLine>, Error> {
+        let (node, boot) = (death.node.as_str(), death.boot.to_string());
         let reader = self.reader();
-        let read = || -> rusqlite::Result<Vec<Line>> {
-            reader
+        let read = || -> rusqlite::Result<[Vec<Line>; 2]> {
+            let overheard: Vec<Line> = reader
+                .prepare_cached(
+                    "SELECT seq, mono_ns, 0, level, continues, text FROM overheard
+                     WHERE node = ?1 AND boot = ?2 ORDER BY mono_ns, seq",
+                )?
+                .query_map(params![node, boot], line)?
+                .collect::<rusqlite::Result<_>>()?;
+            // Any of the proven ones may be a copy of these.
+            let count = if overheard.is_empty() { last } else { u32::MAX };
+            let mut proven: Vec<Line> = reader
                 .prepare_cached(
                     "SELECT seq, mono_ns, cpu, level, continues, text FROM line
                      WHERE node = ?1 AND boot = ?2 ORDER BY mono_ns DESC, seq DESC LIMIT ?3",
                 )?
-                .query_map(
-                    params![death.node.as_str(), death.boot.to_string(), last],
-                    line,
-                )?
-                .collect()
+                .query_map(params![node, boot, count], line)?
+                .collect::<rusqlite::Result<_>>()?;
+            proven.reverse();
+            Ok([proven, overheard])
         };
-        let mut lines = read().map_err(|e| self.error(e))?;
-        lines.reverse();
+        let [proven, overheard] = read().map_err(|e| self.error(e))?;
+        let mut lines = engine::merged(proven, &overheard);
+        lines.drain(..lines.len().saturating_sub(last as usize));
         Ok(lines)
     }
 

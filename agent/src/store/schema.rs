@@ -8,7 +8,7 @@ use super::{Error, explain};
 
 /// One step per format; `user_version` counts those that were taken. Steps
 /// that were released are never changed.
-const STEPS: [&str; 6] = [
+const STEPS: [&str; 7] = [
     "
 CREATE TABLE node (
     name      TEXT PRIMARY KEY,
@@ -126,6 +126,21 @@ CREATE TABLE watched (
     id    INTEGER PRIMARY KEY CHECK (id = 1),
     at_ms INTEGER NOT NULL
 ) STRICT;
+",
+    "
+-- What netconsole said around crashes, without proof. Copies have their text and
+-- the time in common; that is 0 where they had none.
+CREATE TABLE overheard (
+    node        TEXT NOT NULL,
+    boot        TEXT NOT NULL,
+    mono_ns     INTEGER NOT NULL,
+    text        TEXT NOT NULL,
+    seq         INTEGER NOT NULL,
+    level       INTEGER,
+    continues   INTEGER NOT NULL,
+    received_ms INTEGER NOT NULL,
+    PRIMARY KEY (node, boot, mono_ns, text)
+) STRICT, WITHOUT ROWID;
 ",
 ];
 

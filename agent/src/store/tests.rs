@@ -2,13 +2,14 @@ use std::collections::BTreeMap;
 
 use agent_core::engine::Action;
 use agent_core::model::{
-    BootId, Channel, Death, DeathName, DeathState, Inventory, Line, Machine, Means, NodeName,
-    NodeObject, Notice, Opinion, PodRef, Proof, Record, RecordKind, Removal, SeenObject, Silence,
-    Stop, Timestamp, Told,
+    BootId, Channel, Death, DeathName, DeathState, Inventory, Line, LogLine, Machine, Means,
+    NodeName, NodeObject, Notice, Opinion, PodRef, Proof, Record, RecordKind, Removal, SeenObject,
+    Silence, Stop, Timestamp, Told,
 };
 
 use super::*;
 
+mod overheard;
 mod removals;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
@@ -132,7 +133,7 @@ fn what_is_committed_is_there_after_opening_again() {
         2
     );
     let last = store.lines(&death(1), 2).expect("readable");
-    let texts: Vec<&str> = last.iter().map(|line| line.text.as_str()).collect();
+    let texts: Vec<&str> = last.iter().map(|line| line.line.text.as_str()).collect();
     assert_eq!(texts, ["line 1.1", "line 1.2"]);
 
     let first = store.tasks().expect("readable")[0].id;

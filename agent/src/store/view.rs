@@ -2,7 +2,7 @@
 
 use agent_core::engine;
 use agent_core::model::{
-    Death, Line, PodRef, ReasonCode, Removal, RetryAdvice, Silence, Stop, Timestamp,
+    Death, LogLine, PodRef, ReasonCode, Removal, RetryAdvice, Silence, Stop, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -128,5 +128,5 @@ pub struct Explanation {
     /// All pods that it was written on.
     pub pods: Vec<PodNote>,
     /// The last lines of the kernel's log, oldest first.
-    pub lines: Vec<Line>,
+    pub lines: Vec<LogLine>,
 }

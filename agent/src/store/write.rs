@@ -13,6 +13,9 @@ use super::{Error, PodNote, Store};
 
 /// Most lines kept of one boot; a log of a crash has a few hundred.
 const LINES_MAX: i64 = 8_192;
+/// Most lines without proof kept of one boot, and of all; the oldest go first. They
+/// take no place from those that are proven.
+const OVERHEARD_MAX: (i64, i64) = (1_024, 200_000);
 /// Most deaths kept; what is unproven goes first, then the oldest.
 const DEATHS_MAX: i64 = 10_000;
 /// Most records kept (64 KiB each at most); the oldest go first.
@@ -60,6 +63,19 @@ pub struct BootLines {
     pub lines: Vec<Line>,
 }
 
+/// New lines of a boot that nobody has proven.
+#[derive(Clone, Debug)]
+pub struct OverheardLines {
+    /// The node.
+    pub node: NodeName,
+    /// The boot.
+    pub boot: BootId,
+    /// When the last came.
+    pub at: Timestamp,
+    /// The lines. A time of zero is none.
+    pub lines: Vec<Line>,
+}
+
 /// What the kernel of an earlier boot left.
 #[derive(Clone, Debug)]
 pub struct KeptRecord {
@@ -92,6 +108,8 @@ pub struct Change {
     pub deaths: Vec<Death>,
     /// New lines of a boot.
     pub lines: Vec<BootLines>,
+    /// New lines that nobody has proven.
+    pub overheard: Vec<OverheardLines>,
     /// What was found of earlier boots.
     pub records: Vec<KeptRecord>,
     /// What is to be done, in order.
@@ -109,6 +127,7 @@ impl Change {
             && self.watched.is_none()
             && self.deaths.is_empty()
             && self.lines.is_empty()
+            && self.overheard.is_empty()
             && self.records.is_empty()
             && self.actions.is_empty()
     }
@@ -132,6 +151,8 @@ pub(crate) struct Committed {
     pub(crate) tasks: Vec<Task>,
     /// Lines that were not kept because their boot has too many.
     pub(crate) lines_cut: u64,
+    /// The same of lines without proof.
+    pub(crate) overheard_cut: u64,
 }
 
 impl Store {
@@ -180,6 +201,9 @@ impl Store {
             }
             for lines in &change.lines {
                 done.lines_cut += put_lines(&tx, lines)?;
+            }
+            for lines in &change.overheard {
+                done.overheard_cut += put_overheard(&tx, lines)?;
             }
             for record in &change.records {
                 put_record(&tx, now, record)?;
@@ -415,6 +439,42 @@ fn put_lines(tx: &Transaction<'_>, new: &BootLines) -> rusqlite::Result<u64> {
     Ok(new.lines.len().saturating_sub(room) as u64)
 }
 
+/// Stores lines without proof, and gives how many others had to go.
+fn put_overheard(tx: &Transaction<'_>, new: &OverheardLines) -> rusqlite::Result<u64> {
+    let (node, boot) = (new.node.as_str(), new.boot.to_string());
+    let mut insert = tx.prepare_cached(
+        "INSERT OR IGNORE INTO overheard
+         (node, boot, mono_ns, text, seq, level, continues, received_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+    )?;
+    for line in &new.lines {
+        insert.execute(params![
+            node,
+            boot,
+            line.mono_ns as i64,
+            line.text,
+            line.seq as i64,
+            line.level,
+            line.continues,
+            new.at.0 as i64,
+        ])?;
+    }
+    let have: i64 = tx
+        .prepare_cached("SELECT count(*) FROM overheard WHERE node = ?1 AND boot = ?2")?
+        .query_row(params![node, boot], |row| row.get(0))?;
+    if have <= OVERHEARD_MAX.0 {
+        return Ok(0);
+    }
+    let cut = tx
+        .prepare_cached(
+            "DELETE FROM overheard WHERE node = ?1 AND boot = ?2 AND (mono_ns, text) IN
+             (SELECT mono_ns, text FROM overheard WHERE node = ?1 AND boot = ?2
+              ORDER BY received_ms DESC, mono_ns DESC, seq DESC LIMIT -1 OFFSET ?3)",
+        )?
+        .execute(params![node, boot, OVERHEARD_MAX.0])?;
+    Ok(cut as u64)
+}
+
 fn put_record(tx: &Transaction<'_>, now: Timestamp, kept: &KeptRecord) -> rusqlite::Result<()> {
     let record = &kept.record;
     let new = tx
@@ -504,6 +564,13 @@ fn prune(writer: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
         "DELETE FROM line WHERE NOT EXISTS
          (SELECT 1 FROM death WHERE death.node = line.node AND death.boot = line.boot)",
         [],
+    )?;
+    tx.execute(
+        "DELETE FROM overheard WHERE NOT EXISTS
+         (SELECT 1 FROM death WHERE death.node = overheard.node AND death.boot = overheard.boot)
+         OR received_ms <=
+         (SELECT received_ms FROM overheard ORDER BY received_ms DESC LIMIT 1 OFFSET ?1)",
+        [OVERHEARD_MAX.1],
     )?;
     tx.execute(
         "DELETE FROM record WHERE received_ms <=

@@ -79,3 +79,71 @@ fn a_spoofer_gets_a_record_without_proof_and_nothing_done() {
     assert_eq!(dead["reason_code"], "InitExited");
     annotator.stop();
 }
+
+/// The last lines of the only node, with their times; `?` where nothing is proven.
+fn last_lines(annotator: &Annotator) -> Vec<String> {
+    let answer = annotator.ask(&["why", "node/w01", "-o", "json", "--lines", "100"]);
+    let answer: Value = serde_json::from_slice(&answer.stdout).unwrap_or_default();
+    let lines = answer["lines"].as_array().cloned().unwrap_or_default();
+    let brief = |line: &Value| {
+        let mark = if line["unproven"] == true { "?" } else { "" };
+        format!("{mark}{}", line["text"].as_str().unwrap_or_default())
+    };
+    lines.iter().map(brief).collect()
+}
+
+#[test]
+fn its_lines_around_a_death_stand_among_those_that_are_proven() {
+    let (_dir, dir) = place();
+    let annotator = Annotator::start(&dir);
+    let mut node = Node::new(&dir, 1);
+    node.hello(&annotator);
+    node.send(&annotator, 99, Kind::Heartbeat, |_| {});
+    annotator.knows_nodes(1);
+    annotator.settled(2);
+    let panic = "Kernel panic - not syncing: Attempted to kill init! exitcode=0x0000000b";
+    let record = |seq: u64, text: &str| format!("0,{seq},{},-;{text}\n", 100_000_000 + seq);
+    let said = |all: &[(u64, &str)]| -> Vec<String> {
+        all.iter().map(|(seq, text)| record(*seq, text)).collect()
+    };
+    let send = |all: &[String]| {
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        spoof(&annotator, "127.0.0.1", &all);
+    };
+
+    // Only netconsole speaks.
+    send(&said(&[(7, "before"), (8, panic), (9, "Call Trace:")]));
+    let alone = ["?before", &format!("?{panic}"), "?Call Trace:"];
+    eventually("its lines", || {
+        (last_lines(&annotator) == alone).then_some(())
+    });
+    let why = text(&annotator.ask(&["why", "node/w01"]));
+    let marked = format!("] (netconsole, unproven) {panic}\n");
+    assert!(why.contains(&marked), "{why}");
+
+    // The same comes by the gasp, and each of the two has a line more.
+    node.lines(&annotator, 100, &[panic, "Call Trace:", "Rebooting"]);
+    node.loses_init(&annotator);
+    send(&said(&[(9, "Call Trace:"), (10, " panic+0x1/0x2")]));
+    let both = [
+        "?before",
+        panic,
+        "Call Trace:",
+        "? panic+0x1/0x2",
+        "Rebooting",
+    ];
+    eventually("both in one", || {
+        (last_lines(&annotator) == both).then_some(())
+    });
+
+    // What names a boot that nobody knows is of none, nor what another clock shows.
+    let other = format!("0,11,100000011,-;other\n boot={}\n", BootId([9; 16]));
+    let young = "[    5.000000] Kernel panic - not syncing: young\n".to_owned();
+    send(&[other, young]);
+    let lost = "\"netconsole_lines_of_no_known_boot\"} ";
+    eventually(lost, || {
+        get(&annotator.url, "/metrics").contains(lost).then_some(())
+    });
+    assert_eq!(last_lines(&annotator), both);
+    annotator.stop();
+}

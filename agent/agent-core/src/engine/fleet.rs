@@ -283,6 +283,11 @@ impl Fleet {
         self.nodes.get(node)?.boots.iter().find(|b| b.id == boot)
     }
 
+    /// The boots of a node that are known; the last one runs now.
+    pub(super) fn boots(&self, node: &NodeName) -> &[Boot] {
+        self.nodes.get(node).map_or(&[], |node| &node.boots)
+    }
+
     /// Whether this boot of the node was heard of.
     pub(super) fn knows(&self, node: &NodeName, boot: BootId) -> bool {
         self.find(node, boot).is_some()

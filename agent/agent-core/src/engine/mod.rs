@@ -13,6 +13,7 @@ mod explain;
 mod fleet;
 mod io;
 mod lease;
+mod log;
 mod overheard;
 mod record;
 mod removal;
@@ -38,6 +39,7 @@ pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
 pub use asked::{asker_text, stopped, told_text};
 pub use explain::{Retry, by, reason, reason_code, retry, silent};
 pub use io::{Action, Input, KnownNode, Limits, Output, Stats};
+pub use log::merged;
 pub use removal::{removed, shows_more};
 pub use text::{escaped, rfc3339};
 

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use super::case::Case;
+use super::fleet::Boot;
+use super::log::same_time;
 use super::text::escaped;
 use super::{Engine, Key, Output, explain};
 use crate::model::{
@@ -104,6 +106,32 @@ impl Engine {
         }
     }
 
+    /// Which boot of a node such text is of, if it can be of one only: the one that it
+    /// names; else the one whose clock shows about `printed_ns` now, when its last line
+    /// was printed; where it has no time, the one that runs and was heard just before.
+    pub fn boot_of_text(
+        &self,
+        now: Timestamp,
+        node: &NodeName,
+        named: Option<BootId>,
+        printed_ns: Option<u64>,
+    ) -> Option<BootId> {
+        if named.is_some() {
+            return named.filter(|boot| self.fleet.knows(node, *boot));
+        }
+        let boots = self.fleet.boots(node);
+        let Some(printed_ns) = printed_ns else {
+            let last = boots.last()?;
+            let is_new = |heard| now.since(heard) < self.limits.silence_ms;
+            return last.heard.is_some_and(is_new).then_some(last.id);
+        };
+        let mut fit = boots.iter().filter(|boot| shows(boot, now, printed_ns));
+        match (fit.next(), fit.next()) {
+            (Some(only), None) => Some(only.id),
+            _ => None,
+        }
+    }
+
     /// A sign of life of a boot of which only such text speaks.
     pub(super) fn refute(&mut self, now: Timestamp, key: &Key, fresh: bool, out: &mut Vec<Output>) {
         let Some(death) = self.unproven.deaths.get_mut(key) else {
@@ -115,6 +143,15 @@ impl Engine {
             out.push(Output::Record(Box::new(death.clone())));
         }
     }
+}
+
+/// Whether the boot's clock, going on since it was heard, shows about this now.
+fn shows(boot: &Boot, now: Timestamp, printed_ns: u64) -> bool {
+    let Some(heard) = boot.heard.filter(|_| boot.life.newest_ns() > 0) else {
+        return false;
+    };
+    let since_ns = now.since(heard).saturating_mul(1_000_000);
+    same_time(printed_ns, boot.life.newest_ns().saturating_add(since_ns))
 }
 
 /// What is in the timeline of a boot.

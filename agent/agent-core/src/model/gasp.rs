@@ -257,3 +257,14 @@ pub struct Line {
     /// with invalid UTF-8 replaced.
     pub text: String,
 }
+
+/// A line of a log, and whether to believe it.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The line.
+    #[serde(flatten)]
+    pub line: Line,
+    /// Only netconsole told it, which proves nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unproven: bool,
+}

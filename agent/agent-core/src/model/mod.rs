@@ -15,7 +15,7 @@ mod time;
 
 pub use asked::{Asked, Asker, Means, Process, Stop, Told};
 pub use death::{Account, Channel, Death, DeathState, Evidence, Proof, RetryAdvice, Step};
-pub use gasp::{Body, Context, Gasp, HoldPoint, Line, Notice, Word};
+pub use gasp::{Body, Context, Gasp, HoldPoint, Line, LogLine, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
 pub use inventory::{Inventory, NOT_ATTACHED, PreviousBoot};
 pub use record::{Record, RecordKind};

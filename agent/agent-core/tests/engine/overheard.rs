@@ -60,6 +60,44 @@ fn alone_it_is_a_record_and_a_sign_of_life_refutes_it() {
 }
 
 #[test]
+fn text_is_of_the_boot_that_it_can_only_be_of() {
+    let at = |s: u64| Timestamp(1_700_000_000_000 + s * 1_000);
+    // One boot was up for 5,000 s when it was heard last; the next one comes 60 s later.
+    let story = |is_back: bool| {
+        let mut engine = Engine::new(Limits::default());
+        engine.step(at(0), gasp(1, 5_000, Body::Heartbeat));
+        if is_back {
+            engine.step(at(60), gasp(2, 20, Body::Heartbeat));
+        }
+        engine
+    };
+    let boot = |id: u8| BootId([id; 16]);
+    for (is_back, named, now_s, printed_s, want) in [
+        // It says so, and such a boot is known.
+        (false, Some(1), 900, None, Some(1)),
+        (false, Some(9), 0, Some(5_000), None),
+        // Its clock shows this.
+        (false, None, 2, Some(5_002), Some(1)),
+        (false, None, 2, Some(5_009), Some(1)),
+        // This is another boot's, of which nobody has heard yet.
+        (false, None, 30, Some(8), None),
+        (false, None, 2, None, Some(1)),
+        (false, None, 30, None, None),
+        (true, None, 61, Some(21), Some(2)),
+        (true, None, 61, Some(5_061), Some(1)),
+        (true, None, 61, Some(2_000), None),
+    ] {
+        let engine = story(is_back);
+        let printed = printed_s.map(|s: u64| s * SECOND);
+        let found = engine.boot_of_text(at(now_s), &node(0), named.map(boot), printed);
+        let row = (is_back, named, now_s, printed_s);
+        assert_eq!(found, want.map(boot), "{row:?}");
+    }
+    let stranger = story(true).boot_of_text(at(61), &node(7), None, None);
+    assert_eq!(stranger, None);
+}
+
+#[test]
 fn it_joins_the_death_that_is_proven_before_or_after() {
     let panic = || gasp(1, 100, word(Notice::Panic, 100));
     let text = |title| overheard(0, None, title);

@@ -10,14 +10,14 @@ use std::{io, thread};
 use agent_core::model::Timestamp;
 use tokio::sync::mpsc;
 
-use super::{Addresses, Collector, Counters, DATAGRAM_MAX, Overheard};
+use super::{Addresses, Collector, Counters, DATAGRAM_MAX, Heard};
 use crate::gasp::drops::kernel_drops;
 use crate::gasp::inlet::{self, Batch};
 
 /// Bytes of socket buffer to ask for; the kernel may give less. A report of a
 /// hundred lines takes about 80 KiB of it.
 const BUFFER: usize = 8 << 20;
-/// Crashes that may wait to be taken.
+/// Crashes, and batches of lines around them, that may wait to be taken.
 const QUEUE: usize = 256;
 /// Datagrams taken from the socket at once.
 const BATCH: usize = 64;
@@ -59,7 +59,7 @@ impl Listener {
         listen: SocketAddr,
         addresses: Arc<Addresses>,
         clock: impl Fn() -> Timestamp + Send + 'static,
-    ) -> Result<(Self, mpsc::Receiver<Overheard>), Error> {
+    ) -> Result<(Self, mpsc::Receiver<Heard>), Error> {
         let socket = inlet::bind(listen, BUFFER, false)
             .map_err(|source| Error::Listen { listen, source })?;
         let socket = Arc::new(socket);
@@ -118,7 +118,7 @@ fn hear(
     socket: &UdpSocket,
     addresses: Arc<Addresses>,
     counters: &Arc<Counters>,
-    queue: &mpsc::Sender<Overheard>,
+    queue: &mpsc::Sender<Heard>,
     stop: &AtomicBool,
     clock: &impl Fn() -> Timestamp,
 ) {
@@ -137,9 +137,15 @@ fn hear(
         }
         let now = clock();
         for (datagram, source) in batch.iter() {
-            let overheard = collector.take(datagram, source.ip(), now);
-            if overheard.is_some_and(|overheard| queue.try_send(overheard).is_err()) {
+            let crash = collector.take(datagram, source.ip(), now).map(Heard::Crash);
+            if crash.is_some_and(|crash| queue.try_send(crash).is_err()) {
                 Counters::add(&counters.queue_full, 1);
+            }
+        }
+        for heard in collector.lines(now) {
+            let count = heard.lines.len() as u64;
+            if queue.try_send(Heard::Lines(heard)).is_err() {
+                Counters::add(&counters.lines_cut, count);
             }
         }
     }

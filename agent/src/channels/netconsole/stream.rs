@@ -27,6 +27,14 @@ const TOLD: Rate = Rate {
     within_ms: 60_000,
 };
 
+/// Lines in front of a report that are kept with it.
+const CONTEXT: usize = 32;
+/// How long lines are kept after a report was told, in milliseconds.
+const KEEP_MS: u64 = 60_000;
+/// How much earlier a line was printed than the one before it, if they are of two
+/// boots and nothing else tells them apart.
+const BACK_NS: u64 = 30_000_000_000;
+
 /// What became of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Taken {
@@ -56,6 +64,11 @@ pub(super) struct Stream {
     changed: bool,
     told: Option<Report>,
     tellings: Limiter,
+    /// Until when lines are to be kept.
+    keep_until: Timestamp,
+    /// The lines that were given to be kept.
+    kept: BTreeSet<u64>,
+    keeping: Limiter,
 }
 
 impl Stream {
@@ -101,16 +114,24 @@ impl Stream {
             {
                 line.text.push_str(piece);
                 self.bytes += piece.len();
-                let (seq, text) = (line.seq, line.text.clone());
-                self.look(seq, 0, &text);
+                let (seq, mono_ns, text) = (line.seq, line.mono_ns, line.text.clone());
+                self.look(seq, mono_ns, &text);
                 continue;
+            }
+            let mono_ns = agent_decode::printed_ns(piece).unwrap_or(0);
+            let before = self
+                .lines
+                .last_key_value()
+                .map_or(0, |(_, line)| line.mono_ns);
+            if mono_ns > 0 && mono_ns.saturating_add(BACK_NS) < before {
+                self.begin();
             }
             let next = |(_, newest): (u64, u64)| newest.saturating_add(1);
             let seq = self.span.map_or(0, next);
             self.number(seq);
             self.put(Line {
                 seq,
-                mono_ns: 0,
+                mono_ns,
                 cpu: 0,
                 level: None,
                 continues: false,
@@ -142,9 +163,48 @@ impl Stream {
         Some(report)
     }
 
-    /// Whether there is room for another telling in this minute.
+    /// Whether there is room for another telling in this minute. If so, the lines
+    /// around it are to be kept.
     pub(super) fn may_tell(&mut self, now: Timestamp) -> bool {
-        self.tellings.allows(TOLD, now)
+        let may = self.tellings.allows(TOLD, now);
+        if may {
+            self.keep_until = now.plus(KEEP_MS);
+        }
+        may
+    }
+
+    /// Whether lines are to be kept now.
+    pub(super) fn keeps(&self, now: Timestamp) -> bool {
+        now < self.keep_until
+    }
+
+    /// The boot that the text names, if it does.
+    pub(super) fn boot(&self) -> Option<BootId> {
+        self.boot
+    }
+
+    /// Whether there is room for another line in this minute.
+    pub(super) fn may_keep(&mut self, rate: Rate, now: Timestamp) -> bool {
+        self.keeping.allows(rate, now)
+    }
+
+    /// The lines that are to be kept and were not given before.
+    pub(super) fn lines_to_keep(&mut self, now: Timestamp) -> Vec<Line> {
+        let Some(open) = self.open.filter(|_| self.keeps(now)) else {
+            return Vec::new();
+        };
+        let context = self.lines.range(..open).rev().take(CONTEXT).last();
+        let first = context.map_or(open, |(seq, _)| *seq);
+        // More of the last one may come.
+        let last = self.lines.last_key_value().map(|(seq, _)| *seq);
+        let unfinished = last.filter(|_| self.unfinished);
+        let mut fresh = Vec::new();
+        for (seq, line) in self.lines.range(first..) {
+            if Some(*seq) != unfinished && self.kept.insert(*seq) {
+                fresh.push(line.clone());
+            }
+        }
+        fresh
     }
 
     /// Takes a number in; false if it came before, or was given up.
@@ -185,6 +245,7 @@ impl Stream {
         *self = Self {
             missing: self.missing.saturating_add(self.gaps.len() as u64),
             tellings: std::mem::take(&mut self.tellings),
+            keeping: std::mem::take(&mut self.keeping),
             ..Self::default()
         };
     }
@@ -206,9 +267,10 @@ impl Stream {
             self.bytes -= cost(&old);
         }
         while self.lines.len() > LINES || self.bytes > BYTES {
-            let Some((_, line)) = self.lines.pop_first() else {
+            let Some((seq, line)) = self.lines.pop_first() else {
                 break;
             };
+            self.kept.remove(&seq);
             self.bytes -= cost(&line);
         }
         self.look(seq, mono_ns, &text);

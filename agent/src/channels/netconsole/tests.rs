@@ -173,6 +173,75 @@ fn a_number_far_ahead_mutes_nobody() {
     assert!(missing <= 5 << 16, "{missing}");
 }
 
+/// The texts of the lines that are to be kept.
+fn kept(collector: &mut Collector, now: u64) -> Vec<String> {
+    let heard = collector.lines(Timestamp(now));
+    assert!(heard.len() <= 1, "one node spoke: {heard:?}");
+    let lines = heard.into_iter().flat_map(|heard| heard.lines);
+    lines.map(|line| line.text).collect()
+}
+
+#[test]
+fn lines_around_a_crash_are_kept_once_and_others_are_not() {
+    let mut collector = collector();
+    let take = |collector: &mut Collector, seq, text: &str, now| {
+        collector.take(&record(seq, text), SOURCE, Timestamp(now));
+    };
+    for seq in 0..60 {
+        take(&mut collector, seq, &format!("well {seq}"), 1);
+        assert!(kept(&mut collector, 1).is_empty());
+    }
+    for (seq, text) in (60..).zip(&DEATH[1..]) {
+        take(&mut collector, seq, text, 1);
+    }
+    let lines = kept(&mut collector, 1);
+    assert_eq!(lines[..2], ["well 28", "well 29"], "32 that came before");
+    assert_eq!(lines[32..], DEATH[1..]);
+    // What comes late, twice, and after.
+    take(&mut collector, 68, "behind", 2);
+    take(&mut collector, 68, "behind", 2);
+    take(&mut collector, 67, "late", 2);
+    assert_eq!(kept(&mut collector, 2), ["late", "behind"]);
+    take(&mut collector, 69, "a minute later", 60_001);
+    assert!(kept(&mut collector, 60_001).is_empty());
+}
+
+#[test]
+fn lines_of_the_basic_format_have_the_time_that_is_printed_and_end_before_they_are_kept() {
+    let mut collector = collector();
+    let take = |collector: &mut Collector, text: &str| {
+        collector.take(text.as_bytes(), SOURCE, Timestamp(1));
+    };
+    take(
+        &mut collector,
+        "[  100.000001] Kernel panic - not syncing: x\n[  100.000002] CPU: ",
+    );
+    let heard = collector.lines(Timestamp(1)).remove(0).lines;
+    assert_eq!(heard.len(), 1, "{heard:?}");
+    assert_eq!(heard[0].mono_ns, 100_000_001_000);
+    take(&mut collector, "1\n");
+    assert_eq!(kept(&mut collector, 1), ["CPU: 1"]);
+    // The next boot's lines are none of that crash.
+    take(&mut collector, "[    3.000000] all is well\n");
+    assert!(kept(&mut collector, 1).is_empty());
+}
+
+#[test]
+fn a_flood_of_lines_around_crashes_is_cut_short() {
+    let mut collector = collector();
+    let mut count = 0;
+    for seq in 0..2_000 {
+        let crash = record(seq, "Kernel panic - not syncing: x");
+        collector.take(&crash, SOURCE, Timestamp(1));
+        count += kept(&mut collector, 1).len();
+    }
+    assert_eq!(count, 512);
+    assert_eq!(
+        collector.counters.lines_cut.load(Ordering::Relaxed),
+        2_000 - 512
+    );
+}
+
 #[test]
 fn what_programs_say_is_not_missing() {
     let mut collector = collector();
