@@ -81,15 +81,6 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
             }
             counted(pass::prepare("lab", true)?.arg("--quick"))
         });
-        part("next boot", &|| {
-            if let Some(reason) = setup::obstacle(&[Need::Ebpf, Need::Musl, Need::Lab]) {
-                return Ok(skipped(&reason));
-            }
-            let mut command = of_cases();
-            command.args(["--test", "next_boot"]);
-            Built::all(false)?.name_to(&mut command);
-            counted(&mut command)
-        });
         part("Kubernetes", &|| {
             if let Some(reason) = setup::obstacle(&[Need::ControlPlane, Need::Musl]) {
                 return Ok(skipped(&reason));

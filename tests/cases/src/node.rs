@@ -79,13 +79,7 @@ pub fn build() -> Result<String> {
 /// The machine, with everything that it needs to live as a node and to die in
 /// any of the guest's ways.
 pub fn machine(cache: &Cache, kernel: &Kernel, cpus: u32) -> Result<Machine> {
-    machine_with(cache, kernel, cpus, Vec::new())
-}
-
-/// The same with more files in it.
-pub fn machine_with(cache: &Cache, kernel: &Kernel, cpus: u32, more: Vec<File>) -> Result<Machine> {
-    let mut files = more;
-    files.extend(initramfs::modules(kernel)?);
+    let mut files = initramfs::modules(kernel)?;
     let (guest, agent) = match kernel.arch {
         Arch::Amd64 => ("LASTGASP_GUEST", "LASTGASP_BINARY"),
         Arch::Arm64 => ("LASTGASP_GUEST_ARM64", "LASTGASP_BINARY_ARM64"),

@@ -9,7 +9,9 @@ use anyhow::{Context as _, Result};
 use harness::kernels;
 use serde::{Deserialize, Serialize};
 
-use super::report::{self, Cell, Matrix, Place};
+use super::channels::NETCONSOLE;
+use super::next_boot::{KDUMP, PSTORE};
+use super::report::{Cell, Matrix, Place};
 use super::scenes;
 use super::ways::{self, Demand};
 
@@ -24,7 +26,8 @@ const GOOD_MIN: usize = 90;
 /// milliseconds: whoever watches the node has given it up by itself soon.
 const IN_TIME_MS: f64 = 1000.0;
 
-/// The name, among a cell's other channels, of what the next boot finds.
+/// The name, among a cell's other channels, of what the next boot says of a machine that
+/// kept no log.
 pub const NEXT_BOOT: &str = "next boot";
 
 /// Whether a death is told, best last; what cannot be is neither better nor worse.
@@ -80,7 +83,7 @@ pub struct Entry {
     pub word_ms: (f64, f64),
     /// How long the kernel was held: median and greatest, milliseconds.
     pub hold_ms: (f64, f64),
-    /// What the other channels said: `yes 3, no 1`.
+    /// What the other channels said, and when (median): `yes 3, no 1, 25 ms`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channels: BTreeMap<String, String>,
 }
@@ -101,11 +104,7 @@ impl Entry {
             whole: cell.complete,
             word_ms: tenth(cell.word_ms()),
             hold_ms: tenth(cell.hold_ms()),
-            channels: cell
-                .channels
-                .iter()
-                .map(|(channel, said)| (channel.clone(), report::counts(said)))
-                .collect(),
+            channels: cell.said(),
         }
     }
 
@@ -162,7 +161,8 @@ fn told(place: &Place, cell: &Cell) -> Grade {
         None | Some(Demand::End) => cell.words == cell.runs,
         Some(Demand::Word | Demand::Everything) => cell.good * 100 >= cell.runs * GOOD_MIN,
     };
-    let next_boot = cell.channels.get(NEXT_BOOT);
+    let later = [NEXT_BOOT, PSTORE, KDUMP];
+    let next_boot = later.iter().find_map(|name| cell.channels.get(*name));
     match next_boot {
         _ if by_gasp && cell.word_ms().0 > IN_TIME_MS => Grade::Late,
         _ if by_gasp => Grade::Yes,
@@ -319,6 +319,9 @@ impl Coverage {
                 cells.iter().flat_map(|e| e.channels.keys()).collect();
             for channel in channels {
                 let _ = writeln!(text, "\n### {cpus} CPU{plural}: {channel}\n");
+                if let Some(since) = since(channel) {
+                    let _ = writeln!(text, "Times (median) count from {since}.\n");
+                }
                 let has_it = |e: &&Entry| e.channels.contains_key(channel);
                 let ways: BTreeSet<&str> = cells
                     .iter()
@@ -361,6 +364,15 @@ fn way_names() -> Vec<&'static str> {
     ways::names(false).chain(scenes::names()).collect()
 }
 
+/// What a channel's times count from.
+fn since(channel: &str) -> Option<&'static str> {
+    match channel {
+        NETCONSOLE => Some("the console's line that says why"),
+        PSTORE | KDUMP => Some("the next boot's agent being ready until the reason is written"),
+        _ => None,
+    }
+}
+
 /// Ways down, kernels across.
 fn table(text: &mut String, kernels: &[String], cells: &[&Entry], show: &dyn Fn(&Entry) -> String) {
     let is_there = |kernel: &&str| cells.iter().any(|e| e.kernel == **kernel);
@@ -389,6 +401,7 @@ fn table(text: &mut String, kernels: &[String], cells: &[&Entry], show: &dyn Fn(
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::DeathRecord;
     use super::*;
 
     fn entry(told: Grade, good: usize) -> Entry {
@@ -468,6 +481,27 @@ mod tests {
             cell.first_ms.push(ms);
             assert_eq!(told(&place, &cell), grade);
         }
+    }
+
+    #[test]
+    fn a_scene_that_only_the_next_boot_tells_is_late() {
+        let grade = |way: &str, channel: &str, said: &str, words| {
+            let place = Place {
+                kernel: "6.1".into(),
+                cpus: 2,
+                way: way.into(),
+            };
+            let mut record = DeathRecord::good("6.1", 2, way);
+            record.first_word_ms = (words > 0).then_some(3.0);
+            record.channels.insert(channel.into(), said.into());
+            let mut cell = Cell::default();
+            cell.add(&record);
+            told(&place, &cell)
+        };
+        assert_eq!(grade("ramoops", PSTORE, "yes", 0), Grade::Late);
+        assert_eq!(grade("ramoops", PSTORE, "no", 0), Grade::No);
+        assert_eq!(grade("kdump", KDUMP, "yes", 0), Grade::Late);
+        assert_eq!(grade("kdump", KDUMP, "no", 1), Grade::Yes);
     }
 
     #[test]

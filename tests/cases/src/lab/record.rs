@@ -10,8 +10,6 @@ use agent_core::model::{HoldPoint, Proof, ReasonCode};
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
-use super::channels::NETCONSOLE;
-use super::coverage::NEXT_BOOT;
 use super::run::{Done, Fate, Task};
 
 /// Which death it was: enough to die it again.
@@ -98,10 +96,10 @@ pub struct DeathRecord {
     /// What each of the other channels said: `yes`, `slow`, or why not.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub channels: BTreeMap<String, String>,
-    /// From the console's line that says why to the datagram by which netconsole had
-    /// told the reason.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub netconsole_ms: Option<f64>,
+    /// And when: netconsole's from the console's line that says why, that of what the next
+    /// boot finds from its agent being ready.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub channels_ms: BTreeMap<String, f64>,
 }
 
 impl DeathRecord {
@@ -144,7 +142,7 @@ impl DeathRecord {
             proof: None,
             reason: None,
             channels: BTreeMap::new(),
-            netconsole_ms: None,
+            channels_ms: BTreeMap::new(),
         }
     }
 
@@ -171,14 +169,10 @@ impl DeathRecord {
                 record.holds_expired = verdict.holds_expired;
                 record.proof = verdict.proof;
                 record.reason = verdict.reason;
-                if let Some(told) = verdict.netconsole {
-                    record
-                        .channels
-                        .insert(NETCONSOLE.into(), told.word().into());
-                    record.netconsole_ms = told.ms();
-                }
-                if let Some(said) = &verdict.next_boot {
-                    record.channels.insert(NEXT_BOOT.into(), said.clone());
+                for (channel, (said, ms)) in &verdict.channels {
+                    record.channels.insert((*channel).into(), said.clone());
+                    let ms = ms.map(|ms| ((*channel).to_owned(), ms));
+                    record.channels_ms.extend(ms);
                 }
             }
             Err(error) => record.misses.push(format!("{error:#}")),

@@ -51,6 +51,7 @@ pub struct Cell {
     pub not_possible: Option<String>,
     /// Of each other channel: what it said, and how often.
     pub channels: BTreeMap<String, BTreeMap<String, usize>>,
+    channels_ms: BTreeMap<String, Vec<f64>>,
     /// Of each first word: from the kernel's hook, in milliseconds.
     pub(super) first_ms: Vec<f64>,
     hold_ms: Vec<f64>,
@@ -84,6 +85,20 @@ impl Cell {
             let of_channel = self.channels.entry(channel.clone()).or_default();
             *of_channel.entry(said.clone()).or_default() += 1;
         }
+        for (channel, ms) in &record.channels_ms {
+            let of_channel = self.channels_ms.entry(channel.clone()).or_default();
+            of_channel.push(*ms);
+        }
+    }
+
+    /// What each other channel said how often, and when (median): `yes 3, 25 ms`.
+    pub fn said(&self) -> BTreeMap<String, String> {
+        let when = |channel: &String| match self.channels_ms.get(channel) {
+            Some(ms) => format!(", {:.0} ms", spread(ms).0),
+            None => String::new(),
+        };
+        let said = |(channel, said)| (String::clone(channel), counts(said) + &when(channel));
+        self.channels.iter().map(said).collect()
     }
 
     /// First word, median and greatest, in milliseconds.
@@ -162,8 +177,8 @@ pub fn table(matrix: &Matrix) -> String {
             "{machine:<15} {way:<17} {:>5} {:>5} {:>6} {:>5}  {:>6.1} {:>7.1}  {:>6.1} {:>7.1}",
             cell.runs, cell.words, cell.complete, cell.good, word, word_max, hold, hold_max
         );
-        for (channel, said) in &cell.channels {
-            let _ = writeln!(text, "{:<33} {channel}: {}", "", counts(said));
+        for (channel, said) in cell.said() {
+            let _ = writeln!(text, "{:<33} {channel}: {said}", "");
         }
     }
     text.push_str("word and hold: median and greatest; word counts from the kernel's hook\n");
@@ -178,4 +193,22 @@ pub fn table(matrix: &Matrix) -> String {
         counts(&held_at)
     );
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_says_how_often_and_when() {
+        let mut cell = Cell::default();
+        for (said, ms) in [("yes", Some(20.4)), ("no", None), ("yes", Some(31.0))] {
+            let mut record = DeathRecord::good("6.1", 2, "erst");
+            record.channels.insert("pstore".into(), said.into());
+            let ms = ms.map(|ms| ("pstore".to_owned(), ms));
+            record.channels_ms.extend(ms);
+            cell.add(&record);
+        }
+        assert_eq!(cell.said()["pstore"], "no 1, yes 2, 31 ms");
+    }
 }

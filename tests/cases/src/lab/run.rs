@@ -9,6 +9,7 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use harness::tool::Skip;
 use harness::vm::{ConsoleLine, Machine, Outcome, Vm};
 use harness::wire::Datagram;
 use harness::{disk, host};
@@ -17,7 +18,9 @@ use lastgasp::gasp::protocol::{Frame, Kind};
 
 use super::bless;
 use super::channels::{self, Overheard};
-use super::scenes::{self, Plot, Scene};
+use super::coverage::NEXT_BOOT;
+use super::scenes::{Plot, Scene};
+use super::stories::Stage;
 use super::verdict::{self, Verdict};
 use super::ways::{Demand, Way};
 use crate::node;
@@ -182,7 +185,11 @@ pub fn work<'a>(queue: &Mutex<VecDeque<Task<'a>>>, done: &Sender<Done<'a>>, keep
             return;
         };
         let (start, stolen) = (Instant::now(), host::stolen_ms());
-        let end = die(&task, keep);
+        // What shows only on the way, and is nobody's fault.
+        let end = die(&task, keep).or_else(|error| match error.downcast() {
+            Ok(Skip(why)) => Ok(Fate::NotPossible(why)),
+            Err(error) => Err(error),
+        });
         let stolen_ms = host::stolen_ms()
             .zip(stolen)
             .map(|(now, then)| now.saturating_sub(then));
@@ -209,15 +216,23 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<Fate> {
     let mut machine = task.on.machine.clone();
     machine.disk = Some(disk.clone());
     let (vm, way, demand) = match task.how {
-        How::Scene(scene) => {
-            disk::empty(&disk)?;
-            match &scene.plot {
-                Plot::Story(story, _) => {
-                    return Ok(Fate::Died(Verdict::of(scenes::tell(*story, &machine))));
-                }
-                Plot::Death(death) => (death.stage(&machine)?, death.way()?, death.demand),
+        How::Scene(scene) => match &scene.plot {
+            Plot::Story(story, _) => {
+                let told = Stage::new(&machine).and_then(|mut stage| story(&mut stage));
+                return Ok(Fate::Died(Verdict::of(told)));
             }
-        }
+            Plot::NextBoot(it) => {
+                let (verdict, since, outcome) = it.play(&machine, &task.on.kernel)?;
+                if !verdict.misses.is_empty() {
+                    save(task, since, &outcome, &verdict, keep.misses)?;
+                }
+                return Ok(Fate::Died(verdict));
+            }
+            Plot::Death(death) => {
+                disk::empty(&disk)?;
+                (death.stage(&machine)?, death.way()?, death.demand)
+            }
+        },
         How::Way(way) if !task.cold => (restore(task, &disk)?, way, way.demand_on(machine.cpus)),
         How::Way(way) => {
             disk::empty(&disk)?;
@@ -233,7 +248,7 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<Fate> {
         if said != "yes" {
             verdict.misses.push(format!("next boot: {said}"));
         }
-        verdict.next_boot = Some(said);
+        verdict.channels.insert(NEXT_BOOT, (said, None));
     }
     if !verdict.misses.is_empty() {
         save(task, since, &outcome, &verdict, keep.misses)?;
@@ -280,7 +295,8 @@ fn kill(
         if is_demanded && told == Overheard::No {
             verdict.misses.push("netconsole did not tell it".to_owned());
         }
-        verdict.netconsole = Some(told);
+        let said = (told.word().to_owned(), told.ms());
+        verdict.channels.insert(channels::NETCONSOLE, said);
     }
     Ok((verdict, since, outcome))
 }
@@ -367,8 +383,10 @@ fn save(
         writeln!(text, "miss: {miss}")?;
     }
     if !outcome.autopsy.is_empty() {
-        let names = with_names(task, &outcome.autopsy);
-        let autopsy = names.unwrap_or_else(|_| outcome.autopsy.clone());
+        let is_of_snapshot = matches!(task.how, How::Way(_)) && !task.cold;
+        let names = is_of_snapshot.then(|| with_names(task, &outcome.autopsy));
+        let names = names.and_then(Result::ok);
+        let autopsy = names.unwrap_or_else(|| outcome.autopsy.clone());
         writeln!(
             text,
             "\nwhere its CPUs were, and what is on their stacks\n{}",

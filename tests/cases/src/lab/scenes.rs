@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use harness::vm::{Machine, Vm};
 
+use super::next_boot::{Keeper, NextBoot};
 use super::stories;
 use super::ways::{self, Demand, Way};
-use crate::annotator::Annotator;
 use crate::node;
 
 /// One of them.
@@ -32,6 +32,8 @@ pub enum Plot {
     /// Something else happens, told by a function, before a real annotator; with the
     /// way in which the kernel dies in it, if it does.
     Story(fn(&mut stories::Stage) -> Result<()>, Option<&'static str>),
+    /// The kernel dies, and the next boot says why.
+    NextBoot(NextBoot),
 }
 
 /// A death under special circumstances.
@@ -338,6 +340,57 @@ pub static ALL: &[Scene] = &[
         cpus: 2,
         plot: Plot::Story(stories::agent_upgrade, None),
     },
+    Scene {
+        name: "ramoops",
+        about: "no network: the next boot finds the log in RAM, says why, and deletes it then",
+        cpus: 2,
+        plot: Plot::NextBoot(NextBoot {
+            way: "null-softirq",
+            keeper: Keeper::Ramoops,
+        }),
+    },
+    Scene {
+        name: "erst",
+        about: "no network: the next boot finds the log in the firmware's store of errors (ACPI \
+                ERST), says why, and leaves it there",
+        cpus: 2,
+        plot: Plot::NextBoot(NextBoot {
+            way: "sysrq-c",
+            keeper: Keeper::Erst,
+        }),
+    },
+    Scene {
+        name: "efi",
+        about: "no network: the next boot finds the log in variables of the EFI firmware, says \
+                why, and deletes it then",
+        cpus: 2,
+        plot: Plot::NextBoot(NextBoot {
+            way: "sysrq-c",
+            keeper: Keeper::Efi,
+        }),
+    },
+    Scene {
+        name: "kdump",
+        about: "a crash kernel saves the log, and the gasp goes out before it takes over",
+        cpus: 2,
+        plot: Plot::NextBoot(NextBoot {
+            way: "null-process",
+            keeper: Keeper::CrashKernel {
+                after_notifiers: false,
+            },
+        }),
+    },
+    Scene {
+        name: "kdump-notifiers",
+        about: "a crash kernel that comes after the panic notifiers changes nothing of that",
+        cpus: 2,
+        plot: Plot::NextBoot(NextBoot {
+            way: "sysrq-c",
+            keeper: Keeper::CrashKernel {
+                after_notifiers: true,
+            },
+        }),
+    },
 ];
 
 /// What must get out of a way to die with this many CPUs, or of a scene; nothing if
@@ -352,6 +405,14 @@ pub fn demand(name: &str, cpus: u32) -> Option<Demand> {
                 ..
             }),
         ) => Some(death.demand),
+        // What the next boot says is another channel's.
+        (
+            None,
+            Some(Scene {
+                plot: Plot::NextBoot(_),
+                ..
+            }),
+        ) => Some(Demand::End),
         // A story says itself what is wrong with it.
         (None, Some(_)) => Some(Demand::Everything),
         (None, None) => None,
@@ -377,6 +438,7 @@ impl Scene {
                 (Some(death.way), death.then.iter().any(is_still))
             }
             Plot::Story(_, way) => (*way, false),
+            Plot::NextBoot(it) => (Some(it.way), false),
         };
         way.into_iter().chain(stands_still.then_some(WITH_MODULE))
     }
@@ -390,7 +452,7 @@ impl Scene {
     pub fn on_cpu(&self) -> u32 {
         match &self.plot {
             Plot::Death(death) => death.on_cpu,
-            Plot::Story(..) => 0,
+            Plot::Story(..) | Plot::NextBoot(_) => 0,
         }
     }
 }
@@ -429,19 +491,4 @@ impl Act {
         }
         Ok(())
     }
-}
-
-/// A machine's life in a story, at most.
-const STORY: Duration = Duration::from_secs(300);
-
-/// Lets a story happen on this machine.
-pub fn tell(story: fn(&mut stories::Stage) -> Result<()>, machine: &Machine) -> Result<()> {
-    let dir = tempfile::Builder::new()
-        .prefix("lastgasp-story-")
-        .tempdir()?;
-    let annotator = Annotator::start(dir.path(), None)?;
-    let mut machine = machine.clone();
-    machine.forward.clone_from(&annotator.listen);
-    machine.limit = STORY;
-    story(&mut stories::Stage { machine, annotator })
 }

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use agent_core::model::{Channel, DeathState, Proof, ReasonCode};
 use anyhow::{Context as _, Result, bail, ensure};
+use harness::disk;
 use harness::vm::{Machine, Vm};
 use lastgasp::store::Summary;
+use tempfile::TempDir;
 
 use super::ways;
 use crate::annotator::Annotator;
@@ -33,6 +35,9 @@ const SURVIVED: Duration = Duration::from_secs(20);
 /// The annotator has written what follows from a datagram within this.
 const WRITTEN: Duration = Duration::from_secs(10);
 
+/// A machine's life in a story, at most.
+const STORY: Duration = Duration::from_secs(300);
+
 /// A machine and an annotator that hears it.
 #[derive(Debug)]
 pub struct Stage {
@@ -40,9 +45,30 @@ pub struct Stage {
     pub machine: Machine,
     /// The annotator.
     pub annotator: Annotator,
+    /// Where both keep their files.
+    pub dir: TempDir,
 }
 
 impl Stage {
+    /// For a machine like this one, with a disk of its own.
+    pub fn new(machine: &Machine) -> Result<Self> {
+        let dir = tempfile::Builder::new()
+            .prefix("lastgasp-story-")
+            .tempdir()?;
+        let annotator = Annotator::start(dir.path(), None)?;
+        let image = dir.path().join("disk");
+        disk::empty(&image)?;
+        let mut machine = machine.clone();
+        machine.disk = Some(image);
+        machine.forward.clone_from(&annotator.listen);
+        machine.limit = STORY;
+        Ok(Self {
+            machine,
+            annotator,
+            dir,
+        })
+    }
+
     fn boot(&self) -> Result<Vm> {
         let mut vm = Vm::boot(&self.machine)?;
         node::start_agent(&mut vm, "")?;

@@ -19,7 +19,6 @@ use lastgasp::gasp::protocol::{Key, KeyRing};
 use lastgasp::gasp::queue::queue;
 use lastgasp::gasp::receiver::{self, Handler};
 
-use super::channels::Overheard;
 use super::ways::{self, Demand, Way};
 use crate::node;
 
@@ -47,10 +46,9 @@ pub struct Verdict {
     pub proof: Option<Proof>,
     /// The engine's reason code.
     pub reason: Option<ReasonCode>,
-    /// What netconsole told, without proof.
-    pub netconsole: Option<Overheard>,
-    /// What the next boot made of it, if that was asked: `yes`, or why not.
-    pub next_boot: Option<String>,
+    /// What each of the other channels said, if it was asked: `yes`, or why not; and when,
+    /// in milliseconds after it could have.
+    pub channels: BTreeMap<&'static str, (String, Option<f64>)>,
 }
 
 impl Verdict {
@@ -125,8 +123,7 @@ pub fn judge(way: &Way, demand: Demand, since: Instant, outcome: &Outcome) -> Re
         holds_expired: holds_expired.unwrap_or(0),
         proof: death.map(|d| d.proof),
         reason: death.map(engine::reason_code),
-        netconsole: None,
-        next_boot: None,
+        channels: BTreeMap::new(),
     })
 }
 
