@@ -327,22 +327,40 @@ const AFTER_THE_STOP: &[&str] = &[
 /// (`nbcon_emit_next_record`, kernel/printk/nbcon.c).
 const REPLAY: &str = "** replaying previous printk message **";
 
-/// The lines of the console from the first of the death to the stop.
+/// The times that one kernel prints never go back by more, in seconds.
+const CLOCKS_DIFFER: f64 = 1.0;
+
+/// The lines of the console from the first of the death to the stop, or to the first of
+/// the crash kernel.
 fn expected_lines(way: &Way, since: Instant, console: &[ConsoleLine]) -> Vec<String> {
     if way.line.is_empty() {
         // Nothing is printed before the devices go.
         return Vec::new();
     }
+    let console: Vec<&ConsoleLine> = console.iter().filter(|(at, _)| *at >= since).collect();
     let next = console.iter().skip(1).map(Some).chain([None]);
+    let mut newest = 0.0;
     let texts = console
         .iter()
         .zip(next)
-        .filter(|((at, _), next)| *at >= since && next.is_none_or(|(_, next)| next != REPLAY))
+        .take_while(|((_, line), _)| {
+            let time = seconds(line).unwrap_or(newest);
+            newest = time.max(newest);
+            // A crash kernel's begins anew.
+            time > newest - CLOCKS_DIFFER
+        })
+        .filter(|(_, next)| next.is_none_or(|(_, next)| next != REPLAY))
         .filter_map(|((_, line), _)| text(line));
     let from_cause = texts.skip_while(|text| !way.is_why(text));
     let to_stop =
         from_cause.take_while(|text| !AFTER_THE_STOP.iter().any(|end| text.starts_with(end)));
     to_stop.map(str::to_owned).collect()
+}
+
+/// When a kernel printed a line, by its own clock.
+fn seconds(line: &str) -> Option<f64> {
+    let (time, _) = line.strip_prefix('[')?.split_once(']')?;
+    time.trim_start().parse().ok()
 }
 
 /// A console line without `[    1.234567] ` or `[    1.234567][   T12] `.
@@ -429,6 +447,20 @@ mod tests {
             "[    1.1] Kernel panic - not syncing: Fatal exception",
             "[    1.1] Kernel Offset: 0x1",
             "[    1.1] later",
+        ]
+        .map(|text| (since, text.to_owned()))
+        .to_vec();
+        let way = &super::super::ways::ALL[1];
+        assert_eq!(expected_lines(way, since, &console).len(), 2);
+    }
+
+    #[test]
+    fn what_a_crash_kernel_says_is_not_of_the_death() {
+        let since = Instant::now();
+        let console: Vec<ConsoleLine> = [
+            "[    9.100000][  T345] BUG: kernel NULL pointer dereference, address: 0",
+            "[    9.099999][    C1] CR2: 0000000000000000",
+            "[    0.512345] No irq handler for 0.36",
         ]
         .map(|text| (since, text.to_owned()))
         .to_vec();
