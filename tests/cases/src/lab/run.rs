@@ -25,8 +25,10 @@ use super::verdict::{self, Verdict};
 use super::ways::{Demand, Way};
 use crate::node;
 
-/// A fatal way has this long to end the machine.
-const END: Duration = Duration::from_secs(20);
+/// A fatal way has this long to end the machine. On arm64 the finder of a hard lockup first
+/// waits ten seconds of its own for the other CPU to show its stack, which here may take
+/// twice as long (`nmi_trigger_cpumask_backtrace`, lib/nmi_backtrace.c).
+const END: Duration = Duration::from_secs(40);
 
 /// Has the agent turn netconsole on, on the kernel's command line (`--append`).
 const NETCONSOLE_ON: &str = "LASTGASP_NETCONSOLE=auto";
