@@ -25,12 +25,7 @@ pub const STORE: &str = "annotator.db";
 /// [`addresses`] reads them in its log, which goes to stderr.
 pub fn command(binary: &Path, dir: &Path, key: &[u8]) -> Result<Command> {
     let path = dir.join("gasp.key");
-    let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true).mode(0o600);
-    options
-        .open(&path)
-        .and_then(|mut file| file.write_all(key))
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    write_key(&path, key)?;
     let mut command = Command::new(binary);
     command
         .args(["annotator", "--log-format", "json"])
@@ -42,6 +37,16 @@ pub fn command(binary: &Path, dir: &Path, key: &[u8]) -> Result<Command> {
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     Ok(command)
+}
+
+/// Writes a key that nobody else can read.
+pub fn write_key(path: &Path, key: &[u8]) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    options
+        .open(path)
+        .and_then(|mut file| file.write_all(key))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Where an annotator listens for gasps and for HTTP, if this line of its log says so.

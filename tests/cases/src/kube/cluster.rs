@@ -48,7 +48,7 @@ pub fn start(mut options: Options) -> Result<Cluster, Unavailable> {
                 .context("no runtime")?;
             runtime.block_on(async {
                 let client = cluster.admin().await?;
-                manifests::apply(&client).await?;
+                manifests::apply(&client, manifests::documents()?).await?;
                 served(&client).await
             })
         });

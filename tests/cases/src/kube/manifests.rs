@@ -8,6 +8,7 @@ use kube::api::{DynamicObject, Patch, PatchParams};
 use kube::core::{GroupVersionKind, TypeMeta};
 use kube::discovery::{Scope, pinned_kind};
 use kube::{Api, Client};
+use serde::Deserialize;
 
 /// Where the manifests are.
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy");
@@ -36,10 +37,55 @@ pub fn documents() -> Result<Vec<DynamicObject>> {
     Ok(objects)
 }
 
-/// Applies `deploy/`; the API server's own checks are the test of it.
-pub async fn apply(client: &Client) -> Result<Vec<DynamicObject>> {
+#[derive(Deserialize)]
+struct Component {
+    patches: Vec<ComponentPatch>,
+}
+
+#[derive(Deserialize)]
+struct ComponentPatch {
+    target: Target,
+    /// YAML of a JSON patch.
+    patch: String,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: String,
+    name: String,
+}
+
+/// Every object of `deploy/` with `deploy/netconsole` named beside it, as kustomize
+/// puts them together.
+pub fn documents_with_netconsole() -> Result<Vec<DynamicObject>> {
+    let file = Path::new(DEPLOY).join("netconsole/kustomization.yaml");
+    let text =
+        fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let component: Component = serde_yaml_ng::from_str(&text)
+        .with_context(|| format!("{} is no component", file.display()))?;
+    let mut objects = documents()?;
+    for ComponentPatch { target, patch } in component.patches {
+        let Target { kind, name } = target;
+        let is_meant = |object: &&mut DynamicObject| {
+            let of_kind = object.types.as_ref().is_some_and(|t| t.kind == kind);
+            of_kind && object.metadata.name.as_deref() == Some(&name)
+        };
+        let object = objects.iter_mut().find(is_meant);
+        let object = object.with_context(|| format!("deploy/ has no {kind} {name} to patch"))?;
+        let changes: json_patch::Patch = serde_yaml_ng::from_str(&patch)
+            .with_context(|| format!("the patch of {kind} {name} is none"))?;
+        let mut value = serde_json::to_value(&*object)?;
+        json_patch::patch(&mut value, &changes)
+            .with_context(|| format!("{kind} {name} cannot be patched so"))?;
+        *object = serde_json::from_value(value)?;
+    }
+    Ok(objects)
+}
+
+/// Applies objects; the API server's own checks are the test of them.
+pub async fn apply(client: &Client, objects: Vec<DynamicObject>) -> Result<Vec<DynamicObject>> {
     let mut applied = Vec::new();
-    for object in documents()? {
+    for object in objects {
         let types: &TypeMeta = object.types.as_ref().context("an object without kind")?;
         let gvk = GroupVersionKind::try_from(types).context("an odd apiVersion")?;
         let (resource, capabilities) = pinned_kind(client, &gvk).await?;

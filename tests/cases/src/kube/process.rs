@@ -8,6 +8,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::core::v1::Container;
 use serde_json::Value;
 
 use crate::annotator;
@@ -74,12 +75,56 @@ impl Annotator {
     /// Starts one with its key, log and store in `directory`, writing to the
     /// cluster of `kubeconfig`, and waits until it listens.
     pub fn start(directory: &Path, kubeconfig: &Path, flags: &[&str]) -> Result<Self> {
-        let log = directory.join("annotator.log");
-        let child = annotator::command(program()?, directory, KEY)?
+        let mut command = annotator::command(program()?, directory, KEY)?;
+        command
             .arg("--kube")
             .arg("--kubeconfig")
             .arg(kubeconfig)
-            .args(flags)
+            .args(flags);
+        Self::spawn(command, directory)
+    }
+
+    /// Starts one with the arguments and the environment of a container, and its
+    /// volumes in `directory`. Only what a kubelet would bring is from here: the
+    /// credentials, which are those of `kubeconfig`, and the key.
+    pub fn of_container(
+        directory: &Path,
+        kubeconfig: &Path,
+        container: &Container,
+    ) -> Result<Self> {
+        let mounts = container.volume_mounts.iter().flatten();
+        let mounts: Vec<(&str, PathBuf)> = mounts
+            .map(|mount| (mount.mount_path.as_str(), directory.join(&mount.name)))
+            .collect();
+        for (_, volume) in &mounts {
+            fs::create_dir_all(volume)?;
+        }
+        let mut command = Command::new(program()?);
+        command.args(container.args.iter().flatten());
+        for variable in container.env.iter().flatten() {
+            let value = variable.value.clone().unwrap_or_default();
+            let inside = mounts.iter().find_map(|(mount, volume)| {
+                let rest = Path::new(&value).strip_prefix(mount).ok()?;
+                Some(volume.join(rest))
+            });
+            if variable.name == "LASTGASP_KEY_FILE" {
+                let path = inside.as_ref().context("the key is in no volume")?;
+                annotator::write_key(path, KEY)?;
+            }
+            command.env(&variable.name, inside.unwrap_or_else(|| value.into()));
+        }
+        command
+            .env("LASTGASP_LOG_FORMAT", "json")
+            .env("LASTGASP_KUBECONFIG", kubeconfig)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        Self::spawn(command, directory)
+    }
+
+    /// Starts it and waits until it listens.
+    fn spawn(mut command: Command, directory: &Path) -> Result<Self> {
+        let log = directory.join("annotator.log");
+        let child = command
             .stderr(File::create(&log)?)
             .spawn()
             .context("cannot start the annotator")?;
