@@ -1,11 +1,11 @@
 //! What the channels beside the gasp told of one death, by the product's own
 //! reading of it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent_core::model::{NodeName, Timestamp};
+use agent_core::model::{Line, NodeName, Timestamp};
 use harness::vm::ConsoleLine;
 use harness::wire::Datagram;
 use lastgasp::channels::netconsole::{Addresses, Collector};
@@ -64,17 +64,9 @@ pub fn netconsole(
         .filter(|(at, _)| *at >= trigger && !way.line.is_empty())
         .find(|(_, line)| verdict::text(line).is_some_and(|text| way.is_why(text)));
     let since = said.map_or(trigger, |(at, _)| *at);
-    let source = IpAddr::from([10, 0, 2, 15]);
-    let addresses = Addresses::new(1);
-    if let Some(node) = NodeName::new(node::NAME) {
-        addresses.learn(source, &node, Timestamp(0));
-    }
-    let mut collector = Collector::new(Arc::new(addresses), Arc::default());
-    for datagram in datagrams {
-        if datagram.port != node::NETCONSOLE_PORT {
-            continue;
-        }
-        let said = collector.take(&datagram.payload, source, Timestamp(1));
+    let mut collector = collector();
+    for datagram in sent(datagrams) {
+        let said = collector.take(&datagram.payload, SOURCE, Timestamp(1));
         if said.is_some_and(|said| said.report.code == way.code) {
             let after = datagram.at.saturating_duration_since(since);
             let ms = after.as_secs_f64() * 1e3;
@@ -86,6 +78,36 @@ pub fn netconsole(
         }
     }
     Overheard::No
+}
+
+/// The lines around it that an annotator keeps.
+pub fn kept_lines(datagrams: &[Datagram]) -> Vec<Line> {
+    let mut collector = collector();
+    let mut lines = Vec::new();
+    for datagram in sent(datagrams) {
+        collector.take(&datagram.payload, SOURCE, Timestamp(1));
+        let heard = collector.lines(Timestamp(1));
+        lines.extend(heard.into_iter().flat_map(|heard| heard.lines));
+    }
+    // As the store gives them.
+    lines.sort_by_key(|line| (line.mono_ns, line.seq));
+    lines
+}
+
+/// Where the machine's datagrams come from.
+const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 2, 15));
+
+fn collector() -> Collector {
+    let addresses = Addresses::new(1);
+    if let Some(node) = NodeName::new(node::NAME) {
+        addresses.learn(SOURCE, &node, Timestamp(0));
+    }
+    Collector::new(Arc::new(addresses), Arc::default())
+}
+
+fn sent(datagrams: &[Datagram]) -> impl Iterator<Item = &Datagram> {
+    let is_its = |datagram: &&Datagram| datagram.port == node::NETCONSOLE_PORT;
+    datagrams.iter().filter(is_its)
 }
 
 #[cfg(test)]

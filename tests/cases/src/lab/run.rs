@@ -297,6 +297,17 @@ fn kill(
         if is_demanded && told == Overheard::No {
             verdict.misses.push("netconsole did not tell it".to_owned());
         }
+        if is_demanded {
+            let lines = channels::kept_lines(&outcome.datagrams);
+            let twice = verdict::shown_twice(way, since, &outcome, &lines)?;
+            let twice = twice.iter().map(|line| format!("shown twice: {line}"));
+            verdict.misses.extend(twice);
+            if lines.is_empty() {
+                verdict
+                    .misses
+                    .push("netconsole's lines are not kept".to_owned());
+            }
+        }
         let said = (told.word().to_owned(), told.ms());
         verdict.channels.insert(channels::NETCONSOLE, said);
     }

@@ -398,6 +398,24 @@ fn missing_lines(expected: &[String], received: &[Line]) -> Vec<String> {
     missing
 }
 
+/// Lines of a death that are proven, and shown once more because netconsole had them too.
+pub(super) fn shown_twice(
+    way: &Way,
+    since: Instant,
+    outcome: &Outcome,
+    overheard: &[Line],
+) -> Result<Vec<String>> {
+    let lines = Heard::from(&outcome.datagrams)?.lines;
+    let mut proven = expected_lines(way, since, &outcome.console);
+    let missing = missing_lines(&proven, &lines);
+    proven.retain(|line| !missing.contains(line));
+    let proven: BTreeSet<&str> = proven.iter().map(|line| line.trim()).collect();
+    let unproven = engine::merged(lines, overheard);
+    let unproven = unproven.into_iter().filter(|line| line.unproven);
+    let texts = unproven.map(|line| line.line.text);
+    Ok(texts.filter(|text| proven.contains(text.trim())).collect())
+}
+
 /// Consoles show some bytes in their own way; spaces at the end do not count.
 fn printable(text: &str) -> String {
     text.trim_end().to_owned()
