@@ -201,6 +201,25 @@ fn deploy_netconsole_turns_both_sides_on_and_its_annotator_hears() {
     });
 }
 
+#[test]
+fn an_agent_that_may_delete_from_pstore_is_admitted() {
+    case(|cluster| async move {
+        let admin = cluster.admin().await?;
+        let agent: DaemonSet = object(&documents()?, "DaemonSet", "lastgasp-agent")?;
+        let mut agent = spec(agent.spec.context("no spec")?.template)?;
+        // What deploy/agent.yaml says is needed for it.
+        let container = &mut agent.containers[0];
+        let pstore = env(container, "LASTGASP_PSTORE_DIR").context("no pstore")?;
+        let pstore = std::path::PathBuf::from(pstore);
+        let mut mounts = container.volume_mounts.iter_mut().flatten();
+        let mount = mounts.find(|mount| pstore.starts_with(&mount.mount_path));
+        mount.context("pstore is not mounted")?.read_only = None;
+        let args = container.args.get_or_insert_default();
+        args.push("--pstore-delete".to_owned());
+        admitted(&admin, "lastgasp-agent", &agent).await
+    });
+}
+
 /// A real annotator, started as the manifest says, is told by a node's address.
 async fn hears_netconsole(
     admin: &Client,
