@@ -1,5 +1,6 @@
 //! Where each CPU of a machine that does not end stands, read by QEMU's monitor.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -45,7 +46,8 @@ pub fn look(monitor: &mut dyn FnMut(&str) -> Result<String>) -> Result<Vec<Strin
             let state = if halted { "halted" } else { "running" };
             let mut line = format!("look {look}, CPU {cpu} {state}: {at:#x}");
             for word in words_of(&words).filter(|word| *word >= KERNEL_FROM) {
-                line.push_str(&format!(" {word:#x}"));
+                // Writing to a String cannot fail.
+                let _ = write!(line, " {word:#x}");
             }
             lines.push(line);
         }
