@@ -125,8 +125,10 @@ const STEPS: Duration = Duration::from_secs(5);
 pub fn die(vm: &mut Vm, way: &Way, delay: Duration, on_cpu: u32) -> Result<()> {
     vm.ask(&format!("die {} {} {on_cpu}", way.name, delay.as_micros()))?;
     for command in way.monitor() {
-        std::thread::sleep(delay);
         written(vm, way)?;
+        // Not upon the answer: PID 1 goes to sleep just then, with the runqueue of its
+        // CPU locked, and a machine check there stops all who would wake somebody on it.
+        std::thread::sleep(delay);
         vm.monitor(command)?;
     }
     Ok(())

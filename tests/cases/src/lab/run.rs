@@ -51,6 +51,8 @@ pub struct Prepared {
     pub machine: Machine,
     /// The machine as it was with the agent warm.
     pub snapshot: PathBuf,
+    /// What it had sent by then: that this boot is, at least.
+    pub sent: Vec<Datagram>,
     /// What it reads the time from.
     pub clock: String,
     /// The ways in which it cannot die, and why.
@@ -76,6 +78,7 @@ impl Prepared {
         for cpu in (0..machine.cpus).filter(|_| churn) {
             vm.ask(&format!("churn {cpu}"))?;
         }
+        let sent = node::until_heartbeat(&vm, Instant::now() + HELLO)?;
         let clock = node::clock(&mut vm)?;
         let impossible = node::impossible(&mut vm)?;
         vm.save(&snapshot).context("cannot save the machine")?;
@@ -86,6 +89,7 @@ impl Prepared {
             release: release.to_owned(),
             machine,
             snapshot,
+            sent,
             clock,
             impossible,
         })
@@ -246,7 +250,12 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<Fate> {
     let (mut verdict, since, outcome) = kill(task, vm, way, demand)?;
     if task.next_boot && verdict.word_ms.is_none() && !way.is_survived() {
         let later = next_boot(&machine)?;
-        let said = verdict::next_boot(&outcome.datagrams, &later)?;
+        // It may be dead before its next heartbeat.
+        let before = match task.how {
+            How::Way(_) if !task.cold => [&task.on.sent[..], &outcome.datagrams].concat(),
+            _ => outcome.datagrams.clone(),
+        };
+        let said = verdict::next_boot(&before, &later)?;
         if said != "yes" {
             verdict.misses.push(format!("next boot: {said}"));
         }
