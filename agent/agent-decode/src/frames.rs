@@ -1,13 +1,47 @@
-//! Where a CPU was and who ran on it, as an oops prints it.
+//! Where a CPU was, as stacks and registers print it.
+
+use serde::Serialize;
 
 /// A place in kernel code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Symbol<'a> {
-    /// The function, without offset and without what a compiler appends
-    /// (`.isra.0`, `.cold`, `.constprop.0`).
+    /// The function, without what a compiler appends (`.isra.0`, `.cold`, `.constprop.0`).
     pub(crate) function: &'a str,
+    /// Bytes from the function's begin, and its size.
+    pub(crate) offset: Option<(u64, u64)>,
     /// The module it belongs to.
     pub(crate) module: Option<&'a str>,
+    /// File and line, where a tool has put them there.
+    pub(crate) place: Option<(&'a str, u32)>,
+    /// Whether a tool says that it was inlined into the next.
+    pub(crate) is_inlined: bool,
+}
+
+/// A function on a stack.
+#[derive(Clone, Debug, Eq, PartialEq, Serialize)]
+pub struct Frame {
+    /// Its name, without what a compiler appends.
+    pub function: String,
+    /// Bytes from its begin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Its size in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// The module that it belongs to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub module: Option<String>,
+    /// Where the kernel does not vouch for it (`?`): it may be left from an earlier call.
+    pub reliable: bool,
+    /// Source file, if the log has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Line in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u32>,
+    /// The stack it is on: `IRQ`, `NMI`, `TASK`, `SOFTIRQ`, `#DF`, if the log says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub context: Option<String>,
 }
 
 impl<'a> Symbol<'a> {
@@ -17,23 +51,80 @@ impl<'a> Symbol<'a> {
     pub(crate) fn parse(text: &'a str) -> Option<Self> {
         let text = text.trim_start();
         let (name, rest) = text.split_once("+0x")?;
-        let plain = name.trim_start_matches('.');
-        let function = plain.split('.').next().unwrap_or(plain);
-        let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$');
-        if function.is_empty() || !function.bytes().all(is_name) {
-            return None;
+        let function = plain_name(name)?;
+        let (offset, after) = rest.split_once('/')?;
+        let after = after.strip_prefix("0x")?;
+        let end = after.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(after.len());
+        let (size, mut rest) = after.split_at(end);
+        let hex = |digits| u64::from_str_radix(digits, 16).ok();
+        let offset = hex(offset)?;
+        let mut module = None;
+        if let Some(named) = rest.trim_start().strip_prefix('[') {
+            let (inside, behind) = named.split_once(']').unwrap_or((named, ""));
+            if inside == "inline" {
+                rest = "[inline]";
+            } else {
+                module = inside.split(' ').next().filter(|m| !m.is_empty());
+                rest = behind;
+            }
         }
-        let (_, after) = rest.split_once('/')?;
-        let digits = after
-            .strip_prefix("0x")?
-            .trim_start_matches(|c: char| c.is_ascii_hexdigit());
-        let module = digits
-            .trim_start()
-            .strip_prefix('[')
-            .and_then(|m| m.split([']', ' ']).next())
-            .filter(|m| !m.is_empty());
-        Some(Self { function, module })
+        Some(Self {
+            function,
+            offset: hex(size).map(|size| (offset, size)),
+            module,
+            place: place(rest),
+            is_inlined: false,
+        })
     }
+
+    /// The same, or what a tool made of it: `foo net/core/dev.c:12 [inline]`,
+    /// `foo+0x12/0x34 net/core/dev.c:12`, `foo (net/core/dev.c:12) mod`.
+    fn with_place(text: &'a str) -> Option<Self> {
+        if let Some(symbol) = Self::parse(text) {
+            return Some(symbol);
+        }
+        let (name, rest) = text.trim_start().split_once(' ')?;
+        let rest = rest.trim_start();
+        let place = place(rest)?;
+        let behind = rest.rsplit([')', ' ']).next().unwrap_or("");
+        let module = rest
+            .starts_with('(')
+            .then_some(behind)
+            .filter(|m| !m.is_empty() && m.bytes().all(is_name));
+        Some(Self {
+            function: plain_name(name)?,
+            offset: None,
+            module,
+            place: Some(place),
+            is_inlined: rest.ends_with("[inline]"),
+        })
+    }
+}
+
+/// A function's name as it is written in the source.
+fn plain_name(name: &str) -> Option<&str> {
+    // `__pfx_` is the padding before a function (CONFIG_CALL_PADDING), `.` a function
+    // descriptor's entry (powerpc).
+    let plain = name.trim_start_matches('.');
+    let plain = plain.split('.').next().unwrap_or(plain);
+    let plain = plain.strip_prefix("__pfx_").unwrap_or(plain);
+    (!plain.is_empty() && plain.bytes().all(is_name) && !plain.as_bytes()[0].is_ascii_digit())
+        .then_some(plain)
+}
+
+fn is_name(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'_' | b'$')
+}
+
+/// `net/core/dev.c:12`, also in parentheses and with a column or a discriminator.
+pub(crate) fn place(text: &str) -> Option<(&str, u32)> {
+    let text = text.trim_start().trim_start_matches('(');
+    let end = text.find([' ', ')', '!']).unwrap_or(text.len());
+    let (file, line) = text[..end].split_once(':')?;
+    let line = line.split(':').next()?.parse().ok()?;
+    let has_suffix = |end: &str| file.ends_with(end);
+    let is_file = [".c", ".h", ".S", ".rs", ".cc"].into_iter().any(has_suffix);
+    is_file.then_some((file, line))
 }
 
 /// The function in which the CPU was, if this line says so: `RIP:` on x86,
@@ -49,67 +140,101 @@ pub(crate) fn fault(line: &str) -> Option<Symbol<'_>> {
         // Up to 4.8 addresses stand in between: `[<ffff>]  [<ffff>] foo+0x1/0x2`.
         let place = place.rsplit("[<").next().unwrap_or(place);
         let place = place.split_once(">]").map_or(place, |(_, after)| after);
-        return Symbol::parse(place);
+        return Symbol::with_place(place);
     }
-    ["pc : ", "PC is at ", "EIP: ", "epc : "]
-        .iter()
-        .find_map(|mark| line.strip_prefix(mark))
-        .or_else(|| line.strip_prefix("NIP [")?.split_once("] ").map(|n| n.1))
-        .and_then(Symbol::parse)
+    let marked = || {
+        const MARKS: [&str; 8] = [
+            "pc : ", "PC is at ", "EIP: 0060:", "EIP: ", "EIP is at ", "epc : ", "epc   : ",
+            "Krnl PSW : ",
+        ];
+        MARKS.iter().find_map(|mark| line.strip_prefix(mark))
+    };
+    let rest = marked().or_else(|| line.strip_prefix("NIP [")?.split_once("] ").map(|n| n.1))?;
+    // Before the name an address may stand: `[<c0012345>]`, `(…) `.
+    let rest = rest.rsplit_once(">]").map_or(rest, |(_, after)| after);
+    let rest = rest.trim_start().trim_start_matches('(');
+    Symbol::with_place(rest)
 }
 
-/// `CPU: 0 UID: 0 PID: 1 Comm: init Tainted: G  OE  6.1.0 #1`
-/// (lib/dump_stack.c, `dump_stack_print_info`).
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) struct Header<'a> {
-    /// Process id.
-    pub(crate) pid: Option<u32>,
-    /// Name of the task; it may hold spaces.
-    pub(crate) comm: Option<&'a str>,
-    /// `uname -r`.
-    pub(crate) release: Option<&'a str>,
+/// Whether this line shows registers of user space: the stack above it is whole.
+pub(crate) fn is_user(line: &str) -> bool {
+    line.starts_with("RIP: 0033:") || line.starts_with("RIP: 0023:")
 }
 
-impl<'a> Header<'a> {
-    /// Reads the line, if it is one.
-    pub(crate) fn parse(line: &'a str) -> Option<Self> {
-        // Of a hung task the second line, without a CPU.
-        if line.starts_with("Tainted: ") || line.starts_with("Not tainted ") {
-            let release = line.split_ascii_whitespace().find(|word| is_release(word));
-            return release.map(|release| Self {
-                pid: None,
-                comm: None,
-                release: Some(release),
-            });
-        }
-        if !line.starts_with("CPU: ") {
-            return None;
-        }
-        let (before, after) = line.split_once(" Comm: ")?;
-        let pid = before
-            .split_once("PID: ")
-            .and_then(|(_, pid)| pid.split(' ').next()?.parse().ok());
-        let ends = [" Kdump: ", " Not tainted ", " Tainted: "];
-        let end = ends.iter().filter_map(|mark| after.find(mark)).min();
-        let (comm, rest) = end.map_or((after, ""), |end| after.split_at(end));
-        // Taint letters stand between; a release begins with a digit.
-        let release = rest.split_ascii_whitespace().find(|word| is_release(word));
-        Some(Self {
-            pid,
-            comm: Some(comm.trim()).filter(|comm| !comm.is_empty()),
-            release,
-        })
+/// Whether the CPU was where there is no code: it had jumped through a bad pointer.
+pub(crate) fn is_nowhere(line: &str) -> bool {
+    let Some(place) = line.strip_prefix("RIP: 0010:").or_else(|| line.strip_prefix("pc : ")) else {
+        return false;
+    };
+    place.starts_with("0x") || place.starts_with("Bad ") || place.trim_start().starts_with("(null)")
+}
+
+/// The stack that the next functions are on: `<IRQ>`, `</IRQ>`, `<#DF>`, `<<EOE>>`.
+pub(crate) fn context(line: &str) -> Option<Option<&str>> {
+    let inside = line.strip_prefix('<')?.strip_suffix('>')?;
+    if inside.starts_with('/') || inside.contains("EOE") || inside.contains("EOI") {
+        return Some(None);
     }
+    let is_word = |b: u8| b.is_ascii_uppercase() || matches!(b, b'#' | b'0'..=b'9' | b'_');
+    (inside.len() <= 16 && inside.bytes().all(is_word)).then_some(Some(inside))
 }
 
-/// The release in the banner of a boot: `Linux version 6.1.0 (…`.
-pub(crate) fn banner(line: &str) -> Option<&str> {
-    let release = line.strip_prefix("Linux version ")?.split(' ').next()?;
-    is_release(release).then_some(release)
+/// Whether a stack begins behind this line.
+pub(crate) fn is_stack(line: &str) -> bool {
+    const STARTS: [&str; 6] = [
+        "Call Trace:", "Call trace:", "Backtrace:", "backtrace:", "backtrace (crc", "Call Trace ",
+    ];
+    STARTS.iter().any(|start| line.starts_with(start)) || line == "stack backtrace:"
 }
 
-fn is_release(word: &str) -> bool {
-    word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.')
+/// A function on a stack, if this line is one.
+pub(crate) fn frame(line: &str) -> Option<(Symbol<'_>, bool)> {
+    let mut rest = line;
+    // Addresses come before the name, one or two, in as many dresses as architectures.
+    loop {
+        rest = rest.trim_start();
+        let shorter = ["([<", "[<", "[c", "[0", "(["].iter().find_map(|open| {
+            let inside = rest.strip_prefix(open)?;
+            let (address, after) = inside.split_once(']')?;
+            let address = address.trim_end_matches('>');
+            let is_address = address.bytes().all(|b| b.is_ascii_hexdigit() || b == b'x');
+            is_address.then(|| after.trim_start_matches(')'))
+        });
+        match shorter {
+            Some(shorter) => rest = shorter,
+            None => break,
+        }
+    }
+    let (rest, reliable) = match rest.strip_prefix("? ") {
+        Some(rest) => (rest, false),
+        None => (rest, true),
+    };
+    // Old arm: `[<c0012345>] (foo) from [<c0023456>] (bar+0x12/0x34)`.
+    if let Some((name, _)) = rest.strip_prefix('(').and_then(|r| r.split_once(") from ")) {
+        let function = plain_name(name.split(['+', ' ']).next()?)?;
+        let symbol = Symbol::parse(name);
+        let bare = Symbol { function, offset: None, module: None, place: None, is_inlined: false };
+        return Some((symbol.unwrap_or(bare), true));
+    }
+    if rest.starts_with(['-', '=', '#', '{', '"']) {
+        return None;
+    }
+    Some((Symbol::with_place(rest)?, reliable))
+}
+
+impl Frame {
+    pub(crate) fn new(symbol: &Symbol<'_>, reliable: bool, context: Option<&str>) -> Self {
+        Self {
+            function: symbol.function.to_owned(),
+            offset: symbol.offset.map(|(offset, _)| offset),
+            size: symbol.offset.map(|(_, size)| size),
+            module: symbol.module.map(str::to_owned),
+            reliable,
+            file: symbol.place.map(|(file, _)| file.to_owned()),
+            line: symbol.place.map(|(_, line)| line),
+            context: context.map(str::to_owned),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -133,8 +258,14 @@ mod tests {
             ("pc : boom_timer+0x12/0x34 [boom]", boom),
             ("PC is at boom_timer+0x12/0x34 [boom]", boom),
             ("NIP [c000000000012345] boom_timer+0x12/0x34 [boom]", boom),
+            ("EIP: [<f8a1b2c3>] boom_timer+0x12/0x34 [boom] SS:ESP 0068:d7a0bf00", boom),
+            ("RIP: 0010:boom_timer (drivers/boom.c:12) boom", boom),
             (
                 "RIP: 0010:skb_segment+0xc80/0xeb0",
+                Some(("skb_segment", None)),
+            ),
+            (
+                "RIP: 0010:skb_segment+0xc80/0xeb0 net/core/skbuff.c:4230",
                 Some(("skb_segment", None)),
             ),
             ("RIP: 0033:0x7f1234567890", None),
@@ -151,33 +282,55 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_read_in_old_and_new_wording() {
-        let release = "6.1.0-53-cloud-amd64";
-        for (line, pid, comm) in [
-            (
-                format!("CPU: 0 PID: 1 Comm: init Not tainted {release} #1  Debian 6.1.192-1"),
-                1,
-                "init",
-            ),
-            (
-                format!(
-                    "CPU: 1 UID: 0 PID: 7 Comm: a b Tainted: G        W  OE      {release} #1 PREEMPT"
-                ),
-                7,
-                "a b",
-            ),
-            (
-                format!("CPU: 1 PID: 7 Comm: kworker/0:1 Kdump: loaded Tainted: P {release} #1"),
-                7,
-                "kworker/0:1",
-            ),
+    fn a_frame_is_read_in_every_dress() {
+        for (line, function, offset, place, reliable) in [
+            ("foo+0x12/0x34", "foo", Some((0x12, 0x34)), None, true),
+            ("? foo.cold+0x12/0x34 [m]", "foo", Some((0x12, 0x34)), None, false),
+            ("[<ffffffff81234567>] foo+0x12/0x34", "foo", Some((0x12, 0x34)), None, true),
+            ("[<ffffffff81234567>] ? foo+0x12/0x34", "foo", Some((0x12, 0x34)), None, false),
+            ("[c000000000123450] [c000000000543210] foo+0x12/0x34 (unreliable)", "foo",
+                Some((0x12, 0x34)), None, true),
+            ("([<0000000000123456>] foo+0x12/0x34)", "foo", Some((0x12, 0x34)), None, true),
+            ("[<c0012345>] (foo) from [<c0023456>] (bar+0x12/0x34)", "foo", None, None, true),
+            ("foo+0x12/0x34 net/core/dev.c:12", "foo", Some((0x12, 0x34)),
+                Some(("net/core/dev.c", 12)), true),
+            ("foo net/core/dev.c:12 [inline]", "foo", None, Some(("net/core/dev.c", 12)), true),
+            ("foo (net/core/dev.c:12 (discriminator 3)) ", "foo", None,
+                Some(("net/core/dev.c", 12)), true),
+            ("foo+0x12/0x34 (P)", "foo", Some((0x12, 0x34)), None, true),
+            ("__pfx_foo+0x12/0x34", "foo", Some((0x12, 0x34)), None, true),
         ] {
-            let header = Header::parse(&line).expect("a header");
-            assert_eq!((header.pid, header.comm), (Some(pid), Some(comm)), "{line}");
-            assert_eq!(header.release, Some(release), "{line}");
+            let (symbol, is_reliable) = frame(line).expect(line);
+            assert_eq!(
+                (symbol.function, symbol.offset, symbol.place, is_reliable),
+                (function, offset, place, reliable),
+                "{line}"
+            );
         }
-        assert_eq!(Header::parse("CPU: Physical Processor ID: 0"), None);
-        let cut = Header::parse("CPU: 0 PID: 1 Comm: ini").expect("a header");
-        assert_eq!((cut.comm, cut.release), (Some("ini"), None));
+        for line in [
+            "RAX: 0000000000000000 RBX: 0000000000000101",
+            "Code: 09 c3 cc",
+            "---[ end trace 0 ]---",
+            "</TASK>",
+            "",
+            "Modules linked in: a b",
+        ] {
+            assert_eq!(frame(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_stack_says_what_it_is_of() {
+        for (line, expected) in [
+            ("<IRQ>", Some(Some("IRQ"))),
+            ("</IRQ>", Some(None)),
+            ("<#DF>", Some(Some("#DF"))),
+            ("<<EOE>>", Some(None)),
+            ("<EOI>", Some(None)),
+            ("<a name of something>", None),
+            ("IRQ", None),
+        ] {
+            assert_eq!(context(line), expected, "{line}");
+        }
     }
 }
