@@ -1,430 +1,432 @@
-//! Which of the things that a log says is the reason.
+//! Which lines of a log belong together, and which of them begin something.
 
-use agent_core::model::{ReasonCode, Report};
+use std::collections::VecDeque;
+use std::sync::LazyLock;
 
-use crate::cause::{self, Cause, PanicText, Weight};
-use crate::frames::{self, Header, Symbol};
+use aho_corasick::AhoCorasick;
 
-/// Longest line that is kept, in bytes.
-const LINE_MAX: usize = 1024;
-/// A panic within so many lines of an oops is of that oops: after the end of
-/// its report only the registers are printed once more.
-const NEAR: u64 = 32;
+use crate::header;
+use crate::incident::{Boot, Incident};
+use crate::kind::{Kind, Weight};
+use crate::report::Report;
+use crate::transport::{self, Caller, Stripped};
+use crate::wording::{self, PanicText};
 
-/// Reads a log line by line, in constant memory.
+/// Longest line that is looked at, in bytes; the rest of it is passed over.
+const LINE_MAX: usize = 8 * 1024;
+/// Longest text of a line that is kept, in bytes.
+const TEXT_MAX: usize = 1024;
+/// A panic within so many bytes of an oops is of that oops: after the end of its report
+/// only the registers are printed once more.
+const NEAR: u64 = 8 * 1024;
+/// Reports of one boot that wait for a panic to tell which of them it is of, or for the
+/// next boot to tell which kernel it was.
+const WAITING_MAX: usize = 64;
+/// Things that happen at the same time, each told by a caller of its own.
+const OPEN_MAX: usize = 4;
+/// Lines between `[ cut here ]` and the line that says what happened.
+const CUT_LINES: u32 = 8;
+/// Columns of a terminal, at which a line goes on in the next one.
+const COLUMNS: usize = 80;
+
+/// Reads a log of any size in constant memory: bytes in, reports out.
 ///
-/// The reason is what was said last before the panic that it led to: an oops
-/// that the machine survived for days explains nothing, and a panic's own text
-/// ("Fatal exception") mostly says nothing. Without a panic it is the gravest
-/// that happened, and of those the first, which the others may have followed
-/// from.
+/// Most of a log is read by nothing but a search for the words that reports begin with;
+/// only around them is it read line by line.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// What happens now; later lines add to it.
-    open: Option<Incident>,
-    /// The first of each weight, for a log without panic.
-    first: [Option<Incident>; 3],
-    /// The last of each weight, for the panic that follows.
-    last: [Option<Incident>; 3],
-    /// A panic was said: from now on only what belongs to it is read.
-    dead: bool,
-    /// Why it died.
-    death: Option<Incident>,
-    /// From the banner of the boot.
-    release: Option<String>,
-    /// Lines read.
-    lines: u64,
+    /// Reports that are complete.
+    reports: VecDeque<Report>,
+    open: Vec<Incident>,
+    /// What this boot has told and no other line will add to.
+    waiting: VecDeque<Incident>,
+    boot: Boot,
+    /// A panic was said: until the next boot nothing that is told is of any other cause.
+    is_dead: bool,
+    cut: Option<Cut>,
+    /// A line as long as a terminal is wide may go on in the next.
+    held: Option<(String, u64, u64)>,
+    /// The pieces of a record that netconsole had to break.
+    pieces: Option<Pieces>,
+    /// The beginning of a line whose end has not come.
+    rest: Vec<u8>,
+    /// That line is longer than [`LINE_MAX`].
+    is_too_long: bool,
+    /// Bytes before the beginning of `rest`.
+    offset: u64,
 }
 
-/// One thing that happened.
-#[derive(Clone, Debug)]
-struct Incident {
-    weight: Weight,
-    code: ReasonCode,
-    line: String,
-    function: Option<String>,
-    module: Option<String>,
-    release: Option<String>,
-    comm: Option<String>,
-    pid: Option<u32>,
-    /// The line that completed its report: what follows is another.
-    ended: Option<u64>,
+/// A `[ cut here ]`, and what was said behind it.
+#[derive(Debug)]
+struct Cut {
+    start: u64,
+    message: String,
+    lines: u32,
 }
+
+/// Pieces of one record (`ncfrag=offset/total`).
+#[derive(Debug)]
+struct Pieces {
+    head: String,
+    total: usize,
+    have: Vec<(usize, String)>,
+    start: u64,
+}
+
+/// What every line that begins something has in it.
+static NEEDLES: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    let longer = |a: &'static str, b: &'static str| if a.len() >= b.len() { a } else { b };
+    let wordings = wording::WORDINGS.iter().map(|w| longer(w.start, w.needs));
+    let anywhere = wording::ANYWHERE.iter().map(|(text, _)| *text);
+    let others = ["[ cut here ]", "Linux version ", "DMI: "];
+    let panics = wording::PANICS.iter().copied();
+    let all = wordings.chain(anywhere).chain(others).chain(panics);
+    // The words are constants; with none of them nothing would ever be found.
+    AhoCorasick::new(all).expect("a few constant words")
+});
 
 impl Decoder {
-    /// Reads the next line, as the kernel printed it (see [`crate::strip`]).
-    pub fn line(&mut self, line: &str) {
-        let line = clip(line.trim());
-        self.lines += 1;
-        match cause::of(line) {
-            Some(Cause::Panic(text)) => self.panic(line, text),
-            Some(Cause::Said(code, weight)) => self.said(line, code, weight),
-            None => self.detail(line),
+    /// Reads on. A line may be spread over several calls.
+    pub fn push(&mut self, mut bytes: &[u8]) {
+        if !self.rest.is_empty() || self.is_too_long {
+            let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
+                self.keep(bytes);
+                return;
+            };
+            let (first, others) = bytes.split_at(end + 1);
+            self.keep(&first[..end]);
+            let line = std::mem::take(&mut self.rest);
+            let start = self.offset - line.len() as u64;
+            self.offset += 1;
+            self.is_too_long = false;
+            self.raw(&line, start, self.offset);
+            bytes = others;
         }
+        let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
+        let (lines, rest) = bytes.split_at(whole);
+        self.lines(lines);
+        self.keep(rest);
     }
 
-    /// The report, if anything happened.
-    pub fn finish(mut self) -> Option<Report> {
-        self.close();
-        let [warning, trouble, oops] = self.first;
-        let incident = self.death.or(oops).or(trouble).or(warning)?;
-        Some(incident.report())
+    /// The reports that are complete by now.
+    pub fn reports(&mut self) -> impl Iterator<Item = Report> + '_ {
+        self.reports.drain(..)
     }
 
-    fn said(&mut self, line: &str, code: ReasonCode, weight: Weight) {
-        if self.dead {
-            return;
+    /// Nothing more comes: all reports that are left.
+    pub fn finish(mut self) -> impl Iterator<Item = Report> {
+        let line = std::mem::take(&mut self.rest);
+        if !line.is_empty() {
+            let start = self.offset - line.len() as u64;
+            self.raw(&line, start, self.offset);
         }
-        // An oops is announced by several lines; the first is the most precise.
-        // Another oops inside it is what the first one caused.
-        let is_within = |open: &Incident| open.weight == Weight::Oops && open.ended.is_none();
-        if weight == Weight::Oops && self.open.as_ref().is_some_and(is_within) {
-            return;
-        }
-        self.close();
-        self.open = Some(Incident::new(line, code, weight));
+        self.unhold();
+        self.whole_pieces();
+        self.settle(None);
+        self.reports.into_iter()
     }
 
-    fn panic(&mut self, line: &str, text: &str) {
-        // Only the first counts: others come from CPUs that follow it.
-        if self.dead {
-            return;
-        }
-        self.close();
-        self.dead = true;
-        let [_, _, oops] = &self.last;
-        let is_near = |end: u64| self.lines - end <= NEAR;
-        let near = oops.as_ref().filter(|oops| oops.ended.is_none_or(is_near));
-        let (before, code) = match cause::panic_text(text) {
-            PanicText::AfterOops => (oops.as_ref(), ReasonCode::KernelPanic),
-            // It dies by its own oops, or it exits.
-            PanicText::InitExited => (
-                oops.as_ref().filter(|oops| oops.pid == Some(1)),
-                ReasonCode::InitExited,
-            ),
-            PanicText::Names(code) => {
-                let mut all = self.last.iter().flatten();
-                (all.find(|incident| incident.code == code), code)
+    /// Keeps the beginning of a line.
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = LINE_MAX.saturating_sub(self.rest.len());
+        self.rest.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.is_too_long |= bytes.len() > room;
+        self.offset += bytes.len() as u64;
+    }
+
+    /// Reads whole lines.
+    fn lines(&mut self, bytes: &[u8]) {
+        let before = self.offset;
+        let mut at = 0;
+        while at < bytes.len() {
+            if !self.is_reading() {
+                // Nothing is open: on to the next line that may begin something.
+                let Some(found) = NEEDLES.find(&bytes[at..]) else { break };
+                let found = at + found.start();
+                let start = bytes[at..found].iter().rposition(|b| *b == b'\n');
+                at += start.map_or(0, |end| end + 1);
             }
-            PanicText::Itself => (near, ReasonCode::KernelPanic),
-        };
-        let new = || Incident::new(line, code, Weight::Oops);
-        // The task and the release may only be said from here on.
-        self.open = Some(before.cloned().unwrap_or_else(new));
+            let end = bytes[at..].iter().position(|b| *b == b'\n');
+            let end = end.map_or(bytes.len(), |end| at + end);
+            let line = &bytes[at..end.min(at + LINE_MAX)];
+            self.raw(line, before + at as u64, before + end as u64 + 1);
+            at = end + 1;
+        }
+        self.offset = before + bytes.len() as u64;
     }
 
-    fn detail(&mut self, line: &str) {
-        if let Some(release) = frames::banner(line) {
-            self.banner(release);
+    /// Whether each line has to be read.
+    fn is_reading(&self) -> bool {
+        self.cut.is_some()
+            || self.held.is_some()
+            || self.pieces.is_some()
+            || self.open.iter().any(Incident::is_open)
+    }
+
+    /// Reads one line as it was logged.
+    fn raw(&mut self, line: &[u8], start: u64, end: u64) {
+        let text = transport::clean(line);
+        if self.piece(&text, start, end) {
             return;
         }
-        let Some(open) = &mut self.open else { return };
-        if let Some(header) = Header::parse(line) {
-            open.header(header);
-        } else if let Some(symbol) = frames::fault(line)
-            && open.has_place()
-        {
-            open.fault(symbol);
-        } else if line.starts_with("---[ end ") {
-            open.ended = Some(self.lines);
+        let text = match self.held.take() {
+            Some((mut held, first, _)) if goes_on(&text) => {
+                held.push_str(text.trim_end());
+                self.hold_or_read(held, first, end);
+                return;
+            }
+            Some((held, first, last)) => {
+                self.stripped(&transport::stripped(&held), first, last);
+                text
+            }
+            None => text,
+        };
+        self.hold_or_read(text.into_owned(), start, end);
+    }
+
+    fn hold_or_read(&mut self, text: String, start: u64, end: u64) {
+        let stripped = transport::stripped(&text);
+        // Joined lines are as wide as several rows.
+        if stripped.has_prefix && text.len() >= COLUMNS && text.len() % COLUMNS == 0 {
+            self.held = Some((text, start, end));
+        } else {
+            self.stripped(&stripped, start, end);
         }
+    }
+
+    fn unhold(&mut self) {
+        if let Some((held, start, end)) = self.held.take() {
+            self.stripped(&transport::stripped(&held), start, end);
+        }
+    }
+
+    /// Takes a piece of a record that netconsole had to break; false if it is none.
+    fn piece(&mut self, line: &str, start: u64, end: u64) -> bool {
+        let piece = piece_of(line);
+        let Some((head, offset, total, body)) = piece else {
+            self.whole_pieces();
+            return false;
+        };
+        if self.pieces.as_ref().is_some_and(|p| p.head != head || p.total != total) {
+            self.whole_pieces();
+        }
+        let pieces = self.pieces.get_or_insert_with(|| Pieces {
+            head: head.to_owned(),
+            total,
+            have: Vec::new(),
+            start,
+        });
+        pieces.have.push((offset, body.to_owned()));
+        let have: usize = pieces.have.iter().map(|(_, body)| body.len()).sum();
+        // Whoever writes such lines may write any number of them.
+        if have >= total || pieces.have.len() >= 32 {
+            let _ = end;
+            self.whole_pieces();
+        }
+        true
+    }
+
+    /// What came of a record, as one line.
+    fn whole_pieces(&mut self) {
+        let Some(mut pieces) = self.pieces.take() else { return };
+        pieces.have.sort_by_key(|(offset, _)| *offset);
+        let line: String = pieces.have.into_iter().map(|(_, body)| body).collect();
+        let text = strip_all(&line);
+        self.stripped(&Stripped { text, has_prefix: true, ..Stripped::default() }, pieces.start, pieces.start);
+    }
+
+    /// Reads a line without what its transport put around it.
+    pub(crate) fn stripped(&mut self, line: &Stripped<'_>, start: u64, end: u64) {
+        // One printk may print several lines.
+        for text in line.text.split('\n') {
+            self.text(&Stripped { text, ..*line }, start, end);
+        }
+    }
+
+    fn text(&mut self, line: &Stripped<'_>, start: u64, end: u64) {
+        let text = clip(line.text.trim());
+        if let Some(panic) = wording::panic(text) {
+            self.panic(text, panic, line, start, end);
+        } else if let Some(release) = header::banner(text) {
+            self.banner(release, text);
+        } else if let Some(kind) = wording::of(text) {
+            self.begin(kind, text, line, start, end);
+        } else if text.contains("[ cut here ]") {
+            self.cut = Some(Cut { start, message: String::new(), lines: 0 });
+        } else {
+            self.detail(text, line.caller, end);
+        }
+    }
+
+    /// Something happens.
+    fn begin(&mut self, kind: Kind, text: &str, line: &Stripped<'_>, start: u64, end: u64) {
+        if self.is_dead {
+            return;
+        }
+        let cut = self.cut.take();
+        let open = self.open_of(line.caller);
+        if let Some(open) = open
+            && open.is_said_again(kind, text)
+        {
+            open.again(kind, text);
+            open.end = end;
+            return;
+        }
+        let same = |open: &Incident| {
+            open.caller == line.caller || open.caller.is_none() || line.caller.is_none()
+        };
+        let mut at = 0;
+        while at < self.open.len() {
+            if same(&self.open[at]) || self.open.len() >= OPEN_MAX {
+                let over = self.open.remove(at);
+                self.wait(over);
+            } else {
+                at += 1;
+            }
+        }
+        let first = cut.as_ref().map_or(start, |cut| cut.start);
+        let mut incident = Incident::new(kind, text, line.printed_ns, first);
+        incident.caller = line.caller;
+        incident.end = end;
+        if let Some(cut) = cut {
+            incident.message(&cut.message);
+        }
+        self.open.push(incident);
+    }
+
+    fn panic(&mut self, text: &str, panic: &str, line: &Stripped<'_>, start: u64, end: u64) {
+        // Only the first counts: others come from CPUs that follow it.
+        if self.is_dead {
+            return;
+        }
+        self.is_dead = true;
+        self.cut = None;
+        while let Some(open) = (!self.open.is_empty()).then(|| self.open.remove(0)) {
+            self.wait(open);
+        }
+        let (kind, place) = self.cause_of(panic, start);
+        let mut incident = match place.and_then(|at| self.waiting.remove(at)) {
+            Some(mut before) => {
+                before.is_ended = false;
+                before
+            }
+            None => Incident::new(kind, text, line.printed_ns, start),
+        };
+        // The task and the release may only be said from here on.
+        incident.panic = Some(panic.to_owned());
+        incident.end = end;
+        incident.caller = None;
+        self.open.push(incident);
+    }
+
+    /// What a panic's text stands for, and where in `waiting` that is told.
+    fn cause_of(&self, panic: &str, start: u64) -> (Kind, Option<usize>) {
+        let last = |is: &dyn Fn(&Incident) -> bool| self.waiting.iter().rposition(is);
+        let is_oops = |i: &Incident| i.weight() == Weight::Oops;
+        let is_near = |i: &Incident| is_oops(i) && start.saturating_sub(i.end) <= NEAR;
+        match wording::panic_text(panic) {
+            PanicText::AfterOops => (Kind::Panic, last(&is_oops)),
+            // It dies by its own oops, or it exits.
+            PanicText::InitExited => {
+                (Kind::InitExited, last(&|i| is_oops(i) && i.pid == Some(1)))
+            }
+            PanicText::Names(kind) => {
+                let reason = kind.reason();
+                let same = last(&|i| i.kind == kind);
+                let alike = || last(&|i| i.kind.reason() == reason && i.kind != Kind::CgroupOomKill);
+                (kind, same.or_else(alike))
+            }
+            PanicText::AfterWarning => {
+                (Kind::Warning, last(&|i| i.weight() == Weight::Warning))
+            }
+            PanicText::Itself => (Kind::Panic, last(&is_near)),
+        }
+    }
+
+    fn detail(&mut self, text: &str, caller: Option<Caller>, end: u64) {
+        if let Some(cut) = &mut self.cut {
+            cut.lines += 1;
+            if cut.message.is_empty() && !text.is_empty() {
+                text.clone_into(&mut cut.message);
+            }
+            if cut.lines > CUT_LINES {
+                self.cut = None;
+            }
+        }
+        if self.open.is_empty() {
+            if let Some(name) = header::hardware(text) {
+                self.boot.hardware.get_or_insert_with(|| name.to_owned());
+            }
+            return;
+        }
+        if let Some(open) = self.open_of(caller) {
+            open.detail(text, end);
+        }
+    }
+
+    /// The incident that a line of this caller is of.
+    fn open_of(&mut self, caller: Option<Caller>) -> Option<&mut Incident> {
+        let at = match caller {
+            None => self.open.len().checked_sub(1),
+            Some(_) => {
+                let is = |i: &Incident| i.caller == caller || i.caller.is_none();
+                self.open.iter().rposition(is)
+            }
+        };
+        self.open.get_mut(at?)
     }
 
     /// Another boot begins: what was said belongs to the one before.
-    fn banner(&mut self, release: &str) {
-        self.close();
-        self.release = Some(release.to_owned());
+    fn banner(&mut self, release: &str, text: &str) {
+        let version = text.find(" #").map(|at| text[at + 1..].to_owned());
+        let boot = Boot { release: Some(release.to_owned()), version, hardware: None };
+        self.settle(Some(boot));
     }
 
-    /// What was open is over; it is kept by weight, or it is the death.
-    fn close(&mut self) {
-        let Some(mut incident) = self.open.take() else {
-            return;
-        };
-        if incident.release.is_none() {
-            incident.release.clone_from(&self.release);
+    /// Nothing more comes of this boot; `next` is the one after it.
+    fn settle(&mut self, next: Option<Boot>) {
+        self.cut = None;
+        while let Some(open) = (!self.open.is_empty()).then(|| self.open.remove(0)) {
+            self.wait(open);
         }
-        if self.dead {
-            self.death = Some(incident);
-            return;
+        for incident in std::mem::take(&mut self.waiting) {
+            self.reports.push_back(incident.report(&self.boot, next.as_ref()));
         }
-        let at = incident.weight as usize;
-        self.first[at].get_or_insert_with(|| incident.clone());
-        self.last[at] = Some(incident);
+        self.is_dead = false;
+        self.boot = next.unwrap_or_default();
+    }
+
+    /// No other line adds to it.
+    fn wait(&mut self, incident: Incident) {
+        self.waiting.push_back(incident);
+        if self.waiting.len() > WAITING_MAX
+            && let Some(first) = self.waiting.pop_front()
+        {
+            self.reports.push_back(first.report(&self.boot, None));
+        }
     }
 }
 
-fn is_panic(incident: &Incident) -> bool {
-    matches!(cause::of(&incident.line), Some(Cause::Panic(_)))
+/// Whether a line goes on with one that was as long as a terminal is wide: nothing stands
+/// before it.
+fn goes_on(text: &str) -> bool {
+    !text.is_empty() && !transport::stripped(text).has_prefix
 }
 
-impl Incident {
-    fn new(line: &str, code: ReasonCode, weight: Weight) -> Self {
-        let mut incident = Self {
-            weight,
-            code,
-            line: line.to_owned(),
-            function: None,
-            module: None,
-            release: None,
-            comm: None,
-            pid: None,
-            ended: None,
-        };
-        match code {
-            // `WARNING: … at foo+0x1/0x2`: the place is in the line itself.
-            ReasonCode::Warning => {
-                if let Some(symbol) = warned_at(line) {
-                    incident.fault(symbol);
-                }
-            }
-            ReasonCode::HungTask => {
-                let task = line.strip_prefix("INFO: task ");
-                let task = task.and_then(|t| t.split_once(" blocked for "));
-                incident.task(task.map(|(task, _)| task));
-            }
-            ReasonCode::SoftLockup => {
-                let task = line.rsplit_once('[').and_then(|(_, t)| t.strip_suffix(']'));
-                incident.task(task);
-            }
-            _ => {}
-        }
-        incident
-    }
-
-    /// `comm:pid`.
-    fn task(&mut self, task: Option<&str>) {
-        if let Some((comm, pid)) = task.and_then(|task| task.rsplit_once(':')) {
-            self.comm = Some(comm.to_owned());
-            self.pid = pid.parse().ok();
-        }
-    }
-
-    /// Whether the registers that are printed tell where it happened. Those of
-    /// a bare panic are of whatever the interrupt that panicked had interrupted;
-    /// but a lockup is found out by such an interrupt, and they are of the culprit.
-    fn has_place(&self) -> bool {
-        let is_lockup = matches!(
-            self.code,
-            ReasonCode::SoftLockup | ReasonCode::HardLockup | ReasonCode::RcuStall
-        );
-        is_lockup || !is_panic(self)
-    }
-
-    fn fault(&mut self, symbol: Symbol<'_>) {
-        if self.function.is_none() {
-            self.function = Some(symbol.function.to_owned());
-            self.module = symbol.module.map(str::to_owned);
-        }
-    }
-
-    fn header(&mut self, header: Header<'_>) {
-        self.pid = self.pid.or(header.pid);
-        let or = |have: &mut Option<String>, new: Option<&str>| {
-            if have.is_none() {
-                *have = new.map(str::to_owned);
-            }
-        };
-        or(&mut self.comm, header.comm);
-        or(&mut self.release, header.release);
-    }
-
-    fn report(mut self) -> Report {
-        // Up to 4.20 sysrq-c wrote through a null pointer.
-        if self.function.as_deref() == Some("sysrq_handle_crash") {
-            self.code = ReasonCode::SysrqCrash;
-        }
-        Report {
-            code: self.code,
-            title: self.title(),
-            corrupted: self.corrupted(),
-            line: self.line,
-            fault_function: self.function,
-            module: self.module,
-            kernel_release: self.release,
-            comm: self.comm,
-        }
-    }
-
-    fn title(&self) -> String {
-        let phrase = cause::phrase(self.code);
-        let mut title = match self.code {
-            ReasonCode::KernelPanic | ReasonCode::Oops => {
-                let said = match cause::of(&self.line) {
-                    Some(Cause::Panic(text)) => text,
-                    _ => &self.line,
-                };
-                format!("{phrase}: {said}")
-            }
-            ReasonCode::KernelBug => match self.line.split_once(" BUG at ") {
-                Some((_, place)) => format!("{phrase} at {}", place.trim_end_matches('!')),
-                None => phrase.to_owned(),
-            },
-            ReasonCode::HungTask | ReasonCode::SoftLockup => match &self.comm {
-                Some(comm) => format!("{phrase} of {comm}"),
-                None => phrase.to_owned(),
-            },
-            // Where sysrq is handled says nothing.
-            ReasonCode::SysrqCrash => return phrase.to_owned(),
-            _ => phrase.to_owned(),
-        };
-        if let Some(function) = &self.function {
-            title.push_str(" in ");
-            title.push_str(function);
-        }
-        if let Some(module) = &self.module {
-            title.push_str(" [");
-            title.push_str(module);
-            title.push(']');
-        }
-        title
-    }
-
-    fn corrupted(&self) -> Option<String> {
-        let is_bare = self.weight == Weight::Oops
-            && self.function.is_none()
-            && self.release.is_none()
-            && !is_panic(self);
-        is_bare.then(|| "the report breaks off after the line that says why".to_owned())
-    }
+/// A piece of a record: its header up to the piece's place, offset and whole length, text.
+fn piece_of(line: &str) -> Option<(&str, usize, usize, &str)> {
+    let (head, rest) = line.split_once(",ncfrag=")?;
+    let (place, body) = rest.split_once(';')?;
+    let (offset, total) = place.split(',').next()?.split_once('/')?;
+    let is_head = head.len() < 256 && head.split(',').count() >= 4;
+    is_head.then_some((head, offset.parse().ok()?, total.parse().ok()?, body))
 }
 
-/// The place in a warning: `WARNING: CPU: 0 PID: 1 at f.c:12 foo+0x1/0x2`, and
-/// `WARNING: f.c:12 at foo+0x1/0x2, CPU#0: comm/1` from 6.18 on.
-fn warned_at(line: &str) -> Option<Symbol<'_>> {
-    let (_, after) = line.split_once(" at ")?;
-    Symbol::parse(after).or_else(|| Symbol::parse(after.split_once(' ')?.1))
+fn strip_all(line: &str) -> &str {
+    transport::strip(line)
 }
 
-/// At most [`LINE_MAX`] bytes.
-fn clip(line: &str) -> &str {
-    &line[..line.floor_char_boundary(LINE_MAX)]
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn decode(lines: &[&str]) -> Option<Report> {
-        let mut decoder = Decoder::default();
-        for line in lines {
-            decoder.line(line);
-        }
-        decoder.finish()
-    }
-
-    #[test]
-    fn of_the_release_the_header_is_believed_and_else_the_banner() {
-        let banner = "Linux version 6.1.0-1 (x) #1";
-        let bug = "kernel BUG at a.c:1!";
-        let header = "CPU: 0 PID: 1 Comm: a Not tainted 6.1.0-2 #1";
-        let next = "Linux version 6.1.0-3 (x) #1";
-        let release = |lines: &[&str]| decode(lines).and_then(|r| r.kernel_release);
-        assert_eq!(release(&[banner, bug, header]).as_deref(), Some("6.1.0-2"));
-        assert_eq!(release(&[banner, bug, next]).as_deref(), Some("6.1.0-1"));
-        assert_eq!(release(&[bug]), None);
-    }
-
-    #[test]
-    fn the_first_oops_of_a_chain_is_the_reason() {
-        let report = decode(&[
-            "BUG: unable to handle page fault for address: 1",
-            "RIP: 0010:first+0x1/0x2",
-            "BUG: kernel NULL pointer dereference, address: 0",
-            "RIP: 0010:second+0x1/0x2",
-            "Kernel panic - not syncing: Fatal exception in interrupt",
-            "Kernel panic - not syncing: something else",
-        ])
-        .expect("a report");
-        assert_eq!(report.code, ReasonCode::PageFault);
-        assert_eq!(report.fault_function.as_deref(), Some("first"));
-    }
-
-    #[test]
-    fn what_an_interrupt_that_panics_has_interrupted_is_not_to_blame() {
-        let report = decode(&[
-            "Kernel panic - not syncing: boom in hardirq context",
-            "CPU: 0 PID: 107 Comm: init Tainted: G           OE      6.1.0-50-cloud-amd64 #1",
-            " asm_sysvec_irq_work+0x1a/0x20",
-            "RIP: 0010:arch_irq_work_raise+0x25/0x30",
-        ])
-        .expect("a report");
-        assert_eq!(report.fault_function, None);
-        assert_eq!(report.title, "Kernel panic: boom in hardirq context");
-        let report = decode(&[
-            "Kernel panic - not syncing: softlockup: hung tasks",
-            "RIP: 0010:boom_spin+0x5/0x20 [boom]",
-        ])
-        .expect("a report");
-        assert_eq!(report.fault_function.as_deref(), Some("boom_spin"));
-    }
-
-    #[test]
-    fn a_hung_task_s_second_line_has_the_release() {
-        let report = decode(&[
-            "INFO: task init:90 blocked for more than 1 seconds.",
-            "      Tainted: G           OE      6.1.0-50-cloud-amd64 #1 Debian 6.1.176-1",
-        ])
-        .expect("a report");
-        assert_eq!(
-            report.kernel_release.as_deref(),
-            Some("6.1.0-50-cloud-amd64")
-        );
-    }
-
-    #[test]
-    fn the_machine_s_memory_is_not_a_control_group_s() {
-        let line = "Killed process 101 (eater) total-vm:1024kB, anon-rss:0kB";
-        let machine = format!("Out of memory: {line}");
-        let code = decode(&[machine.as_str()]).map(|report| report.code);
-        assert_eq!(code, Some(ReasonCode::OutOfMemory));
-        let group = format!("Memory cgroup out of memory: {line}");
-        assert_eq!(decode(&[group.as_str()]), None);
-    }
-
-    #[test]
-    fn an_oops_of_long_ago_is_not_why_a_panic_came() {
-        let mut lines = vec![
-            "kernel BUG at a.c:1!",
-            "---[ end trace 0 ]---",
-            "Kernel panic - not syncing: VFS: Unable to mount root fs",
-        ];
-        assert_eq!(decode(&lines).map(|r| r.code), Some(ReasonCode::KernelBug));
-        lines.splice(2..2, std::iter::repeat_n("usb 1-1: hello", 100));
-        let report = decode(&lines).expect("a report");
-        assert_eq!(report.code, ReasonCode::KernelPanic);
-        assert_eq!(report.title, "Kernel panic: VFS: Unable to mount root fs");
-    }
-
-    proptest! {
-        #[test]
-        fn any_lines_are_read_without_a_panic_and_a_report_is_bounded(
-            lines in prop::collection::vec(
-                prop_oneof![
-                    prop::sample::select(vec![
-                        "BUG: kernel NULL pointer dereference, address: 0",
-                        "kernel BUG at ", "WARNING: CPU: 0 PID: 1 at ", "CPU: 0 PID: 1 Comm: ",
-                        "RIP: 0010:a+0x1/0x2 [m]", "---[ end trace 0 ]---",
-                        "Kernel panic - not syncing: ", "Linux version 6.1 ",
-                        "watchdog: BUG: soft lockup - [", "INFO: task  blocked for more than ",
-                    ]).prop_map(str::to_owned),
-                    "\\PC{0,80}",
-                    prop::collection::vec(any::<char>(), 0..2000)
-                        .prop_map(|chars| format!("kernel BUG at {}", String::from_iter(chars))),
-                ],
-                0..40,
-            ),
-        ) {
-            let mut decoder = Decoder::default();
-            for line in &lines {
-                decoder.line(crate::strip(line));
-            }
-            if let Some(report) = decoder.finish() {
-                prop_assert!(report.line.len() <= LINE_MAX);
-                prop_assert!(report.title.len() <= 2 * LINE_MAX + 100);
-            }
-        }
-    }
+/// At most [`TEXT_MAX`] bytes.
+fn clip(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_MAX)]
 }

@@ -1,37 +1,64 @@
-//! Kernel log lines in, crash reports out.
+//! Kernel logs in, crash reports out.
 //!
 //! Pure: no I/O, no clock, no regular expressions. It never fails and never
 //! panics: a damaged log gives a report that says so. What the kernel prints
-//! is a table (`cause.rs`), not code.
+//! is a table (`wording.rs`), and so is what is never to blame (`skip.txt`).
 
 #![forbid(unsafe_code)]
 
-mod cause;
+mod blame;
 mod decoder;
 mod frames;
-mod text;
+mod header;
+mod incident;
+mod kind;
+mod report;
+mod transport;
+mod wording;
 
 pub use decoder::Decoder;
-pub use text::{printed_ns, strip};
+pub use frames::Frame;
+pub use header::Taint;
+pub use kind::Kind;
+pub use report::{Report, Source, reason};
+pub use transport::{Caller, Stripped, printed_ns, strip, stripped};
 
-use agent_core::model::{Line, Report};
+use agent_core::model::{self, Line};
+
+/// All reports of a log, in whatever way it was written down.
+pub fn reports(log: &[u8]) -> Vec<Report> {
+    let mut decoder = Decoder::default();
+    decoder.push(log);
+    let mut all: Vec<Report> = decoder.reports().collect();
+    all.extend(decoder.finish());
+    all
+}
+
+/// Whether a report begins with this line, which is stripped (see [`strip`]).
+pub fn begins(line: &str) -> bool {
+    let line = line.trim();
+    wording::panic(line).is_some() || wording::of(line).is_some()
+}
 
 /// The report of these log lines: why this boot ended, or the gravest that
 /// happened if it did not. `None` where nothing happened.
-pub fn decode(lines: &[Line]) -> Option<Report> {
+pub fn decode(lines: &[Line]) -> Option<model::Report> {
     let mut decoder = Decoder::default();
-    // One printk may print several lines.
-    for text in lines.iter().flat_map(|line| line.text.split('\n')) {
-        decoder.line(text);
+    let mut at = 0;
+    for line in lines {
+        let text = Stripped {
+            text: &line.text,
+            printed_ns: (line.mono_ns > 0).then_some(line.mono_ns),
+            ..Stripped::default()
+        };
+        let end = at + line.text.len() as u64 + 1;
+        decoder.stripped(&text, at, end);
+        at = end;
     }
-    decoder.finish()
+    Some(reason(decoder.finish())?.summary())
 }
 
 /// The same for the text of a log, in whatever way it was written down.
-pub fn decode_text(log: &str) -> Option<Report> {
-    let mut decoder = Decoder::default();
-    for line in log.lines() {
-        decoder.line(strip(line));
-    }
-    decoder.finish()
+pub fn decode_text(log: &str) -> Option<model::Report> {
+    Some(reason(reports(log.as_bytes()))?.summary())
 }

@@ -99,7 +99,9 @@ impl Stripped<'_> {
         let inside = inside.trim_start();
         if let Some(ns) = stamp_ns(inside) {
             self.printed_ns = self.printed_ns.or(ns);
-            return Some(rest);
+            // journalctl -o short-monotonic: `[    1.234567] w01 kernel: `.
+            let by_kernel = || word(rest)?.1.strip_prefix("kernel: ");
+            return by_kernel().or(Some(rest));
         }
         if let Some(caller) = caller(inside) {
             self.caller = Some(caller);
@@ -179,17 +181,17 @@ fn is_date(text: &str) -> bool {
 fn syslog(line: &str) -> Option<&str> {
     let (first, mut rest) = word(line)?;
     if is_month(first) {
+        // Some write the year before the clock, some behind it.
+        let without_year = |rest| match word(rest) {
+            Some((year, after)) if is_number(year, 4) => after,
+            _ => rest,
+        };
         let (day, after) = word(rest)?;
-        let (clock, after) = word(after)?;
+        let (clock, after) = word(without_year(after))?;
         if !is_number(day, 2) || !is_clock(clock) {
             return None;
         }
-        rest = after;
-        // Some daemons write the year behind the clock.
-        if let Some((year, after)) = word(rest).filter(|(year, _)| is_number(year, 4)) {
-            let _ = year;
-            rest = after;
-        }
+        rest = without_year(after);
     } else if is_day(first) {
         // journalctl -o short-full: `Sat 2026-11-21 01:40:46 UTC w01 kernel: `.
         let (date, after) = word(rest)?;
@@ -482,8 +484,9 @@ mod tests {
 
         #[test]
         fn any_bytes_are_cleaned(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            const STEERS: [char; 2] = ['\u{1b}', '\r'];
             let text = clean(&line);
-            prop_assert!(!text.contains(['\u{1b}', '\r']));
+            prop_assert!(!text.contains(STEERS));
         }
     }
 }
