@@ -1,165 +1,165 @@
-//! `lastgasp decode`: any kernel log into a report.
+//! `lastgasp decode`: any kernel log into reports.
 
-use std::fmt::Write as _;
+mod human;
+
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use agent_core::model::Report;
-use agent_decode::Decoder;
+use agent_decode::{Decoder, Report};
 use anyhow::Context as _;
+use serde::Serialize;
 
 use super::out;
 
-/// Longest line that is looked at, in bytes; the rest of it is passed over.
-const LINE_MAX: usize = 8 * 1024;
-/// Exit code where the log holds no report.
+/// Bytes that are read at once.
+const CHUNK: usize = 1 << 18;
+/// Exit code where no log holds a report.
 const NOTHING: u8 = 3;
 
 /// Say what a crash log means
 ///
-/// Reads the log of a kernel (console, dmesg, syslog, netconsole, pstore), of
-/// any size and in constant memory, and prints why it died, or the gravest
-/// thing that happened if it did not.
+/// Reads logs of kernels (console, dmesg, syslog, journal, netconsole, pstore), of any
+/// size and in constant memory, and prints each thing that went wrong: panics, oopses,
+/// warnings, lockups, stalls, memory and hardware errors.
 ///
-/// Exit codes: 0 a report was found, 3 there is none in this log, 1 the log
-/// could not be read, 2 the command line is wrong.
+/// Exit codes: 0 something was found, 3 nothing was, 1 a log could not be read, 2 the
+/// command line is wrong.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  lastgasp decode /var/log/kern.log
+  dmesg | lastgasp decode
+  lastgasp decode -o json crash/*.txt | jq -r '[.file, .title] | @tsv'")]
 pub(super) struct Args {
-    /// The log; `-` is standard input
+    /// Logs; `-` is standard input
     #[arg(value_name = "FILE", default_value = "-")]
-    file: PathBuf,
-    /// How to print the report
+    files: Vec<PathBuf>,
+    /// How to print reports
     #[arg(short, long, value_enum, default_value = "human")]
     output: Format,
 }
 
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
 enum Format {
-    /// A few lines for people
+    /// Some lines for people
     Human,
-    /// One JSON object
+    /// One JSON object a line; `file`, and its bytes from `start` to `end`, say where
     Json,
-    /// One YAML document
+    /// YAML documents with the same fields
     Yaml,
 }
 
+/// A report, and where it was found.
+#[derive(Serialize)]
+struct Found<'a> {
+    file: &'a str,
+    #[serde(flatten)]
+    report: &'a Report,
+}
+
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let Args { file, output } = args;
-    let report = if file.as_os_str() == "-" {
-        read(io::stdin().lock()).context("cannot read standard input")?
-    } else {
-        let open = File::open(&file).with_context(|| format!("cannot open {}", file.display()))?;
-        read(BufReader::with_capacity(1 << 16, open))
-            .with_context(|| format!("cannot read {}", file.display()))?
-    };
-    let Some(report) = report else {
-        return Ok(ExitCode::from(NOTHING));
-    };
+    let Args { files, output } = args;
+    let mut found = 0_u64;
+    let mut failed = false;
+    for file in &files {
+        let name = file.display().to_string();
+        let result = open(file).and_then(|log| {
+            read(log, &mut |report| {
+                found += 1;
+                print(&Found { file: &name, report }, output, found == 1)
+            })
+            .with_context(|| format!("cannot read {name}"))
+        });
+        // One that cannot be read is no reason not to read the others.
+        if let Err(error) = result {
+            out::fail(&error);
+            failed = true;
+        }
+    }
+    Ok(match found {
+        _ if failed => ExitCode::FAILURE,
+        0 => ExitCode::from(NOTHING),
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+fn open(file: &Path) -> anyhow::Result<Box<dyn Read>> {
+    if file.as_os_str() == "-" {
+        return Ok(Box::new(io::stdin().lock()));
+    }
+    let open = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
+    Ok(Box::new(open))
+}
+
+/// Reads a log to its end, and gives each report as soon as it is complete.
+fn read(mut log: impl Read, take: &mut impl FnMut(&Report) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut decoder = Decoder::default();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match log.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(count) => decoder.push(&chunk[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error.into()),
+        }
+        for report in decoder.reports() {
+            take(&report)?;
+        }
+    }
+    for report in decoder.finish() {
+        take(&report)?;
+    }
+    Ok(())
+}
+
+fn print(found: &Found<'_>, output: Format, is_first: bool) -> anyhow::Result<()> {
     let text = match output {
-        Format::Human => human(&report),
-        Format::Json => serde_json::to_string(&report)? + "\n",
-        Format::Yaml => serde_yaml_ng::to_string(&report)?,
+        Format::Human => human::text(found.file, found.report, is_first),
+        Format::Json => serde_json::to_string(found)? + "\n",
+        Format::Yaml => format!("---\n{}", serde_yaml_ng::to_string(found)?),
     };
     out::bytes(text.as_bytes())?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn read(mut log: impl BufRead) -> io::Result<Option<Report>> {
-    let mut decoder = Decoder::default();
-    let mut line = Vec::with_capacity(LINE_MAX);
-    loop {
-        let chunk = match log.fill_buf() {
-            Ok(chunk) => chunk,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
-        };
-        if chunk.is_empty() {
-            take(&mut decoder, &line);
-            return Ok(decoder.finish());
-        }
-        let end = chunk.iter().position(|byte| *byte == b'\n');
-        let piece = &chunk[..end.unwrap_or(chunk.len())];
-        let room = LINE_MAX - line.len();
-        line.extend_from_slice(&piece[..piece.len().min(room)]);
-        let used = piece.len() + usize::from(end.is_some());
-        log.consume(used);
-        if end.is_some() {
-            take(&mut decoder, &line);
-            line.clear();
-        }
-    }
-}
-
-fn take(decoder: &mut Decoder, line: &[u8]) {
-    decoder.line(agent_decode::strip(&String::from_utf8_lossy(line)));
-}
-
-fn human(report: &Report) -> String {
-    let mut text = format!("{}\n", safe(&report.title));
-    let place = match (&report.fault_function, &report.module) {
-        (Some(function), Some(module)) => Some(format!("{function} [{module}]")),
-        (function, _) => function.clone(),
-    };
-    let rows = [
-        ("reason", Some(report.code.as_str().to_owned())),
-        ("said", Some(report.line.clone())),
-        ("in", place),
-        ("task", report.comm.clone()),
-        ("kernel", report.kernel_release.clone()),
-        ("damaged", report.corrupted.clone()),
-    ];
-    for (name, value) in rows {
-        if let Some(value) = value {
-            let _ = writeln!(text, "  {name:<8} {}", safe(&value));
-        }
-    }
-    text
-}
-
-/// A crash log can hold anything, also what would steer a terminal.
-fn safe(text: &str) -> String {
-    let steers = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().fold(String::new(), |mut safe, c| {
-        if steers(c) {
-            safe.extend(c.escape_default());
-        } else {
-            safe.push(c);
-        }
-        safe
-    })
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn all(log: impl Read) -> Vec<Report> {
+        let mut all = Vec::new();
+        let mut take = |report: &Report| {
+            all.push(report.clone());
+            Ok(())
+        };
+        read(log, &mut take).expect("readable");
+        all
+    }
+
+    /// Gives a few bytes at a time.
+    struct Slowly<'a>(&'a [u8], usize);
+
+    impl Read for Slowly<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            let count = self.1.min(self.0.len()).min(into.len());
+            into[..count].copy_from_slice(&self.0[..count]);
+            self.0 = &self.0[count..];
+            Ok(count)
+        }
+    }
+
     #[test]
     fn a_line_without_end_is_read_in_constant_memory() {
         let bug = b"[ 1.0] kernel BUG at a.c:1!\r\n".to_vec();
         let log = [&vec![b'x'; 1 << 20][..], b"\n", &bug].concat();
-        // A reader that gives little at a time splits lines anywhere.
-        for capacity in [1, 7, 4096] {
-            let reader = BufReader::with_capacity(capacity, &log[..]);
-            let report = read(reader).expect("readable").expect("a report");
-            assert_eq!(report.line, "kernel BUG at a.c:1!");
+        for count in [1, 7, 4096, usize::MAX] {
+            let reports = all(Slowly(&log, count));
+            assert_eq!(reports.len(), 1, "{count}");
+            assert_eq!(reports[0].line, "kernel BUG at a.c:1!");
+            let bytes = reports[0].start as usize..reports[0].end as usize;
+            assert_eq!(&log[bytes], &bug[..], "{count}");
         }
-        assert_eq!(read(&b"\xff\xfe\n"[..]).expect("readable"), None);
-    }
-
-    #[test]
-    fn nothing_that_steers_a_terminal_gets_through() {
-        let log = "kernel BUG at \u{1b}[31m\u{202e}a.c:1!";
-        let report = read(log.as_bytes()).expect("readable").expect("a report");
-        let text = human(&report);
-        assert!(text.lines().count() >= 3);
-        assert!(
-            !text.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'),
-            "{text:?}"
-        );
+        assert_eq!(all(&b"\xff\xfe\n"[..]), []);
     }
 }
