@@ -17,7 +17,10 @@ static SKIPS: LazyLock<Skips> = LazyLock::new(|| {
     let (starts, names): (Vec<_>, Vec<_>) = rules.partition(|rule| rule.ends_with('*'));
     Skips {
         names: names.into_iter().collect(),
-        starts: starts.iter().map(|rule| rule.trim_end_matches('*')).collect(),
+        starts: starts
+            .iter()
+            .map(|rule| rule.trim_end_matches('*'))
+            .collect(),
     }
 });
 
@@ -30,7 +33,12 @@ pub(crate) fn is_skipped(function: &str) -> bool {
 /// The first that is to blame: of those that the report names itself, in their order,
 /// else of the stack. If nobody is, the first of them all.
 pub(crate) fn blamed<'a>(named: &[&'a str], stack: &'a [Frame]) -> Option<&'a str> {
-    let sure = || stack.iter().filter(|f| f.reliable).map(|f| f.function.as_str());
+    let sure = || {
+        stack
+            .iter()
+            .filter(|f| f.reliable)
+            .map(|f| f.function.as_str())
+    };
     let unsure = || stack.iter().map(|f| f.function.as_str());
     let named = || named.iter().copied();
     let is_to_blame = |function: &&str| !is_skipped(function);
@@ -72,7 +80,13 @@ mod tests {
         ] {
             assert!(!is_skipped(name), "{name}");
         }
-        for name in ["memcpy_orig", "_raw_spin_lock_irqsave", "kfree", "panic", "string"] {
+        for name in [
+            "memcpy_orig",
+            "_raw_spin_lock_irqsave",
+            "kfree",
+            "panic",
+            "string",
+        ] {
             assert!(is_skipped(name), "{name}");
         }
     }
@@ -80,7 +94,10 @@ mod tests {
     #[test]
     fn each_rule_is_a_name_and_stands_once() {
         let text = include_str!("skip.txt");
-        let rules = || text.lines().filter(|l| !l.is_empty() && !l.starts_with('#'));
+        let rules = || {
+            text.lines()
+                .filter(|l| !l.is_empty() && !l.starts_with('#'))
+        };
         let once: HashSet<&str> = rules().collect();
         assert_eq!(once.len(), rules().count());
         for rule in rules() {

@@ -78,7 +78,7 @@ static NEEDLES: LazyLock<AhoCorasick> = LazyLock::new(|| {
     let longer = |a: &'static str, b: &'static str| if a.len() >= b.len() { a } else { b };
     let wordings = wording::WORDINGS.iter().map(|w| longer(w.start, w.needs));
     let anywhere = wording::ANYWHERE.iter().map(|(text, _)| *text);
-    let others = ["[ cut here ]", "Linux version ", "DMI: "];
+    let others = ["[ cut here ]", "Linux version ", "DMI: ", ",ncfrag="];
     let panics = wording::PANICS.iter().copied();
     let all = wordings.chain(anywhere).chain(others).chain(panics);
     // The words are constants; with none of them nothing would ever be found.
@@ -102,7 +102,10 @@ impl Decoder {
             self.raw(&line, start, self.offset);
             bytes = others;
         }
-        let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |end| end + 1);
+        let whole = bytes
+            .iter()
+            .rposition(|b| *b == b'\n')
+            .map_or(0, |end| end + 1);
         let (lines, rest) = bytes.split_at(whole);
         self.lines(lines);
         self.keep(rest);
@@ -141,7 +144,9 @@ impl Decoder {
         while at < bytes.len() {
             if !self.is_reading() {
                 // Nothing is open: on to the next line that may begin something.
-                let Some(found) = NEEDLES.find(&bytes[at..]) else { break };
+                let Some(found) = NEEDLES.find(&bytes[at..]) else {
+                    break;
+                };
                 let found = at + found.start();
                 let start = bytes[at..found].iter().rposition(|b| *b == b'\n');
                 at += start.map_or(0, |end| end + 1);
@@ -207,7 +212,11 @@ impl Decoder {
             self.whole_pieces();
             return false;
         };
-        if self.pieces.as_ref().is_some_and(|p| p.head != head || p.total != total) {
+        if self
+            .pieces
+            .as_ref()
+            .is_some_and(|p| p.head != head || p.total != total)
+        {
             self.whole_pieces();
         }
         let pieces = self.pieces.get_or_insert_with(|| Pieces {
@@ -228,11 +237,21 @@ impl Decoder {
 
     /// What came of a record, as one line.
     fn whole_pieces(&mut self) {
-        let Some(mut pieces) = self.pieces.take() else { return };
+        let Some(mut pieces) = self.pieces.take() else {
+            return;
+        };
         pieces.have.sort_by_key(|(offset, _)| *offset);
         let line: String = pieces.have.into_iter().map(|(_, body)| body).collect();
         let text = strip_all(&line);
-        self.stripped(&Stripped { text, has_prefix: true, ..Stripped::default() }, pieces.start, pieces.start);
+        self.stripped(
+            &Stripped {
+                text,
+                has_prefix: true,
+                ..Stripped::default()
+            },
+            pieces.start,
+            pieces.start,
+        );
     }
 
     /// Reads a line without what its transport put around it.
@@ -245,6 +264,12 @@ impl Decoder {
 
     fn text(&mut self, line: &Stripped<'_>, start: u64, end: u64) {
         let text = clip(line.text.trim());
+        if line.is_foreign && wording::somewhere(text).is_none() {
+            for open in &mut self.open {
+                open.pass(end);
+            }
+            return;
+        }
         if let Some(panic) = wording::panic(text) {
             self.panic(text, panic, line, start, end);
         } else if let Some(release) = header::banner(text) {
@@ -252,7 +277,11 @@ impl Decoder {
         } else if let Some(kind) = wording::of(text) {
             self.begin(kind, text, line, start, end);
         } else if text.contains("[ cut here ]") {
-            self.cut = Some(Cut { start, message: String::new(), lines: 0 });
+            self.cut = Some(Cut {
+                start,
+                message: String::new(),
+                lines: 0,
+            });
         } else {
             self.detail(text, line.caller, end);
         }
@@ -327,18 +356,15 @@ impl Decoder {
         match wording::panic_text(panic) {
             PanicText::AfterOops => (Kind::Panic, last(&is_oops)),
             // It dies by its own oops, or it exits.
-            PanicText::InitExited => {
-                (Kind::InitExited, last(&|i| is_oops(i) && i.pid == Some(1)))
-            }
+            PanicText::InitExited => (Kind::InitExited, last(&|i| is_oops(i) && i.pid == Some(1))),
             PanicText::Names(kind) => {
                 let reason = kind.reason();
                 let same = last(&|i| i.kind == kind);
-                let alike = || last(&|i| i.kind.reason() == reason && i.kind != Kind::CgroupOomKill);
+                let alike =
+                    || last(&|i| i.kind.reason() == reason && i.kind != Kind::CgroupOomKill);
                 (kind, same.or_else(alike))
             }
-            PanicText::AfterWarning => {
-                (Kind::Warning, last(&|i| i.weight() == Weight::Warning))
-            }
+            PanicText::AfterWarning => (Kind::Warning, last(&|i| i.weight() == Weight::Warning)),
             PanicText::Itself => (Kind::Panic, last(&is_near)),
         }
     }
@@ -379,7 +405,11 @@ impl Decoder {
     /// Another boot begins: what was said belongs to the one before.
     fn banner(&mut self, release: &str, text: &str) {
         let version = text.find(" #").map(|at| text[at + 1..].to_owned());
-        let boot = Boot { release: Some(release.to_owned()), version, hardware: None };
+        let boot = Boot {
+            release: Some(release.to_owned()),
+            version,
+            hardware: None,
+        };
         self.settle(Some(boot));
     }
 
@@ -390,7 +420,8 @@ impl Decoder {
             self.wait(open);
         }
         for incident in std::mem::take(&mut self.waiting) {
-            self.reports.push_back(incident.report(&self.boot, next.as_ref()));
+            self.reports
+                .push_back(incident.report(&self.boot, next.as_ref()));
         }
         self.is_dead = false;
         self.boot = next.unwrap_or_default();
@@ -410,7 +441,8 @@ impl Decoder {
 /// Whether a line goes on with one that was as long as a terminal is wide: nothing stands
 /// before it.
 fn goes_on(text: &str) -> bool {
-    !text.is_empty() && !transport::stripped(text).has_prefix
+    let line = transport::stripped(text);
+    !text.is_empty() && !line.has_prefix && !line.is_foreign
 }
 
 /// A piece of a record: its header up to the piece's place, offset and whole length, text.

@@ -54,7 +54,9 @@ impl<'a> Symbol<'a> {
         let function = plain_name(name)?;
         let (offset, after) = rest.split_once('/')?;
         let after = after.strip_prefix("0x")?;
-        let end = after.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(after.len());
+        let end = after
+            .find(|c: char| !c.is_ascii_hexdigit())
+            .unwrap_or(after.len());
         let (size, mut rest) = after.split_at(end);
         let hex = |digits| u64::from_str_radix(digits, 16).ok();
         let offset = hex(offset)?;
@@ -144,7 +146,13 @@ pub(crate) fn fault(line: &str) -> Option<Symbol<'_>> {
     }
     let marked = || {
         const MARKS: [&str; 8] = [
-            "pc : ", "PC is at ", "EIP: 0060:", "EIP: ", "EIP is at ", "epc : ", "epc   : ",
+            "pc : ",
+            "PC is at ",
+            "EIP: 0060:",
+            "EIP: ",
+            "EIP is at ",
+            "epc : ",
+            "epc   : ",
             "Krnl PSW : ",
         ];
         MARKS.iter().find_map(|mark| line.strip_prefix(mark))
@@ -163,7 +171,10 @@ pub(crate) fn is_user(line: &str) -> bool {
 
 /// Whether the CPU was where there is no code: it had jumped through a bad pointer.
 pub(crate) fn is_nowhere(line: &str) -> bool {
-    let Some(place) = line.strip_prefix("RIP: 0010:").or_else(|| line.strip_prefix("pc : ")) else {
+    let Some(place) = line
+        .strip_prefix("RIP: 0010:")
+        .or_else(|| line.strip_prefix("pc : "))
+    else {
         return false;
     };
     place.starts_with("0x") || place.starts_with("Bad ") || place.trim_start().starts_with("(null)")
@@ -182,7 +193,12 @@ pub(crate) fn context(line: &str) -> Option<Option<&str>> {
 /// Whether a stack begins behind this line.
 pub(crate) fn is_stack(line: &str) -> bool {
     const STARTS: [&str; 6] = [
-        "Call Trace:", "Call trace:", "Backtrace:", "backtrace:", "backtrace (crc", "Call Trace ",
+        "Call Trace:",
+        "Call trace:",
+        "Backtrace:",
+        "backtrace:",
+        "backtrace (crc",
+        "Call Trace ",
     ];
     STARTS.iter().any(|start| line.starts_with(start)) || line == "stack backtrace:"
 }
@@ -213,7 +229,13 @@ pub(crate) fn frame(line: &str) -> Option<(Symbol<'_>, bool)> {
     if let Some((name, _)) = rest.strip_prefix('(').and_then(|r| r.split_once(") from ")) {
         let function = plain_name(name.split(['+', ' ']).next()?)?;
         let symbol = Symbol::parse(name);
-        let bare = Symbol { function, offset: None, module: None, place: None, is_inlined: false };
+        let bare = Symbol {
+            function,
+            offset: None,
+            module: None,
+            place: None,
+            is_inlined: false,
+        };
         return Some((symbol.unwrap_or(bare), true));
     }
     if rest.starts_with(['-', '=', '#', '{', '"']) {
@@ -258,7 +280,10 @@ mod tests {
             ("pc : boom_timer+0x12/0x34 [boom]", boom),
             ("PC is at boom_timer+0x12/0x34 [boom]", boom),
             ("NIP [c000000000012345] boom_timer+0x12/0x34 [boom]", boom),
-            ("EIP: [<f8a1b2c3>] boom_timer+0x12/0x34 [boom] SS:ESP 0068:d7a0bf00", boom),
+            (
+                "EIP: [<f8a1b2c3>] boom_timer+0x12/0x34 [boom] SS:ESP 0068:d7a0bf00",
+                boom,
+            ),
             ("RIP: 0010:boom_timer (drivers/boom.c:12) boom", boom),
             (
                 "RIP: 0010:skb_segment+0xc80/0xeb0",
@@ -285,18 +310,69 @@ mod tests {
     fn a_frame_is_read_in_every_dress() {
         for (line, function, offset, place, reliable) in [
             ("foo+0x12/0x34", "foo", Some((0x12, 0x34)), None, true),
-            ("? foo.cold+0x12/0x34 [m]", "foo", Some((0x12, 0x34)), None, false),
-            ("[<ffffffff81234567>] foo+0x12/0x34", "foo", Some((0x12, 0x34)), None, true),
-            ("[<ffffffff81234567>] ? foo+0x12/0x34", "foo", Some((0x12, 0x34)), None, false),
-            ("[c000000000123450] [c000000000543210] foo+0x12/0x34 (unreliable)", "foo",
-                Some((0x12, 0x34)), None, true),
-            ("([<0000000000123456>] foo+0x12/0x34)", "foo", Some((0x12, 0x34)), None, true),
-            ("[<c0012345>] (foo) from [<c0023456>] (bar+0x12/0x34)", "foo", None, None, true),
-            ("foo+0x12/0x34 net/core/dev.c:12", "foo", Some((0x12, 0x34)),
-                Some(("net/core/dev.c", 12)), true),
-            ("foo net/core/dev.c:12 [inline]", "foo", None, Some(("net/core/dev.c", 12)), true),
-            ("foo (net/core/dev.c:12 (discriminator 3)) ", "foo", None,
-                Some(("net/core/dev.c", 12)), true),
+            (
+                "? foo.cold+0x12/0x34 [m]",
+                "foo",
+                Some((0x12, 0x34)),
+                None,
+                false,
+            ),
+            (
+                "[<ffffffff81234567>] foo+0x12/0x34",
+                "foo",
+                Some((0x12, 0x34)),
+                None,
+                true,
+            ),
+            (
+                "[<ffffffff81234567>] ? foo+0x12/0x34",
+                "foo",
+                Some((0x12, 0x34)),
+                None,
+                false,
+            ),
+            (
+                "[c000000000123450] [c000000000543210] foo+0x12/0x34 (unreliable)",
+                "foo",
+                Some((0x12, 0x34)),
+                None,
+                true,
+            ),
+            (
+                "([<0000000000123456>] foo+0x12/0x34)",
+                "foo",
+                Some((0x12, 0x34)),
+                None,
+                true,
+            ),
+            (
+                "[<c0012345>] (foo) from [<c0023456>] (bar+0x12/0x34)",
+                "foo",
+                None,
+                None,
+                true,
+            ),
+            (
+                "foo+0x12/0x34 net/core/dev.c:12",
+                "foo",
+                Some((0x12, 0x34)),
+                Some(("net/core/dev.c", 12)),
+                true,
+            ),
+            (
+                "foo net/core/dev.c:12 [inline]",
+                "foo",
+                None,
+                Some(("net/core/dev.c", 12)),
+                true,
+            ),
+            (
+                "foo (net/core/dev.c:12 (discriminator 3)) ",
+                "foo",
+                None,
+                Some(("net/core/dev.c", 12)),
+                true,
+            ),
             ("foo+0x12/0x34 (P)", "foo", Some((0x12, 0x34)), None, true),
             ("__pfx_foo+0x12/0x34", "foo", Some((0x12, 0x34)), None, true),
         ] {

@@ -31,13 +31,26 @@ impl<'a> Header<'a> {
         // Up to 3.x: `Pid: 1, comm: init Not tainted 2.6.32 #1`.
         if let Some(rest) = line.strip_prefix("Pid: ") {
             let (pid, after) = rest.split_once(", comm: ")?;
-            return Some(Self { pid: pid.parse().ok(), ..Self::default() }.with_comm(after));
+            return Some(
+                Self {
+                    pid: pid.parse().ok(),
+                    ..Self::default()
+                }
+                .with_comm(after),
+            );
         }
         let cpu = line.strip_prefix("CPU: ")?;
         let (before, after) = line.split_once(" Comm: ")?;
         let number = |text: &str| text.trim().split(' ').next()?.parse().ok();
         let pid = before.split_once("PID: ").and_then(|(_, pid)| number(pid));
-        Some(Self { cpu: number(cpu), pid, ..Self::default() }.with_comm(after))
+        Some(
+            Self {
+                cpu: number(cpu),
+                pid,
+                ..Self::default()
+            }
+            .with_comm(after),
+        )
     }
 
     fn with_comm(self, after: &'a str) -> Self {
@@ -45,7 +58,10 @@ impl<'a> Header<'a> {
         let end = ends.iter().filter_map(|mark| after.find(mark)).min();
         let (comm, rest) = end.map_or((after, ""), |end| after.split_at(end));
         let comm = Some(comm.trim()).filter(|comm| !comm.is_empty());
-        Self { comm, ..self.with_release(rest) }
+        Self {
+            comm,
+            ..self.with_release(rest)
+        }
     }
 
     /// Taint letters stand before the release; a release begins with a digit.
@@ -123,7 +139,10 @@ pub(crate) fn taints(letters: &str) -> Vec<Taint> {
     letters
         .chars()
         .filter_map(|letter| MEANINGS.iter().find(|(l, _)| *l == letter))
-        .map(|(letter, meaning)| Taint { letter: *letter, meaning })
+        .map(|(letter, meaning)| Taint {
+            letter: *letter,
+            meaning,
+        })
         .collect()
 }
 
@@ -153,8 +172,13 @@ pub(crate) fn registers(line: &str) -> Vec<(&str, &str)> {
             None => return Vec::new(),
         };
         let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        let Some(value) = words.next() else { return Vec::new() };
-        let digits = value.strip_prefix("0010:").or(value.strip_prefix("0018:")).unwrap_or(value);
+        let Some(value) = words.next() else {
+            return Vec::new();
+        };
+        let digits = value
+            .strip_prefix("0010:")
+            .or(value.strip_prefix("0018:"))
+            .unwrap_or(value);
         // `FS:  0000000000000000(0000) GS:…(0000)` and `knlGS:`.
         let digits = digits.split('(').next().unwrap_or(digits);
         let is_value = digits.len() >= 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
@@ -203,7 +227,10 @@ mod tests {
             assert_eq!((header.pid, header.comm), (Some(pid), Some(comm)), "{line}");
             assert_eq!(header.release, Some(release), "{line}");
             assert_eq!(header.taint, Some(taint), "{line}");
-            assert!(header.version.is_some_and(|v| v.starts_with("#1")), "{line}");
+            assert!(
+                header.version.is_some_and(|v| v.starts_with("#1")),
+                "{line}"
+            );
         }
         assert_eq!(Header::parse("CPU: Physical Processor ID: 0"), None);
         let cut = Header::parse("CPU: 0 PID: 1 Comm: ini").expect("a header");
@@ -220,16 +247,27 @@ mod tests {
     #[test]
     fn modules_lose_their_taint() {
         let line = "Modules linked in: boom(OE+) virtio_net net_failover [last unloaded: x(P)]";
-        assert_eq!(modules(line).collect::<Vec<_>>(), ["boom", "virtio_net", "net_failover"]);
+        assert_eq!(
+            modules(line).collect::<Vec<_>>(),
+            ["boom", "virtio_net", "net_failover"]
+        );
     }
 
     #[test]
     fn registers_are_read_and_nothing_else() {
         for (line, expected) in [
-            ("RAX: 00ff RBX: 0101", vec![("RAX", "00ff"), ("RBX", "0101")]),
-            ("RSP: 0018:ff5f2f7c80100e98 EFLAGS: 00000246",
-                vec![("RSP", "ff5f2f7c80100e98"), ("EFLAGS", "00000246")]),
-            ("x29: ffff8000 x28: 0000", vec![("x29", "ffff8000"), ("x28", "0000")]),
+            (
+                "RAX: 00ff RBX: 0101",
+                vec![("RAX", "00ff"), ("RBX", "0101")],
+            ),
+            (
+                "RSP: 0018:ff5f2f7c80100e98 EFLAGS: 00000246",
+                vec![("RSP", "ff5f2f7c80100e98"), ("EFLAGS", "00000246")],
+            ),
+            (
+                "x29: ffff8000 x28: 0000",
+                vec![("x29", "ffff8000"), ("x28", "0000")],
+            ),
             ("sp : ffff800012345678", vec![("sp", "ffff800012345678")]),
             ("FS:  0000(0000) GS:ff49(0000) knlGS:0000", vec![]),
             ("CPU: 1 PID: 7 Comm: x", vec![]),

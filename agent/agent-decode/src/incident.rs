@@ -20,6 +20,8 @@ const REGISTERS_MAX: usize = 64;
 const FINGERPRINT_FRAMES: usize = 3;
 /// So many lines in a row that are none of its own end a report.
 const QUIET_LINES: u32 = 64;
+/// And so many bytes, of whoever else logs in between.
+const QUIET_BYTES: u64 = 64 << 10;
 
 /// One thing that happens; later lines add to it.
 #[derive(Clone, Debug)]
@@ -123,7 +125,10 @@ impl Incident {
             Kind::SleepInAtomic => self.place(line.split_once(" at ").map(|(_, place)| place)),
             Kind::HungTask => {
                 let task = line.strip_prefix("INFO: task ");
-                self.task(task.and_then(|t| t.split_once(" blocked ")).map(|(task, _)| task));
+                self.task(
+                    task.and_then(|t| t.split_once(" blocked "))
+                        .map(|(task, _)| task),
+                );
             }
             Kind::SoftLockup => {
                 let task = line.rsplit_once('[').and_then(|(_, t)| t.strip_suffix(']'));
@@ -167,14 +172,20 @@ impl Incident {
         };
         let file_in = |text: &str| {
             let mut words = text.split_ascii_whitespace();
-            words.find_map(frames::place).map(|(file, line)| (file.to_owned(), line))
+            words
+                .find_map(frames::place)
+                .map(|(file, line)| (file.to_owned(), line))
         };
         let old = file_in(after.split("+0x").next().unwrap_or(after));
         let new = before.strip_prefix("WARNING: ").unwrap_or("");
         self.condition = condition(after).or_else(|| condition(new));
         self.place = old.or_else(|| file_in(new));
         // The function is the first word with an offset.
-        self.name(after.split_ascii_whitespace().find(|word| word.contains("+0x")));
+        self.name(
+            after
+                .split_ascii_whitespace()
+                .find(|word| word.contains("+0x")),
+        );
         if self.named.is_some() && after.contains(" [") {
             let symbol = after.find("+0x").and_then(|at| {
                 let start = after[..at].rfind(' ').map_or(0, |blank| blank + 1);
@@ -184,7 +195,9 @@ impl Incident {
         }
         if let Some((_, task)) = after.split_once(", CPU#") {
             self.cpu = task.split(':').next().and_then(|cpu| cpu.parse().ok());
-            let task = task.split_once(": ").and_then(|(_, task)| task.rsplit_once('/'));
+            let task = task
+                .split_once(": ")
+                .and_then(|(_, task)| task.rsplit_once('/'));
             if let Some((comm, pid)) = task {
                 self.comm = Some(comm.to_owned());
                 self.pid = pid.trim().parse().ok();
@@ -197,10 +210,16 @@ impl Incident {
 
     /// `Out of memory: Killed process 12 (name) total-vm:…`, and up to 4.18 `Kill process`.
     fn killed(&mut self, line: &str) {
-        let Some((_, rest)) = line.split_once(" process ") else { return };
-        let Some((pid, rest)) = rest.split_once(' ') else { return };
+        let Some((_, rest)) = line.split_once(" process ") else {
+            return;
+        };
+        let Some((pid, rest)) = rest.split_once(' ') else {
+            return;
+        };
         self.pid = pid.trim_end_matches(',').parse().ok();
-        let name = rest.strip_prefix('(').and_then(|rest| rest.split_once(") "));
+        let name = rest
+            .strip_prefix('(')
+            .and_then(|rest| rest.split_once(") "));
         self.comm = name.map(|(name, _)| name.to_owned());
     }
 
@@ -292,6 +311,13 @@ impl Incident {
         !self.is_ended && self.quiet < QUIET_LINES
     }
 
+    /// A line passes that is not the kernel's; `end` is where it ends.
+    pub(crate) fn pass(&mut self, end: u64) {
+        if end.saturating_sub(self.end) > QUIET_BYTES {
+            self.quiet = QUIET_LINES;
+        }
+    }
+
     /// Reads the next line; `end` is where it ends.
     pub(crate) fn detail(&mut self, line: &str, end: u64) {
         if self.is_ended {
@@ -336,7 +362,8 @@ impl Incident {
         if line.starts_with("Modules linked in:") || self.is_in_modules && is_module_list(line) {
             self.is_in_modules = true;
             let room = MODULES_MAX.saturating_sub(self.modules.len());
-            self.modules.extend(header::modules(line).take(room).map(str::to_owned));
+            self.modules
+                .extend(header::modules(line).take(room).map(str::to_owned));
             return true;
         }
         self.is_in_modules = false;
@@ -439,7 +466,25 @@ impl Incident {
                 // The state line comes before a stack that old kernels do not announce.
                 line.starts_with("task:") || line.contains(" disables this message")
             }
-            Kind::RcuStall => line.starts_with("rcu: ") || line.starts_with("NMI backtrace for cpu"),
+            Kind::RcuStall => {
+                line.starts_with("rcu: ") || line.starts_with("NMI backtrace for cpu")
+            }
+            Kind::NullPointerDereference | Kind::PageFault => {
+                // arch/arm64/mm/fault.c: what the registers of the fault say.
+                const STARTS: [&str; 10] = [
+                    "#PF: ",
+                    "PGD ",
+                    "Mem abort info:",
+                    "ESR = ",
+                    "EC = ",
+                    "SET = ",
+                    "EA = ",
+                    "FSC = ",
+                    "Data abort info:",
+                    "swapper pgtable:",
+                ];
+                STARTS.iter().any(|start| line.starts_with(start))
+            }
             _ => false,
         }
     }
@@ -496,7 +541,9 @@ impl Incident {
     /// The report, with what the boots around it say of the kernel.
     pub(crate) fn report(mut self, boot: &Boot, next: Option<&Boot>) -> Report {
         let fault = self.fault.clone().or_else(|| {
-            (self.kind == Kind::Warning).then(|| self.named.clone()).flatten()
+            (self.kind == Kind::Warning)
+                .then(|| self.named.clone())
+                .flatten()
         });
         // Up to 4.20 sysrq-c wrote through a null pointer.
         if fault.as_deref() == Some("sysrq_handle_crash") {
@@ -505,9 +552,16 @@ impl Incident {
         let named: Vec<&str> = if self.is_nowhere {
             Vec::new()
         } else {
-            fault.iter().chain(&self.named).map(String::as_str).collect()
+            fault
+                .iter()
+                .chain(&self.named)
+                .map(String::as_str)
+                .collect()
         };
-        let blamed = self.has_culprit().then(|| blame::blamed(&named, &self.frames)).flatten();
+        let blamed = self
+            .has_culprit()
+            .then(|| blame::blamed(&named, &self.frames))
+            .flatten();
         let blamed = blamed.map(str::to_owned);
         let module = self.module_of(blamed.as_deref());
         let fingerprint = self.fingerprint(blamed.as_deref());
@@ -515,9 +569,11 @@ impl Incident {
         let title = self.title(fault.as_deref(), blamed.as_deref(), module.as_deref());
         let (release, version, from) = match (self.release, &boot.release) {
             (Some(release), _) => (Some(release), self.version, Some(Source::Report)),
-            (None, Some(release)) => {
-                (Some(release.clone()), boot.version.clone(), Some(Source::Boot))
-            }
+            (None, Some(release)) => (
+                Some(release.clone()),
+                boot.version.clone(),
+                Some(Source::Boot),
+            ),
             (None, None) => {
                 let next = next.filter(|next| next.release.is_some());
                 let from = next.map(|_| Source::NextBoot);
@@ -526,8 +582,9 @@ impl Incident {
             }
         };
         let hardware = self.hardware.or_else(|| boot.hardware.clone());
-        let distribution =
-            release.as_deref().and_then(|r| report::distribution(r, version.as_deref()));
+        let distribution = release
+            .as_deref()
+            .and_then(|r| report::distribution(r, version.as_deref()));
         let (file, file_line) = self.place.unzip();
         Report {
             kind: self.kind,
@@ -579,8 +636,15 @@ impl Incident {
         let path = blame::path(&self.frames, FINGERPRINT_FRAMES);
         let nothing = blamed.is_none() && path.is_empty();
         // What has no place is told by its words, of which numbers are chance.
-        let words = if nothing { without_numbers(&self.line) } else { String::new() };
-        let path = path.into_iter().filter(|f| Some(*f) != blamed).take(FINGERPRINT_FRAMES - 1);
+        let words = if nothing {
+            without_numbers(&self.line)
+        } else {
+            String::new()
+        };
+        let path = path
+            .into_iter()
+            .filter(|f| Some(*f) != blamed)
+            .take(FINGERPRINT_FRAMES - 1);
         let parts = [self.kind.as_str(), blamed.unwrap_or(""), &words];
         report::fingerprint(parts.into_iter().chain(path))
     }
@@ -622,8 +686,13 @@ impl Incident {
             | Kind::LockCorruption
             | Kind::SlabCorruption => return format!("{phrase}: {}", self.line),
             Kind::Lockdep => {
-                let said = self.line.trim_start_matches(['[', ' ']).trim_end_matches([']', ' ', '.']);
-                let said = ["WARNING: ", "INFO: ", "BUG: "].iter().find_map(|w| said.strip_prefix(w));
+                let said = self
+                    .line
+                    .trim_start_matches(['[', ' '])
+                    .trim_end_matches([']', ' ', '.']);
+                let said = ["WARNING: ", "INFO: ", "BUG: "]
+                    .iter()
+                    .find_map(|w| said.strip_prefix(w));
                 format!("{phrase}: {}", said.unwrap_or(&self.line))
             }
             _ => phrase.to_owned(),
@@ -669,7 +738,8 @@ pub(crate) struct Boot {
 /// Whether a line may go on with the list of modules: only names, and their taint.
 fn is_module_list(line: &str) -> bool {
     let mut words = line.split_ascii_whitespace();
-    let is_char = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'(' | b')' | b'+');
+    let is_char =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'(' | b')' | b'+');
     !line.is_empty()
         && !line.contains("+0x")
         && (line.contains("[last unloaded") || words.all(|word| word.bytes().all(is_char)))
@@ -679,7 +749,9 @@ fn is_module_list(line: &str) -> bool {
 /// The number behind a mark.
 fn number_behind(line: &str, mark: &str) -> Option<u32> {
     let (_, rest) = line.split_once(mark)?;
-    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(rest.len());
     rest[..end].parse().ok()
 }
 
@@ -687,7 +759,8 @@ fn number_behind(line: &str, mark: &str) -> Option<u32> {
 fn without_numbers(line: &str) -> String {
     let is_number = |word: &&str| {
         let digits = word.strip_prefix("0x").unwrap_or(word);
-        !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit())
+        !digits.is_empty()
+            && digits.bytes().all(|b| b.is_ascii_hexdigit())
             && digits.bytes().any(|b| b.is_ascii_digit())
     };
     let words = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');

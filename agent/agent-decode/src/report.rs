@@ -185,9 +185,22 @@ pub(crate) fn distribution(release: &str, version: Option<&str>) -> Option<&'sta
     // `5.15.0-25-generic`, `6.8.0-1021-aws`: an ABI number and a flavour.
     let is_ubuntu = || {
         let mut parts = release.split('-').skip(1);
-        let abi = parts.next().is_some_and(|abi| abi.bytes().all(|b| b.is_ascii_digit()));
-        let flavours = ["generic", "aws", "azure", "gcp", "gke", "kvm", "lowlatency", "oracle"];
-        abi && parts.next().is_some_and(|flavour| flavours.contains(&flavour))
+        let abi = parts
+            .next()
+            .is_some_and(|abi| abi.bytes().all(|b| b.is_ascii_digit()));
+        let flavours = [
+            "generic",
+            "aws",
+            "azure",
+            "gcp",
+            "gke",
+            "kvm",
+            "lowlatency",
+            "oracle",
+        ];
+        abi && parts
+            .next()
+            .is_some_and(|flavour| flavours.contains(&flavour))
     };
     let is_debian = || release.contains("+deb") || release.ends_with("-cloud-amd64");
     found
@@ -215,11 +228,19 @@ mod tests {
         for (release, version, expected) in [
             ("6.1.1-1.el9.elrepo.x86_64", None, Some("elrepo")),
             ("5.14.0-427.el9.x86_64", None, Some("RHEL")),
-            ("6.1.0-50-cloud-amd64", Some("#1 SMP Debian 6.1.176-1"), Some("Debian")),
+            (
+                "6.1.0-50-cloud-amd64",
+                Some("#1 SMP Debian 6.1.176-1"),
+                Some("Debian"),
+            ),
             ("6.12.107+deb13-cloud-amd64", None, Some("Debian")),
             ("5.15.0-25-generic", None, Some("Ubuntu")),
             ("6.8.0-1021-aws", None, Some("Ubuntu")),
-            ("6.1.112-122.189.amzn2023.x86_64", None, Some("Amazon Linux")),
+            (
+                "6.1.112-122.189.amzn2023.x86_64",
+                None,
+                Some("Amazon Linux"),
+            ),
             ("6.6.58-flatcar", None, Some("Flatcar")),
             ("6.1.81", None, None),
         ] {

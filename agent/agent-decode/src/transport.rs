@@ -23,6 +23,9 @@ pub struct Stripped<'a> {
     pub caller: Option<Caller>,
     /// Whether anything stood before it at all.
     pub has_prefix: bool,
+    /// Whether it is no line of the kernel: another program's, or what a journal says
+    /// beside its messages.
+    pub is_foreign: bool,
 }
 
 /// The line as text: without colours, line end, and a container that writes JSON.
@@ -73,6 +76,7 @@ pub fn stripped(line: &str) -> Stripped<'_> {
             Some(shorter) => rest = shorter,
             None => {
                 found.text = trimmed;
+                found.is_foreign = date(trimmed).is_some() || is_field(trimmed);
                 return found;
             }
         }
@@ -112,7 +116,10 @@ impl Stripped<'_> {
 }
 
 /// `12.345678`, `12.345678 <    0.000012>`, `+0.000012`; the time if it has six digits.
-#[allow(clippy::option_option, reason = "no stamp, and a stamp without the time")]
+#[allow(
+    clippy::option_option,
+    reason = "no stamp, and a stamp without the time"
+)]
 fn stamp_ns(inside: &str) -> Option<Option<u64>> {
     let first = inside.split(" <").next().unwrap_or(inside);
     let (s, us) = first.strip_prefix('+').unwrap_or(first).split_once('.')?;
@@ -166,7 +173,9 @@ fn is_date(text: &str) -> bool {
     let mut words = text.split_ascii_whitespace();
     let first = words.next().unwrap_or("");
     if first.get(..3).is_some_and(is_month) {
-        let clock = words.next().is_some_and(|w| w.len() == 5 && w.as_bytes()[2] == b':');
+        let clock = words
+            .next()
+            .is_some_and(|w| w.len() == 5 && w.as_bytes()[2] == b':');
         return is_number(&first[3..], 2) && clock && words.next().is_none();
     }
     first.len() == 3
@@ -177,65 +186,66 @@ fn is_date(text: &str) -> bool {
         && words.next().is_none()
 }
 
-/// `Nov 21 01:40:46 w01 kernel: `, with other dates, and what has a date and no host.
-fn syslog(line: &str) -> Option<&str> {
-    let (first, mut rest) = word(line)?;
+/// What stands behind a date and a clock, in whichever way they are written.
+fn date(line: &str) -> Option<&str> {
+    let (first, rest) = word(line)?;
+    if is_iso(first) || is_epoch(first) {
+        return Some(rest);
+    }
+    let clock = |rest| {
+        let (clock, rest) = word(rest)?;
+        is_clock(clock).then_some(rest)
+    };
     if is_month(first) {
         // Some write the year before the clock, some behind it.
         let without_year = |rest| match word(rest) {
             Some((year, after)) if is_number(year, 4) => after,
             _ => rest,
         };
-        let (day, after) = word(rest)?;
-        let (clock, after) = word(without_year(after))?;
-        if !is_number(day, 2) || !is_clock(clock) {
-            return None;
-        }
-        rest = without_year(after);
-    } else if is_day(first) {
+        let (day, rest) = word(rest)?;
+        let rest = clock(without_year(rest))?;
+        return is_number(day, 2).then(|| without_year(rest));
+    }
+    if is_day(first) {
         // journalctl -o short-full: `Sat 2026-11-21 01:40:46 UTC w01 kernel: `.
-        let (date, after) = word(rest)?;
-        let (clock, after) = word(after)?;
-        let (_zone, after) = word(after)?;
-        if !is_iso_date(date) || !is_clock(clock) {
-            return None;
-        }
-        rest = after;
-    } else if is_iso(first) {
-        // Of dmesg the only one with a comma, and without a host.
-        if first.contains(',') {
+        let (date, rest) = word(rest)?;
+        let (_zone, rest) = word(clock(rest)?)?;
+        return is_iso_date(date).then_some(rest);
+    }
+    is_iso_date(first).then(|| clock(rest)).flatten()
+}
+
+/// `Nov 21 01:40:46 w01 kernel: `, with other dates, and what has a date and no host.
+fn syslog(line: &str) -> Option<&str> {
+    let rest = date(line)?;
+    let (first, _) = word(line)?;
+    let bare = rest.trim_start();
+    // Of dmesg only ISO dates have a comma, and they have no host.
+    let is_dmesg = is_iso(first) && first.contains(',');
+    if is_dmesg || bare.starts_with(['[', '<']) {
+        return Some(rest);
+    }
+    for stream in ["stdout F ", "stderr F ", "stdout P ", "stderr P "] {
+        if let Some(rest) = bare.strip_prefix(stream) {
             return Some(rest);
         }
-        let bare = rest.trim_start();
-        for stream in ["stdout F ", "stderr F ", "stdout P ", "stderr P "] {
-            if let Some(rest) = bare.strip_prefix(stream) {
-                return Some(rest);
-            }
-        }
-        if bare.starts_with(['[', '<']) {
-            return Some(rest);
-        }
-    } else if is_iso_date(first) {
-        let (clock, after) = word(rest)?;
-        if !is_clock(clock) {
-            return None;
-        }
-        if after.trim_start().starts_with(['[', '<']) {
-            return Some(after);
-        }
-        rest = after;
-    } else if !is_epoch(first) {
-        return None;
     }
     let (_host, rest) = word(rest)?;
     let rest = rest.trim_start();
-    // Where a daemon passes on what others sent: `kernel: `, `kernel[0]: `, `[kernel] `.
-    let named = rest.strip_prefix("kernel").or_else(|| rest.strip_prefix("vmkernel"))?;
+    // Where a daemon passes on what others sent: `kernel: `, `kernel[0]: `.
+    let named = rest.strip_prefix("kernel")?;
     let named = match named.strip_prefix('[') {
         Some(id) => id.split_once(']').filter(|(id, _)| is_number(id, 10))?.1,
         None => named,
     };
     named.strip_prefix(':')
+}
+
+/// A field of a journal's export: `_TRANSPORT=kernel`.
+fn is_field(line: &str) -> bool {
+    let is_name = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+    let name = line.split_once('=').map_or("", |(name, _)| name);
+    name.len() >= 4 && name.bytes().all(is_name)
 }
 
 /// `12,373,1919878,-;`, also with a release before it, and with fields behind it.
@@ -305,7 +315,10 @@ fn plain(line: &str) -> String {
 fn json(line: &str) -> Option<String> {
     let value = |name: &str| {
         let (_, rest) = line.split_once(name)?;
-        rest.trim_start().strip_prefix(':')?.trim_start().strip_prefix('"')
+        rest.trim_start()
+            .strip_prefix(':')?
+            .trim_start()
+            .strip_prefix('"')
     };
     let text = value("\"MESSAGE\"").or_else(|| value("\"log\""))?;
     let by = value("\"SYSLOG_IDENTIFIER\"").or_else(|| value("\"_TRANSPORT\""));
@@ -432,11 +445,23 @@ mod tests {
     fn a_stamp_gives_the_time_and_a_caller_who_it_was() {
         for (line, ns, caller) in [
             ("<1>[    1.234567] BUG: x", Some(1_234_567_000), None),
-            ("[    0.000001][   T12] BUG: x", Some(1_000), Some(Caller::Task(12))),
-            ("[    0.000001][    C3] BUG: x", Some(1_000), Some(Caller::Cpu(3))),
+            (
+                "[    0.000001][   T12] BUG: x",
+                Some(1_000),
+                Some(Caller::Task(12)),
+            ),
+            (
+                "[    0.000001][    C3] BUG: x",
+                Some(1_000),
+                Some(Caller::Cpu(3)),
+            ),
             ("[ 1.23] x", None, None),
             ("[x.234567] x", None, None),
-            ("[9999999999.999999] x", Some(9_999_999_999_999_999_000), None),
+            (
+                "[9999999999.999999] x",
+                Some(9_999_999_999_999_999_000),
+                None,
+            ),
             ("BUG: x", None, None),
             ("[   T12] BUG: x", None, Some(Caller::Task(12))),
             ("[  +0.000012] x", None, None),
@@ -464,10 +489,22 @@ mod tests {
     #[test]
     fn colours_and_containers_are_taken_off() {
         for (line, expected) in [
-            (&b"\x1b[32m[    1.234567] \x1b[0m\x1b[31mBUG: x\x1b[0m\r\r\n"[..], "BUG: x"),
-            (b"{\"log\":\"[    1.234567] BUG: x\\n\",\"stream\":\"stdout\"}", "BUG: x"),
-            (b"{\"_TRANSPORT\":\"kernel\",\"MESSAGE\":\"BUG: \\\"x\\\"\"}", "BUG: \"x\""),
-            (b"{\"_TRANSPORT\":\"stdout\",\"MESSAGE\":\"BUG: x\"}", "program: BUG: x"),
+            (
+                &b"\x1b[32m[    1.234567] \x1b[0m\x1b[31mBUG: x\x1b[0m\r\r\n"[..],
+                "BUG: x",
+            ),
+            (
+                b"{\"log\":\"[    1.234567] BUG: x\\n\",\"stream\":\"stdout\"}",
+                "BUG: x",
+            ),
+            (
+                b"{\"_TRANSPORT\":\"kernel\",\"MESSAGE\":\"BUG: \\\"x\\\"\"}",
+                "BUG: \"x\"",
+            ),
+            (
+                b"{\"_TRANSPORT\":\"stdout\",\"MESSAGE\":\"BUG: x\"}",
+                "program: BUG: x",
+            ),
             (b"\xff\n", "\u{fffd}"),
             (b"\n", ""),
         ] {

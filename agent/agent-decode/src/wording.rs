@@ -31,22 +31,62 @@ pub(crate) const WORDINGS: &[Wording] = {
     use Kind as K;
     &[
         // arch/x86/mm/fault.c, show_fault_oops(): 5.1 on, and before it.
-        w("BUG: kernel NULL pointer dereference", "", K::NullPointerDereference),
-        w("BUG: unable to handle kernel NULL pointer dereference", "", K::NullPointerDereference),
-        w("BUG: unable to handle page fault for address", "", K::PageFault),
-        w("BUG: unable to handle kernel paging request", "", K::PageFault),
-        w("kernel tried to execute NX-protected page", "", K::PageFault),
+        w(
+            "BUG: kernel NULL pointer dereference",
+            "",
+            K::NullPointerDereference,
+        ),
+        w(
+            "BUG: unable to handle kernel NULL pointer dereference",
+            "",
+            K::NullPointerDereference,
+        ),
+        w(
+            "BUG: unable to handle page fault for address",
+            "",
+            K::PageFault,
+        ),
+        w(
+            "BUG: unable to handle kernel paging request",
+            "",
+            K::PageFault,
+        ),
+        w(
+            "kernel tried to execute NX-protected page",
+            "",
+            K::PageFault,
+        ),
         w("unable to execute userspace code (SMEP?)", "", K::PageFault),
         // arch/powerpc/mm/fault.c, bad_page_fault().
-        w("BUG: Kernel NULL pointer dereference", "", K::NullPointerDereference),
+        w(
+            "BUG: Kernel NULL pointer dereference",
+            "",
+            K::NullPointerDereference,
+        ),
         w("BUG: Unable to handle kernel ", "", K::PageFault),
         // arch/arm64/mm/fault.c, die_kernel_fault(), and others that took it from there.
-        w("Unable to handle kernel NULL pointer dereference", "", K::NullPointerDereference),
+        w(
+            "Unable to handle kernel NULL pointer dereference",
+            "",
+            K::NullPointerDereference,
+        ),
         w("Unable to handle kernel paging request", "", K::PageFault),
-        w("Unable to handle kernel pointer dereference", "", K::PageFault),
+        w(
+            "Unable to handle kernel pointer dereference",
+            "",
+            K::PageFault,
+        ),
         w("Unable to handle kernel access", "", K::PageFault),
-        w("Unable to handle kernel ", "at virtual address", K::PageFault),
-        w("CPU ", "Unable to handle kernel paging request", K::PageFault),
+        w(
+            "Unable to handle kernel ",
+            "at virtual address",
+            K::PageFault,
+        ),
+        w(
+            "CPU ",
+            "Unable to handle kernel paging request",
+            K::PageFault,
+        ),
         // include/linux/bug.h, CHECK_DATA_CORRUPTION(), and what reports through it.
         w("list_add corruption", "", K::ListCorruption),
         w("list_del corruption", "", K::ListCorruption),
@@ -69,7 +109,11 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("kernel BUG at ", "", K::Bug),
         w("Kernel BUG at ", "", K::Bug),
         // arch/x86/kernel/traps.c, cet.c; kernel/cfi.c.
-        w("general protection fault, ", " for ", K::GeneralProtectionFault),
+        w(
+            "general protection fault, ",
+            " for ",
+            K::GeneralProtectionFault,
+        ),
         w("general protection fault", "[#", K::GeneralProtectionFault),
         w("divide error: ", "[#", K::DivideError),
         w("Division by zero in kernel", "", K::DivideError),
@@ -95,13 +139,33 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("BUG: ", "stack guard page was hit", K::StackOverflow),
         w("kernel stack overflow", "", K::StackOverflow),
         w("Kernel stack overflow", "", K::StackOverflow),
-        w("Insufficient stack space to handle exception", "", K::StackOverflow),
+        w(
+            "Insufficient stack space to handle exception",
+            "",
+            K::StackOverflow,
+        ),
         // arch/arm64/kernel/traps.c, die(), and its namesakes.
-        w("Internal error: Oops - Undefined instruction", "", K::InvalidOpcode),
-        w("Internal error: undefined instruction", "", K::InvalidOpcode),
+        w(
+            "Internal error: Oops - Undefined instruction",
+            "",
+            K::InvalidOpcode,
+        ),
+        w(
+            "Internal error: undefined instruction",
+            "",
+            K::InvalidOpcode,
+        ),
         w("Internal error: Oops - BUG", "", K::Bug),
-        w("Internal error: synchronous external abort", "", K::ExternalAbort),
-        w("Unhandled fault: synchronous external abort", "", K::ExternalAbort),
+        w(
+            "Internal error: synchronous external abort",
+            "",
+            K::ExternalAbort,
+        ),
+        w(
+            "Unhandled fault: synchronous external abort",
+            "",
+            K::ExternalAbort,
+        ),
         w("Internal error: ", "[#", K::Oops),
         w("Oops - illegal instruction", "[#", K::InvalidOpcode),
         w("Oops", "[#", K::Oops),
@@ -119,9 +183,17 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("INFO: task ", " blocked ", K::HungTask),
         // mm/oom_kill.c.
         w("Memory cgroup out of memory: Kill", "", K::CgroupOomKill),
-        w("Memory cgroup out of memory (oom_kill_allocating_task): Kill", "", K::CgroupOomKill),
+        w(
+            "Memory cgroup out of memory (oom_kill_allocating_task): Kill",
+            "",
+            K::CgroupOomKill,
+        ),
         w("Out of memory: Kill", "", K::OomKill),
-        w("Out of memory (oom_kill_allocating_task): Kill", "", K::OomKill),
+        w(
+            "Out of memory (oom_kill_allocating_task): Kill",
+            "",
+            K::OomKill,
+        ),
         w("Out of memory and no killable processes", "", K::OomKill),
         // kernel/rcu/tree_stall.h, tree_exp.h, tasks.h, tiny.c, srcutree.c.
         w("rcu: INFO: ", "detected stall", K::RcuStall),
@@ -131,16 +203,40 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("INFO: rcu", "detected expedited stall", K::RcuStall),
         w("INFO: rcu", "self-detected stall", K::RcuStall),
         // arch/x86/kernel/cpu/mce/core.c, print_mce(); arch/arm64/kernel/traps.c.
-        w("mce: [Hardware Error]: ", "Machine Check Exception", K::MachineCheck),
-        w("[Hardware Error]: ", "Machine Check Exception", K::MachineCheck),
-        w("mce: [Hardware Error]: CPU ", ": Machine Check: ", K::MachineCheck),
+        w(
+            "mce: [Hardware Error]: ",
+            "Machine Check Exception",
+            K::MachineCheck,
+        ),
+        w(
+            "[Hardware Error]: ",
+            "Machine Check Exception",
+            K::MachineCheck,
+        ),
+        w(
+            "mce: [Hardware Error]: CPU ",
+            ": Machine Check: ",
+            K::MachineCheck,
+        ),
         w("SError Interrupt on CPU", "", K::SError),
         // drivers/firmware/efi/cper.c, drivers/edac, drivers/pci/pcie/aer.c, mm/memory-failure.c.
         w("Memory failure: 0x", "recovery action", K::HardwareError),
-        w("mce: Uncorrected hardware memory error", "", K::HardwareError),
+        w(
+            "mce: Uncorrected hardware memory error",
+            "",
+            K::HardwareError,
+        ),
         w("EDAC ", ": 1 UE ", K::HardwareError),
-        w("{", "}[Hardware Error]: event severity: fatal", K::HardwareError),
-        w("{", "}[Hardware Error]: event severity: recoverable", K::HardwareError),
+        w(
+            "{",
+            "}[Hardware Error]: event severity: fatal",
+            K::HardwareError,
+        ),
+        w(
+            "{",
+            "}[Hardware Error]: event severity: recoverable",
+            K::HardwareError,
+        ),
         w("pcieport ", "AER: Uncorrect", K::HardwareError),
         w("pcieport ", "severity=Uncorrect", K::HardwareError),
         // arch/x86/kernel/nmi.c.
@@ -162,30 +258,58 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("BUG: memory leak", "", K::MemoryLeak),
         w("unreferenced object 0x", "(size ", K::MemoryLeak),
         // kernel/locking/lockdep.c, include/linux/rcupdate.h; [ INFO: up to 4.11.
-        w("WARNING: possible circular locking dependency detected", "", K::Lockdep),
-        w("WARNING: possible recursive locking detected", "", K::Lockdep),
-        w("WARNING: possible irq lock inversion dependency detected", "", K::Lockdep),
+        w(
+            "WARNING: possible circular locking dependency detected",
+            "",
+            K::Lockdep,
+        ),
+        w(
+            "WARNING: possible recursive locking detected",
+            "",
+            K::Lockdep,
+        ),
+        w(
+            "WARNING: possible irq lock inversion dependency detected",
+            "",
+            K::Lockdep,
+        ),
         w("WARNING: ", "-safe -> ", K::Lockdep),
         w("WARNING: inconsistent lock state", "", K::Lockdep),
         w("WARNING: bad unlock balance detected", "", K::Lockdep),
         w("WARNING: bad contention detected", "", K::Lockdep),
         w("WARNING: held lock freed", "", K::Lockdep),
-        w("WARNING: lock held when returning to user space", "", K::Lockdep),
+        w(
+            "WARNING: lock held when returning to user space",
+            "",
+            K::Lockdep,
+        ),
         w("WARNING: ", "still has locks held", K::Lockdep),
         w("WARNING: Nested lock was not taken", "", K::Lockdep),
         w("WARNING: suspicious RCU usage", "", K::Lockdep),
-        w("WARNING: kernel/", "suspicious rcu_dereference_check() usage", K::Lockdep),
+        w(
+            "WARNING: kernel/",
+            "suspicious rcu_dereference_check() usage",
+            K::Lockdep,
+        ),
         w("[ INFO: possible ", " detected ]", K::Lockdep),
         w("[ INFO: inconsistent lock state ]", "", K::Lockdep),
         w("[ INFO: suspicious RCU usage. ]", "", K::Lockdep),
         w("[ INFO: ", "-safe -> ", K::Lockdep),
         w("[ BUG: bad unlock balance detected! ]", "", K::Lockdep),
         w("[ BUG: held lock freed! ]", "", K::Lockdep),
-        w("[ BUG: lock held when returning to user space! ]", "", K::Lockdep),
+        w(
+            "[ BUG: lock held when returning to user space! ]",
+            "",
+            K::Lockdep,
+        ),
         w("[ BUG: ", "still has locks held! ]", K::Lockdep),
         w("[ BUG: Invalid wait context ]", "", K::Lockdep),
         w("BUG: Invalid wait context", "", K::Lockdep),
-        w("INFO: possible circular locking dependency detected", "", K::Lockdep),
+        w(
+            "INFO: possible circular locking dependency detected",
+            "",
+            K::Lockdep,
+        ),
         w("INFO: possible recursive locking detected", "", K::Lockdep),
         w("INFO: inconsistent lock state", "", K::Lockdep),
         w("INFO: trying to register non-static key", "", K::Lockdep),
@@ -195,9 +319,17 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("BUG: rwlock ", " on CPU#", K::LockCorruption),
         w("BUG: rwlock-recursion on CPU#", "", K::LockCorruption),
         // kernel/sched/core.c, lib/smp_processor_id.c.
-        w("BUG: sleeping function called from invalid context", "", K::SleepInAtomic),
+        w(
+            "BUG: sleeping function called from invalid context",
+            "",
+            K::SleepInAtomic,
+        ),
         w("BUG: using ", " in preemptible [", K::SleepInAtomic),
-        w("BUG: scheduling while atomic: ", "", K::SchedulingWhileAtomic),
+        w(
+            "BUG: scheduling while atomic: ",
+            "",
+            K::SchedulingWhileAtomic,
+        ),
         // mm/page_alloc.c, mm/memory.c, kernel/fork.c, mm/filemap.c.
         w("BUG: Bad page state", "", K::BadPage),
         w("BUG: Bad page map", "", K::BadPage),
@@ -210,10 +342,22 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("BUG ", " (Tainted: ", K::SlabCorruption),
         // net/sched/sch_generic.c before its WARN; net/core/dev.c.
         w("NETDEV WATCHDOG: ", "timed out", K::NetdevWatchdog),
-        w("unregister_netdevice: waiting for ", " to become free", K::UnregisterNetdevice),
+        w(
+            "unregister_netdevice: waiting for ",
+            " to become free",
+            K::UnregisterNetdevice,
+        ),
         // net/netfilter/nf_conntrack_core.c, __nf_conntrack_alloc().
-        w("nf_conntrack: ", "table full, dropping packet", K::ConntrackFull),
-        w("ip_conntrack: ", "table full, dropping packet", K::ConntrackFull),
+        w(
+            "nf_conntrack: ",
+            "table full, dropping packet",
+            K::ConntrackFull,
+        ),
+        w(
+            "ip_conntrack: ",
+            "table full, dropping packet",
+            K::ConntrackFull,
+        ),
         // kernel/panic.c, __warn(): up to 3.x, up to 6.17, since.
         w("WARNING: CPU: ", " at ", K::Warning),
         w("WARNING: at ", "", K::Warning),
@@ -260,7 +404,7 @@ pub(crate) fn of(line: &str) -> Option<Kind> {
 
 /// What stands behind a name, which has no blanks: `eth0`, `nf_tables`, or of a device
 /// with its driver and bus.
-fn somewhere(line: &str) -> Option<Kind> {
+pub(crate) fn somewhere(line: &str) -> Option<Kind> {
     let (_, kind) = ANYWHERE.iter().find(|(text, _)| line.contains(text))?;
     Some(*kind)
 }
@@ -306,7 +450,10 @@ pub(crate) fn panic_text(text: &str) -> PanicText {
         ("Fatal machine check", Names(Kind::MachineCheck)),
         ("Fatal Machine check", Names(Kind::MachineCheck)),
         ("Fatal local machine check", Names(Kind::MachineCheck)),
-        ("Timeout: Not all CPUs entered broadcast exception handler", Names(Kind::MachineCheck)),
+        (
+            "Timeout: Not all CPUs entered broadcast exception handler",
+            Names(Kind::MachineCheck),
+        ),
         ("Unrecovered machine check", Names(Kind::MachineCheck)),
         ("Fatal hardware error", Names(Kind::HardwareError)),
         ("Uncorrected hardware", Names(Kind::HardwareError)),
@@ -326,12 +473,18 @@ pub(crate) fn panic_text(text: &str) -> PanicText {
         ("UBSAN: panic_on_warn set", Names(Kind::Ubsan)),
         ("UBSAN: ", Names(Kind::Ubsan)),
         ("panic_on_warn set", AfterWarning),
-        ("scheduling while atomic", Names(Kind::SchedulingWhileAtomic)),
+        (
+            "scheduling while atomic",
+            Names(Kind::SchedulingWhileAtomic),
+        ),
         ("kernel stack overflow", Names(Kind::StackOverflow)),
         ("double fault", Names(Kind::DoubleFault)),
         ("Machine halted: double fault", Names(Kind::DoubleFault)),
         ("corrupted stack end detected", Names(Kind::StackOverflow)),
-        ("stack-protector: Kernel stack is corrupted", Names(Kind::StackOverflow)),
+        (
+            "stack-protector: Kernel stack is corrupted",
+            Names(Kind::StackOverflow),
+        ),
         ("Software Watchdog Timer expired", Names(Kind::Watchdog)),
         ("watchdog pretimeout event", Names(Kind::Watchdog)),
         ("An NMI occurred", Names(Kind::Watchdog)),
