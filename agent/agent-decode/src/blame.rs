@@ -1,6 +1,6 @@
 //! Which function is to blame.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
 
 use crate::frames::Frame;
@@ -8,26 +8,32 @@ use crate::frames::Frame;
 /// The names that are skipped, and the beginnings of names.
 struct Skips {
     names: HashSet<&'static str>,
-    starts: Vec<&'static str>,
+    /// By their first two bytes.
+    starts: HashMap<[u8; 2], Vec<&'static str>>,
 }
 
 static SKIPS: LazyLock<Skips> = LazyLock::new(|| {
     let lines = include_str!("skip.txt").lines();
     let rules = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
     let (starts, names): (Vec<_>, Vec<_>) = rules.partition(|rule| rule.ends_with('*'));
-    Skips {
+    let mut skips = Skips {
         names: names.into_iter().collect(),
-        starts: starts
-            .iter()
-            .map(|rule| rule.trim_end_matches('*'))
-            .collect(),
+        starts: HashMap::new(),
+    };
+    for start in starts.iter().map(|rule| rule.trim_end_matches('*')) {
+        if let Some(two) = start.as_bytes().first_chunk() {
+            skips.starts.entry(*two).or_default().push(start);
+        }
     }
+    skips
 });
 
 /// Whether a function only reports, waits, or does what others told it to.
 pub(crate) fn is_skipped(function: &str) -> bool {
     let skips = &*SKIPS;
-    skips.names.contains(function) || skips.starts.iter().any(|start| function.starts_with(start))
+    let starts = function.as_bytes().first_chunk().and_then(|two| skips.starts.get(two));
+    skips.names.contains(function)
+        || starts.is_some_and(|all| all.iter().any(|start| function.starts_with(start)))
 }
 
 /// The first that is to blame: of those that the report names itself, in their order,

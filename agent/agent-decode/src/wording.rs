@@ -1,5 +1,9 @@
 //! How the kernel says what happens: one table of wordings, old and current.
 
+use std::sync::LazyLock;
+
+use aho_corasick::AhoCorasick;
+
 use crate::kind::Kind;
 
 /// How a line says that something happened.
@@ -385,6 +389,32 @@ pub(crate) const ANYWHERE: &[(&str, Kind)] = &[
     (": BPF program load failed: ", Kind::BpfVerifier),
 ];
 
+/// By its first byte, the second bytes (the lower six bits of them) that a line which says
+/// something may have. Most lines are none of those, and are not looked at any further.
+const STARTS: [u64; 256] = {
+    const fn with(mut starts: [u64; 256], text: &str) -> [u64; 256] {
+        let bytes = text.as_bytes();
+        if bytes.len() == 1 {
+            starts[bytes[0] as usize] = u64::MAX;
+        } else {
+            starts[bytes[0] as usize] |= 1 << (bytes[1] & 63);
+        }
+        starts
+    }
+    let mut starts = with([0; 256], "Oops: ");
+    let mut at = 0;
+    while at < WORDINGS.len() {
+        starts = with(starts, WORDINGS[at].start);
+        at += 1;
+    }
+    starts
+};
+
+static SOMEWHERE: LazyLock<AhoCorasick> = LazyLock::new(|| {
+    let all = ANYWHERE.iter().map(|(text, _)| text);
+    AhoCorasick::new(all).expect("a few constant words")
+});
+
 /// What this line says happened, if anything. It is stripped of what its transport put
 /// before it. With it comes what it says behind the word `Oops: ` where there is one.
 pub(crate) fn of(line: &str) -> Option<Kind> {
@@ -395,18 +425,23 @@ pub(crate) fn of(line: &str) -> Option<Kind> {
         };
         WORDINGS.iter().find(fits).map(|w| w.kind)
     };
+    let may_begin = match line.as_bytes() {
+        [first, second, ..] => STARTS[usize::from(*first)] & (1 << (second & 63)) != 0,
+        _ => false,
+    };
     // From 6.10 on traps are named behind the word: `Oops: divide error: 0000 [#1]`.
-    line.strip_prefix("Oops: ")
-        .and_then(find)
-        .or_else(|| find(line))
-        .or_else(|| somewhere(line))
+    let begins = may_begin.then(|| {
+        let trap = line.strip_prefix("Oops: ").and_then(find);
+        trap.or_else(|| find(line))
+    });
+    begins.flatten().or_else(|| somewhere(line))
 }
 
 /// What stands behind a name, which has no blanks: `eth0`, `nf_tables`, or of a device
 /// with its driver and bus.
 pub(crate) fn somewhere(line: &str) -> Option<Kind> {
-    let (_, kind) = ANYWHERE.iter().find(|(text, _)| line.contains(text))?;
-    Some(*kind)
+    let found = SOMEWHERE.find(line)?;
+    ANYWHERE.get(found.pattern().as_usize()).map(|(_, kind)| *kind)
 }
 
 /// The text of a panic, if this line is one's.
