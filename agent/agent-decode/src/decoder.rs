@@ -50,9 +50,8 @@ pub struct Decoder {
     pieces: Option<Pieces>,
     /// The beginning of a line whose end has not come.
     rest: Vec<u8>,
-    /// That line is longer than [`LINE_MAX`].
-    is_too_long: bool,
-    /// Bytes before the beginning of `rest`.
+    /// Bytes before that line, and up to where it was read.
+    line_start: u64,
     offset: u64,
 }
 
@@ -88,25 +87,18 @@ static NEEDLES: LazyLock<AhoCorasick> = LazyLock::new(|| {
 impl Decoder {
     /// Reads on. A line may be spread over several calls.
     pub fn push(&mut self, mut bytes: &[u8]) {
-        if !self.rest.is_empty() || self.is_too_long {
+        if self.offset > self.line_start {
             let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
                 self.keep(bytes);
                 return;
             };
             let (first, others) = bytes.split_at(end + 1);
-            self.keep(&first[..end]);
-            let line = std::mem::take(&mut self.rest);
-            let start = self.offset - line.len() as u64;
-            self.offset += 1;
-            self.is_too_long = false;
-            self.raw(&line, start, self.offset);
+            self.keep(first);
+            self.rest_of_line();
             bytes = others;
         }
-        let whole = bytes
-            .iter()
-            .rposition(|b| *b == b'\n')
-            .map_or(0, |end| end + 1);
-        let (lines, rest) = bytes.split_at(whole);
+        let whole = bytes.iter().rposition(|b| *b == b'\n');
+        let (lines, rest) = bytes.split_at(whole.map_or(0, |end| end + 1));
         self.lines(lines);
         self.keep(rest);
     }
@@ -118,10 +110,8 @@ impl Decoder {
 
     /// Nothing more comes: all reports that are left.
     pub fn finish(mut self) -> impl Iterator<Item = Report> {
-        let line = std::mem::take(&mut self.rest);
-        if !line.is_empty() {
-            let start = self.offset - line.len() as u64;
-            self.raw(&line, start, self.offset);
+        if self.offset > self.line_start {
+            self.rest_of_line();
         }
         self.unhold();
         self.whole_pieces();
@@ -129,12 +119,21 @@ impl Decoder {
         self.reports.into_iter()
     }
 
-    /// Keeps the beginning of a line.
+    /// Keeps the beginning of a line, as much of it as is looked at.
     fn keep(&mut self, bytes: &[u8]) {
         let room = LINE_MAX.saturating_sub(self.rest.len());
-        self.rest.extend_from_slice(&bytes[..bytes.len().min(room)]);
-        self.is_too_long |= bytes.len() > room;
+        let text = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        self.rest.extend_from_slice(&text[..text.len().min(room)]);
         self.offset += bytes.len() as u64;
+    }
+
+    /// Reads the line that was kept, and begins the next.
+    fn rest_of_line(&mut self) {
+        let mut line = std::mem::take(&mut self.rest);
+        self.raw(&line, self.line_start, self.offset);
+        line.clear();
+        self.rest = line;
+        self.line_start = self.offset;
     }
 
     /// Reads whole lines.
@@ -158,6 +157,7 @@ impl Decoder {
             at = end + 1;
         }
         self.offset = before + bytes.len() as u64;
+        self.line_start = self.offset;
     }
 
     /// Whether each line has to be read.
@@ -380,7 +380,7 @@ impl Decoder {
             }
         }
         if self.open.is_empty() {
-            if let Some(name) = header::hardware(text) {
+            if let Some(name) = header::machine(text) {
                 self.boot.hardware.get_or_insert_with(|| name.to_owned());
             }
             return;
@@ -442,7 +442,9 @@ impl Decoder {
 /// before it.
 fn goes_on(text: &str) -> bool {
     let line = transport::stripped(text);
-    !text.is_empty() && !line.has_prefix && !line.is_foreign
+    // What begins something itself is a line of its own, whatever stands before it.
+    let begins = || wording::panic(line.text).is_some() || wording::of(line.text).is_some();
+    !text.is_empty() && !line.has_prefix && !line.is_foreign && !begins()
 }
 
 /// A piece of a record: its header up to the piece's place, offset and whole length, text.

@@ -91,11 +91,15 @@ pub(crate) fn banner(line: &str) -> Option<&str> {
     is_release(release).then_some(release)
 }
 
-/// The machine: `Hardware name: QEMU …`, and of a boot `DMI: QEMU …`.
+/// The machine, as a report has it: `Hardware name: QEMU …`.
 pub(crate) fn hardware(line: &str) -> Option<&str> {
-    let name = line
-        .strip_prefix("Hardware name: ")
-        .or_else(|| line.strip_prefix("DMI: "))?;
+    let name = line.strip_prefix("Hardware name: ")?;
+    Some(name.trim()).filter(|name| !name.is_empty())
+}
+
+/// The machine, as a boot has it: `DMI: QEMU …`.
+pub(crate) fn machine(line: &str) -> Option<&str> {
+    let name = line.strip_prefix("DMI: ")?;
     Some(name.trim()).filter(|name| !name.is_empty())
 }
 

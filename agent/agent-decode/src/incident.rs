@@ -320,7 +320,7 @@ impl Incident {
 
     /// Reads the next line; `end` is where it ends.
     pub(crate) fn detail(&mut self, line: &str, end: u64) {
-        if self.is_ended {
+        if !self.is_open() {
             return;
         }
         if self.take(line) {
