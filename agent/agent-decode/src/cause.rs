@@ -193,14 +193,47 @@ const WORDINGS: &[Wording] = {
     ]
 };
 
+const PANICS: [&str; 3] = [
+    "Kernel panic - not syncing: ",
+    "Kernel panic - syncing: ",
+    "---[ end Kernel panic - not syncing: ",
+];
+
+/// By its first byte, the second bytes (the lower six bits of them) that a line which says
+/// something may have. Most lines are none of those, and are not looked at any further.
+const STARTS: [u64; 256] = {
+    const fn with(mut starts: [u64; 256], text: &str) -> [u64; 256] {
+        let bytes = text.as_bytes();
+        starts[bytes[0] as usize] |= 1 << (bytes[1] & 63);
+        starts
+    }
+    let mut starts = with([0; 256], "Oops: ");
+    let mut at = 0;
+    while at < WORDINGS.len() {
+        starts = with(starts, WORDINGS[at].0);
+        at += 1;
+    }
+    at = 0;
+    while at < PANICS.len() {
+        starts = with(starts, PANICS[at]);
+        at += 1;
+    }
+    starts
+};
+
+fn may_say(line: &str) -> bool {
+    match line.as_bytes() {
+        [first, second, ..] => STARTS[usize::from(*first)] & (1 << (second & 63)) != 0,
+        _ => false,
+    }
+}
+
 /// What this line says happened, if anything. The line is stripped of what its
 /// transport put before it.
 pub(crate) fn of(line: &str) -> Option<Cause<'_>> {
-    const PANICS: [&str; 3] = [
-        "Kernel panic - not syncing: ",
-        "Kernel panic - syncing: ",
-        "---[ end Kernel panic - not syncing: ",
-    ];
+    if !may_say(line) {
+        return None;
+    }
     if let Some(text) = PANICS.iter().find_map(|p| line.strip_prefix(p)) {
         let text = text.trim_end();
         return Some(Cause::Panic(text.strip_suffix(" ]---").unwrap_or(text)));

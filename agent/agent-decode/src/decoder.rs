@@ -297,7 +297,7 @@ fn warned_at(line: &str) -> Option<Symbol<'_>> {
 }
 
 /// At most [`LINE_MAX`] bytes.
-fn clip(line: &str) -> &str {
+pub(crate) fn clip(line: &str) -> &str {
     &line[..line.floor_char_boundary(LINE_MAX)]
 }
 

@@ -16,6 +16,11 @@ pub use text::{printed_ns, strip};
 
 use agent_core::model::{Line, Report};
 
+/// Whether a report begins with this line, which is stripped (see [`strip`]).
+pub fn begins(line: &str) -> bool {
+    cause::of(decoder::clip(line.trim())).is_some()
+}
+
 /// The report of these log lines: why this boot ended, or the gravest that
 /// happened if it did not. `None` where nothing happened.
 pub fn decode(lines: &[Line]) -> Option<Report> {

@@ -37,6 +37,8 @@ pub(crate) fn bind(address: SocketAddr, buffer: usize, shared: bool) -> io::Resu
             "small receive buffer: a storm of deaths may overflow it; set net.core.rmem_max to the size wanted on this node, or give CAP_NET_ADMIN"
         );
     }
+    // What one node sends at once comes as one message. An old kernel does not do so.
+    let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
     socket.set_reuse_port(shared)?;
     // Who answers by it must not wait for its send buffer.
     socket.set_nonblocking(true)?;
@@ -68,7 +70,7 @@ pub(super) fn sort_by_byte(socket: &UdpSocket, at: u32, byte: u8) -> io::Result<
     Ok(setsockopt(socket, sockopt::AttachReusePortCbpf, &program)?)
 }
 
-/// Takes what has arrived, `most` datagrams if there are more, and does not
+/// Takes what has arrived, `most` messages if there are more, and does not
 /// wait; gives how many those were.
 pub(crate) fn receive(batch: &mut Batch, socket: &UdpSocket, most: usize) -> io::Result<usize> {
     use io::ErrorKind::{Interrupted, WouldBlock};

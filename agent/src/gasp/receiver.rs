@@ -33,8 +33,8 @@ const WARN_ALL: Rate = Rate {
     max: 10,
     within_ms: WARN_SOURCE_MS,
 };
-/// Datagrams taken from a socket at once.
-const BATCH: usize = 64;
+/// Messages taken from a socket at once; each may hold several datagrams of one node.
+const BATCH: usize = 32;
 /// Heartbeats taken beside them, while others come too.
 const BESIDE: usize = 16;
 /// How long the thread leaves datagrams in the sockets while the queue is full,
@@ -409,25 +409,29 @@ fn receive(
     clock: &impl Fn() -> Timestamp,
 ) {
     // One byte more than a frame: what fills it was too long.
-    let mut batch = Batch::new(BATCH, MAX_FRAME + 1);
+    let mut batches = [BATCH, BATCH].map(|count| Batch::new(count, MAX_FRAME + 1));
     while !stop.load(Ordering::Acquire) {
         let mut taken = 0;
         handler.queue.look();
-        for (socket, reserve) in sockets.all().zip([0, handler.reserve]) {
+        let places = sockets.all().zip(&mut batches);
+        for ((socket, batch), reserve) in places.zip([0, handler.reserve]) {
             // What does not fit yet is kept better by the kernel, which has
             // room for many more.
             let room = handler.room().saturating_sub(reserve);
-            let count = if taken == 0 { BATCH } else { BESIDE }.min(room);
-            let Ok(count) = inlet::receive(&mut batch, socket, count) else {
+            let most = if taken == 0 { BATCH } else { BESIDE }.min(room);
+            if batch.is_empty() && inlet::receive(batch, socket, most).is_err() {
                 add(&handler.counters.receive_errors);
                 // An error that stays must not become a busy loop.
                 thread::sleep(PAUSE);
                 continue;
-            };
-            taken += count;
+            }
             let now = clock();
-            for (datagram, source) in batch.iter() {
+            // Nor is more taken out of a message than there is room for.
+            while handler.room() > reserve
+                && let Some((datagram, source)) = batch.next()
+            {
                 handler.count(datagram, source, now);
+                taken += 1;
             }
             handler.queue.flush();
         }

@@ -19,8 +19,8 @@ use crate::gasp::inlet::{self, Batch};
 const BUFFER: usize = 8 << 20;
 /// Crashes, and batches of lines around them, that may wait to be taken.
 const QUEUE: usize = 256;
-/// Datagrams taken from the socket at once.
-const BATCH: usize = 64;
+/// Messages taken from the socket at once.
+const BATCH: usize = 32;
 
 /// Why nothing can be heard.
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +136,7 @@ fn hear(
             thread::sleep(Duration::from_millis(10));
         }
         let now = clock();
-        for (datagram, source) in batch.iter() {
+        while let Some((datagram, source)) = batch.next() {
             let crash = collector.take(datagram, source.ip(), now).map(Heard::Crash);
             if crash.is_some_and(|crash| queue.try_send(crash).is_err()) {
                 Counters::add(&counters.queue_full, 1);
