@@ -428,7 +428,7 @@ fn receive(
             let now = clock();
             // Nor is more taken out of a message than there is room for.
             while handler.room() > reserve
-                && let Some((datagram, source)) = batch.next()
+                && let Some((datagram, source)) = batch.take()
             {
                 handler.count(datagram, source, now);
                 taken += 1;

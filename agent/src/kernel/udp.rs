@@ -59,7 +59,7 @@ impl Batch {
             filled: 0,
             next: (0, 0),
         };
-        let buffers = batch.bytes.chunks_exact_mut(MESSAGE_MAX);
+        let buffers = batch.bytes.as_chunks_mut::<MESSAGE_MAX>().0;
         for (part, buffer) in batch.parts.iter_mut().zip(buffers) {
             part.iov_base = buffer.as_mut_ptr().cast();
             part.iov_len = MESSAGE_MAX;
@@ -76,7 +76,7 @@ impl Batch {
     }
 
     /// Takes what has arrived, `most` messages if there are more, and does not
-    /// wait; gives how many those were. What [`Self::next`] has not given is lost.
+    /// wait; gives how many those were. What [`Self::take`] has not given is lost.
     /// [`io::ErrorKind::WouldBlock`] if there was nothing.
     pub fn receive(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
         (self.filled, self.next) = (0, (0, 0));
@@ -101,7 +101,7 @@ impl Batch {
     }
 
     /// The next datagram of what was received last, and where it came from.
-    pub fn next(&mut self) -> Option<(&[u8], SocketAddr)> {
+    pub fn take(&mut self) -> Option<(&[u8], SocketAddr)> {
         let (at, start) = self.next;
         if at >= self.filled {
             return None;
@@ -169,7 +169,7 @@ mod tests {
     /// All that is left.
     fn all(batch: &mut Batch) -> Vec<(Vec<u8>, SocketAddr)> {
         let mut all = Vec::new();
-        while let Some((bytes, source)) = batch.next() {
+        while let Some((bytes, source)) = batch.take() {
             all.push((bytes.to_vec(), source));
         }
         all
@@ -196,7 +196,7 @@ mod tests {
             assert!(batch.is_empty());
             assert_eq!(batch.receive(socket.as_fd(), 1).expect("one"), 1);
             assert!(!batch.is_empty());
-            assert_eq!(batch.next(), Some((&b"five"[..], from)));
+            assert_eq!(batch.take(), Some((&b"five"[..], from)));
         }
     }
 

@@ -136,7 +136,7 @@ fn hear(
             thread::sleep(Duration::from_millis(10));
         }
         let now = clock();
-        while let Some((datagram, source)) = batch.next() {
+        while let Some((datagram, source)) = batch.take() {
             let crash = collector.take(datagram, source.ip(), now).map(Heard::Crash);
             if crash.is_some_and(|crash| queue.try_send(crash).is_err()) {
                 Counters::add(&counters.queue_full, 1);
