@@ -37,13 +37,18 @@ pub(crate) fn bind(address: SocketAddr, buffer: usize, shared: bool) -> io::Resu
             "small receive buffer: a storm of deaths may overflow it; set net.core.rmem_max to the size wanted on this node, or give CAP_NET_ADMIN"
         );
     }
-    // What one node sends at once comes as one message. An old kernel does not do so.
-    let _ = setsockopt(&socket, sockopt::UdpGroSegment, &true);
     socket.set_reuse_port(shared)?;
     // Who answers by it must not wait for its send buffer.
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())
+}
+
+/// Has datagrams that one node sent at once come as one message ([`Batch::of_several`]);
+/// a kernel before 5.0 goes on giving them one by one. What has no room then is counted by
+/// the kernel as one, too: how many were lost only their own numbers tell.
+pub(crate) fn several_at_once(socket: &UdpSocket) {
+    let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
 }
 
 /// Lets a port that two sockets share give datagrams with this byte at this

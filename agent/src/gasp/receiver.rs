@@ -33,8 +33,10 @@ const WARN_ALL: Rate = Rate {
     max: 10,
     within_ms: WARN_SOURCE_MS,
 };
-/// Messages taken from a socket at once; each may hold several datagrams of one node.
-const BATCH: usize = 32;
+/// Heartbeats taken from their socket at once.
+const BATCH: usize = 64;
+/// Messages taken from the other; each may hold several datagrams of one node.
+const MESSAGES: usize = 16;
 /// Heartbeats taken beside them, while others come too.
 const BESIDE: usize = 16;
 /// How long the thread leaves datagrams in the sockets while the queue is full,
@@ -378,6 +380,9 @@ impl Sockets {
 fn open(settings: &Settings) -> io::Result<Sockets> {
     // Only the second may share the port: a port that somebody has is refused.
     let words = inlet::bind(settings.listen, settings.socket_buffer, false)?;
+    // Lines have numbers of their own, so that none is lost unseen. Heartbeats are counted
+    // by the kernel alone, and come one by one anyway.
+    inlet::several_at_once(&words);
     let beats = second(settings, &words)
         .inspect_err(|error| {
             // Nor with anybody else then.
@@ -409,7 +414,10 @@ fn receive(
     clock: &impl Fn() -> Timestamp,
 ) {
     // One byte more than a frame: what fills it was too long.
-    let mut batches = [BATCH, BATCH].map(|count| Batch::new(count, MAX_FRAME + 1));
+    let mut batches = [
+        Batch::of_several(MESSAGES, MAX_FRAME + 1),
+        Batch::new(BATCH, MAX_FRAME + 1),
+    ];
     while !stop.load(Ordering::Acquire) {
         let mut taken = 0;
         handler.queue.look();

@@ -15,12 +15,13 @@ const MESSAGE_MAX: usize = 1 << 16;
 /// nothing.
 ///
 /// A socket with `UDP_GRO` (udp(7)) gives datagrams of one source and length that came
-/// together as one message: a node that dies sends such. They are taken apart here. Of
-/// the buffers only what was ever filled is in memory.
+/// together as one message: a node that dies sends such. They are taken apart here.
 #[derive(Debug)]
 pub struct Batch {
     bytes: Vec<u8>,
-    /// What is longer is cut.
+    /// Bytes of each message.
+    room: usize,
+    /// Bytes of a datagram; what is longer is cut.
     size: usize,
     sources: Vec<libc::sockaddr_storage>,
     /// Each points at its part of `bytes`.
@@ -38,9 +39,18 @@ pub struct Batch {
 unsafe impl Send for Batch {}
 
 impl Batch {
-    /// Room for `count` messages, with datagrams of at most `size` bytes; what is longer
-    /// is cut there.
+    /// Room for `count` datagrams of at most `size` bytes; what is longer is cut there.
     pub fn new(count: usize, size: usize) -> Self {
+        Self::with_room(count, size, size.max(1))
+    }
+
+    /// Room for `count` messages of a socket with `UDP_GRO`, with datagrams of at most
+    /// `size` bytes. Only what was ever filled is in memory.
+    pub fn of_several(count: usize, size: usize) -> Self {
+        Self::with_room(count, size, MESSAGE_MAX)
+    }
+
+    fn with_room(count: usize, size: usize, room: usize) -> Self {
         // SAFETY: all-zero is valid for the three, which are plain C structures.
         let (source, part, header) = unsafe {
             (
@@ -50,7 +60,8 @@ impl Batch {
             )
         };
         let mut batch = Self {
-            bytes: vec![0; count * MESSAGE_MAX],
+            bytes: vec![0; count * room],
+            room,
             size: size.max(1),
             sources: vec![source; count],
             parts: vec![part; count],
@@ -59,10 +70,10 @@ impl Batch {
             filled: 0,
             next: (0, 0),
         };
-        let buffers = batch.bytes.as_chunks_mut::<MESSAGE_MAX>().0;
+        let buffers = batch.bytes.chunks_exact_mut(room);
         for (part, buffer) in batch.parts.iter_mut().zip(buffers) {
             part.iov_base = buffer.as_mut_ptr().cast();
-            part.iov_len = MESSAGE_MAX;
+            part.iov_len = room;
         }
         let places = batch.sources.iter_mut().zip(&mut batch.parts);
         let places = places.zip(&mut batch.beside);
@@ -107,12 +118,12 @@ impl Batch {
             return None;
         }
         let header = &self.headers[at];
-        let end = (header.msg_len as usize).min(MESSAGE_MAX);
+        let end = (header.msg_len as usize).min(self.room);
         let length = length_of_each(&header.msg_hdr).unwrap_or(end).max(1);
         let stop = start.saturating_add(length).min(end);
         self.next = if stop < end { (at, stop) } else { (at + 1, 0) };
         let stop = stop.min(start + self.size);
-        let message = &self.bytes[at * MESSAGE_MAX..][..MESSAGE_MAX];
+        let message = &self.bytes[at * self.room..][..self.room];
         Some((&message[start..stop], address(&self.sources[at])))
     }
 
@@ -210,7 +221,7 @@ mod tests {
         let to = socket.local_addr().expect("an address");
         sender.send_to(b"firstotherlast", to).expect("sent");
         sender.send_to(b"alone", to).expect("sent");
-        let mut batch = Batch::new(4, 8);
+        let mut batch = Batch::of_several(4, 8);
         assert_eq!(batch.receive(socket.as_fd(), 4).expect("two messages"), 2);
         let texts: Vec<_> = all(&mut batch)
             .into_iter()
