@@ -5,6 +5,7 @@
 //! channels that can prove who they are neither time nor memory.
 
 mod addresses;
+mod lines;
 mod listener;
 mod pieces;
 mod record;
@@ -20,12 +21,13 @@ use agent_core::model::{BootId, Line, NodeName, Report, Timestamp};
 pub use addresses::{Addresses, Owner};
 pub use listener::{Error, Listener};
 use pieces::{Pieces, Step};
-use record::Datagram;
+use record::{Datagram, Head};
 use stream::{Stream, Taken};
 
 use crate::gasp::bounded::Bounded;
 use crate::gasp::counters::outcomes;
 use crate::gasp::limiter::{Limiter, Rate};
+use crate::gasp::text::lossy;
 
 /// Nodes whose text is kept: with all that one may hold, 64 MiB.
 const NODES: usize = 1_024;
@@ -147,7 +149,9 @@ impl Counters {
     }
 
     fn add(counter: &AtomicU64, more: u64) {
-        counter.fetch_add(more, Ordering::Relaxed);
+        if more > 0 {
+            counter.fetch_add(more, Ordering::Relaxed);
+        }
     }
 }
 
@@ -217,57 +221,67 @@ impl Collector {
         source: IpAddr,
         now: Timestamp,
     ) -> (Outcome, Option<Overheard>) {
-        // Before anything is kept of it.
-        let owner = self.addresses.owner(source, None);
-        if owner == Owner::Unknown {
-            return (Outcome::UnknownSource, None);
-        }
+        let owner = |named| self.addresses.owner(source, named);
+        let if_known = |outcome| match owner(None) {
+            Owner::Unknown => (Outcome::UnknownSource, None),
+            _ => (outcome, None),
+        };
         if datagram.len() > DATAGRAM_MAX {
-            return (Outcome::TooLong, None);
+            return if_known(Outcome::TooLong);
         }
-        let (head, body) = match record::parse(datagram) {
-            Err(record::Malformed) => return (Outcome::Malformed, None),
+        let (head, fragment, body) = match record::parse(datagram) {
+            Err(record::Malformed) => return if_known(Outcome::Malformed),
             Ok(Datagram::Plain(text)) => {
-                let Owner::Node(node) = owner else {
-                    return (Outcome::AmbiguousSource, None);
+                let Owner::Node(node) = owner(None) else {
+                    return if_known(Outcome::AmbiguousSource);
                 };
-                let text = String::from_utf8_lossy(text);
+                let text = lossy(text);
                 return self.hear(node, None, now, |stream| stream.plain(&text));
             }
             Ok(Datagram::Record {
                 head,
                 fragment: None,
                 body,
-            }) => (head, body.to_vec()),
+            }) => return self.whole(head, body, source, now),
             Ok(Datagram::Record {
                 head,
                 fragment: Some(fragment),
                 body,
-            }) => {
-                let before = self.pieces.given_up();
-                let step = self.pieces.take(source, head, fragment, body);
-                let given_up = self.pieces.given_up() - before;
-                Counters::add(&self.counters.given_up, given_up);
-                match step {
-                    Step::Kept => return (Outcome::Fragment, None),
-                    Step::Copy => return (Outcome::Duplicate, None),
-                    Step::Refused => return (Outcome::Malformed, None),
-                    Step::Whole(body) => (head, body),
-                }
-            }
+            }) => (head, fragment, body),
         };
+        // Before anything is kept of it.
+        if owner(None) == Owner::Unknown {
+            return (Outcome::UnknownSource, None);
+        }
+        let before = self.pieces.given_up();
+        let step = self.pieces.take(source, head, fragment, body);
+        let given_up = self.pieces.given_up() - before;
+        Counters::add(&self.counters.given_up, given_up);
+        match step {
+            Step::Kept => (Outcome::Fragment, None),
+            Step::Copy => (Outcome::Duplicate, None),
+            Step::Refused => (Outcome::Malformed, None),
+            Step::Whole(body) => self.whole(head, &body, source, now),
+        }
+    }
+
+    /// Takes a whole record: its text and what it says of itself.
+    fn whole(
+        &mut self,
+        head: Head,
+        body: &[u8],
+        source: IpAddr,
+        now: Timestamp,
+    ) -> (Outcome, Option<Overheard>) {
+        let body = lossy(body);
         let (text, [named, boot]) = record::text_and(&body, ["node", "boot"]);
-        let owner = match named {
-            Some(named) => self.addresses.owner(source, Some(&named)),
-            None => owner,
-        };
-        let node = match owner {
+        let node = match self.addresses.owner(source, named) {
             Owner::Node(node) => node,
             Owner::Another => return (Outcome::WrongSource, None),
             Owner::Ambiguous => return (Outcome::AmbiguousSource, None),
             Owner::Unknown => return (Outcome::UnknownSource, None),
         };
-        let boot = boot.and_then(|boot| BootId::parse(&boot));
+        let boot = boot.and_then(BootId::parse);
         self.hear(node, boot, now, |stream| stream.record(head, text, boot))
     }
 

@@ -44,6 +44,13 @@ pub(crate) fn bind(address: SocketAddr, buffer: usize, shared: bool) -> io::Resu
     Ok(socket.into())
 }
 
+/// Has datagrams that one node sent at once come as one message ([`Batch::of_several`]);
+/// a kernel before 5.0 goes on giving them one by one. What has no room then is counted by
+/// the kernel as one, too: how many were lost only their own numbers tell.
+pub(crate) fn several_at_once(socket: &UdpSocket) {
+    let _ = setsockopt(socket, sockopt::UdpGroSegment, &true);
+}
+
 /// Lets a port that two sockets share give datagrams with this byte at this
 /// place to the second, and all others to the first, in the order in which they
 /// were bound (`SO_ATTACH_REUSEPORT_CBPF`, socket(7)).
@@ -68,7 +75,7 @@ pub(super) fn sort_by_byte(socket: &UdpSocket, at: u32, byte: u8) -> io::Result<
     Ok(setsockopt(socket, sockopt::AttachReusePortCbpf, &program)?)
 }
 
-/// Takes what has arrived, `most` datagrams if there are more, and does not
+/// Takes what has arrived, `most` messages if there are more, and does not
 /// wait; gives how many those were.
 pub(crate) fn receive(batch: &mut Batch, socket: &UdpSocket, most: usize) -> io::Result<usize> {
     use io::ErrorKind::{Interrupted, WouldBlock};

@@ -17,3 +17,4 @@ mod reassembly;
 pub mod receipt;
 pub mod receiver;
 mod replay;
+pub(crate) mod text;

@@ -33,8 +33,10 @@ const WARN_ALL: Rate = Rate {
     max: 10,
     within_ms: WARN_SOURCE_MS,
 };
-/// Datagrams taken from a socket at once.
+/// Heartbeats taken from their socket at once.
 const BATCH: usize = 64;
+/// Messages taken from the other; each may hold several datagrams of one node.
+const MESSAGES: usize = 16;
 /// Heartbeats taken beside them, while others come too.
 const BESIDE: usize = 16;
 /// How long the thread leaves datagrams in the sockets while the queue is full,
@@ -378,6 +380,9 @@ impl Sockets {
 fn open(settings: &Settings) -> io::Result<Sockets> {
     // Only the second may share the port: a port that somebody has is refused.
     let words = inlet::bind(settings.listen, settings.socket_buffer, false)?;
+    // Lines have numbers of their own, so that none is lost unseen. Heartbeats are counted
+    // by the kernel alone, and come one by one anyway.
+    inlet::several_at_once(&words);
     let beats = second(settings, &words)
         .inspect_err(|error| {
             // Nor with anybody else then.
@@ -409,25 +414,32 @@ fn receive(
     clock: &impl Fn() -> Timestamp,
 ) {
     // One byte more than a frame: what fills it was too long.
-    let mut batch = Batch::new(BATCH, MAX_FRAME + 1);
+    let mut batches = [
+        Batch::of_several(MESSAGES, MAX_FRAME + 1),
+        Batch::new(BATCH, MAX_FRAME + 1),
+    ];
     while !stop.load(Ordering::Acquire) {
         let mut taken = 0;
         handler.queue.look();
-        for (socket, reserve) in sockets.all().zip([0, handler.reserve]) {
+        let places = sockets.all().zip(&mut batches);
+        for ((socket, batch), reserve) in places.zip([0, handler.reserve]) {
             // What does not fit yet is kept better by the kernel, which has
             // room for many more.
             let room = handler.room().saturating_sub(reserve);
-            let count = if taken == 0 { BATCH } else { BESIDE }.min(room);
-            let Ok(count) = inlet::receive(&mut batch, socket, count) else {
+            let most = if taken == 0 { BATCH } else { BESIDE }.min(room);
+            if batch.is_empty() && inlet::receive(batch, socket, most).is_err() {
                 add(&handler.counters.receive_errors);
                 // An error that stays must not become a busy loop.
                 thread::sleep(PAUSE);
                 continue;
-            };
-            taken += count;
+            }
             let now = clock();
-            for (datagram, source) in batch.iter() {
+            // Nor is more taken out of a message than there is room for.
+            while handler.room() > reserve
+                && let Some((datagram, source)) = batch.take()
+            {
                 handler.count(datagram, source, now);
+                taken += 1;
             }
             handler.queue.flush();
         }

@@ -2,7 +2,6 @@
 //! them; the address is all there is, and a name in userdata only chooses
 //! among the nodes that share one.
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -28,12 +27,19 @@ pub struct Addresses {
 #[derive(Debug, Default)]
 struct Sightings {
     newest: Timestamp,
-    nodes: HashMap<NodeName, Timestamp>,
+    /// By name. Nearly always it is one, of ten thousand addresses.
+    nodes: Vec<(NodeName, Timestamp)>,
 }
 
 impl Sightings {
     fn is_current(&self, at: Timestamp) -> bool {
         self.newest.since(at) < MOVED_MS
+    }
+
+    /// Where a node is, or would be.
+    fn find(&self, node: &str) -> Result<usize, usize> {
+        self.nodes
+            .binary_search_by(|(name, _)| name.as_str().cmp(node))
     }
 }
 
@@ -64,17 +70,22 @@ impl Addresses {
         let mut table = self.table();
         let (here, _) = table.get_or_insert(&address.to_canonical(), Sightings::default);
         here.newest = here.newest.max(now);
-        if let Some(at) = here.nodes.get_mut(node) {
-            *at = (*at).max(now);
+        if let Ok(at) = here.find(node.as_str()) {
+            let (_, heard) = &mut here.nodes[at];
+            *heard = (*heard).max(now);
             return;
         }
         if here.nodes.len() >= self.nodes {
             let newest = here.newest;
-            let is_old = |at: Timestamp| newest.since(at) >= MOVED_MS;
-            here.nodes.retain(|_, at| !is_old(*at));
+            here.nodes.retain(|(_, at)| newest.since(*at) < MOVED_MS);
         }
-        if here.nodes.len() < self.nodes {
-            here.nodes.insert(node.clone(), now);
+        if here.nodes.len() < self.nodes
+            && let Err(at) = here.find(node.as_str())
+        {
+            if here.nodes.is_empty() {
+                here.nodes.reserve_exact(1);
+            }
+            here.nodes.insert(at, (node.clone(), now));
         }
     }
 
@@ -85,11 +96,13 @@ impl Addresses {
             return Owner::Unknown;
         };
         if let Some(named) = named {
-            let found = NodeName::new(named)
-                .filter(|node| here.nodes.get(node).is_some_and(|at| here.is_current(*at)));
-            return found.map_or(Owner::Another, Owner::Node);
+            let found = here.find(named).ok().map(|at| &here.nodes[at]);
+            return match found.filter(|(_, at)| here.is_current(*at)) {
+                Some((node, _)) => Owner::Node(node.clone()),
+                None => Owner::Another,
+            };
         }
-        let mut there = here.nodes.iter().filter(|(_, at)| here.is_current(**at));
+        let mut there = here.nodes.iter().filter(|(_, at)| here.is_current(*at));
         match (there.next(), there.next()) {
             (Some((node, _)), None) => Owner::Node(node.clone()),
             (Some(_), Some(_)) => Owner::Ambiguous,

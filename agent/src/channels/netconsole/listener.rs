@@ -19,8 +19,8 @@ use crate::gasp::inlet::{self, Batch};
 const BUFFER: usize = 8 << 20;
 /// Crashes, and batches of lines around them, that may wait to be taken.
 const QUEUE: usize = 256;
-/// Datagrams taken from the socket at once.
-const BATCH: usize = 64;
+/// Messages taken from the socket at once; each may hold several datagrams of one node.
+const BATCH: usize = 16;
 
 /// Why nothing can be heard.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,8 @@ impl Listener {
     ) -> Result<(Self, mpsc::Receiver<Heard>), Error> {
         let socket = inlet::bind(listen, BUFFER, false)
             .map_err(|source| Error::Listen { listen, source })?;
+        // Records have numbers: none is lost unseen.
+        inlet::several_at_once(&socket);
         let socket = Arc::new(socket);
         let counters = Arc::new(Counters::default());
         let stop = Arc::new(AtomicBool::new(false));
@@ -124,7 +126,7 @@ fn hear(
 ) {
     let mut collector = Collector::new(addresses, Arc::clone(counters));
     // One byte more than a datagram: what fills it was too long.
-    let mut batch = Batch::new(BATCH, DATAGRAM_MAX + 1);
+    let mut batch = Batch::of_several(BATCH, DATAGRAM_MAX + 1);
     while !stop.load(Ordering::Acquire) {
         let received = match inlet::receive(&mut batch, socket, BATCH) {
             Ok(0) => inlet::wait([socket]),
@@ -136,7 +138,7 @@ fn hear(
             thread::sleep(Duration::from_millis(10));
         }
         let now = clock();
-        for (datagram, source) in batch.iter() {
+        while let Some((datagram, source)) = batch.take() {
             let crash = collector.take(datagram, source.ip(), now).map(Heard::Crash);
             if crash.is_some_and(|crash| queue.try_send(crash).is_err()) {
                 Counters::add(&counters.queue_full, 1);

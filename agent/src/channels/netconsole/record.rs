@@ -110,20 +110,19 @@ fn number<T: std::str::FromStr>(text: &str) -> Option<T> {
 
 /// A whole record's body: the text, and the values of the userdata lines
 /// (` key=value`) that are asked for.
-pub(super) fn text_and<const N: usize>(
-    body: &[u8],
+pub(super) fn text_and<'a, const N: usize>(
+    body: &'a str,
     keys: [&str; N],
-) -> (String, [Option<String>; N]) {
-    let body = String::from_utf8_lossy(body);
+) -> (String, [Option<&'a str>; N]) {
     let mut lines = body.split('\n');
     let text = unescaped(lines.next().unwrap_or_default());
-    let mut values = [const { None }; N];
+    let mut values = [None; N];
     for line in lines {
         let Some((key, value)) = line.strip_prefix(' ').and_then(|l| l.split_once('=')) else {
             continue;
         };
         if let Some(at) = keys.iter().position(|wanted| *wanted == key) {
-            values[at] = Some(value.to_owned());
+            values[at] = Some(value);
         }
     }
     (text, values)
@@ -132,6 +131,9 @@ pub(super) fn text_and<const N: usize>(
 /// The kernel writes bytes that are not printable, and `\`, as `\x0a`
 /// (`msg_print_ext_body` in kernel/printk/printk.c).
 fn unescaped(text: &str) -> String {
+    if !text.contains('\\') {
+        return text.to_owned();
+    }
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("\\x") {
@@ -206,25 +208,25 @@ mod tests {
 
     #[test]
     fn userdata_is_told_from_text_and_escapes_are_undone() {
-        let body = b"a\\x0ab \\x5cx \\xzz=1\n node=w01\n SUBSYSTEM=net\nboot=forged\n boot=b\n";
+        let body = "a\\x0ab \\x5cx \\xzz=1\n node=w01\n SUBSYSTEM=net\nboot=forged\n boot=b\n";
         let (text, [node, boot]) = text_and(body, ["node", "boot"]);
         assert_eq!(text, "a\nb \\x \\xzz=1");
-        assert_eq!((node.as_deref(), boot.as_deref()), (Some("w01"), Some("b")));
-        assert_eq!(text_and(b"", ["node"]), (String::new(), [None]));
+        assert_eq!((node, boot), (Some("w01"), Some("b")));
+        assert_eq!(text_and("", ["node"]), (String::new(), [None]));
     }
 
     proptest! {
         #[test]
         fn no_bytes_break_it(bytes in prop::collection::vec(any::<u8>(), 0..1500)) {
             if let Ok(Datagram::Record { body, .. } | Datagram::Plain(body)) = parse(&bytes) {
-                text_and(body, ["node"]);
+                text_and(&String::from_utf8_lossy(body), ["node"]);
             }
         }
 
         #[test]
         fn no_header_breaks_it(header in "[0-9,;=/c+a-z.-]{0,60}", body in "\\PC{0,40}") {
             if let Ok(Datagram::Record { body, .. }) = parse(format!("{header};{body}").as_bytes()) {
-                text_and(body, ["node"]);
+                text_and(&String::from_utf8_lossy(body), ["node"]);
             }
         }
     }

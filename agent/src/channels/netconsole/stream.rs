@@ -1,17 +1,13 @@
 //! The text of one node, in order and once, and what it says.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::mem::size_of;
+use std::collections::BTreeSet;
 
 use agent_core::model::{BootId, Line, Report, Timestamp};
 
-use super::record::Head;
+use super::lines::Lines;
+use super::record::{Head, RECORD_MAX};
 use crate::gasp::limiter::{Limiter, Rate};
 
-/// Lines kept: a report with the stacks of some CPUs.
-const LINES: usize = 256;
-/// Bytes of these.
-const BYTES: usize = 64 << 10;
 /// How far behind the newest a record may come, in records; farther behind it is
 /// of another text.
 const WINDOW: u64 = 1_024;
@@ -48,9 +44,7 @@ pub(super) enum Taken {
 #[derive(Debug, Default)]
 pub(super) struct Stream {
     boot: Option<BootId>,
-    /// By number of the record.
-    lines: BTreeMap<u64, Line>,
-    bytes: usize,
+    lines: Lines,
     /// The lowest number that came, and the highest.
     span: Option<(u64, u64)>,
     /// Numbers that were passed over, and may still come.
@@ -83,7 +77,7 @@ impl Stream {
             self.begin();
         }
         self.boot = self.boot.or(boot);
-        if self.lines.contains_key(&head.seq) {
+        if self.lines.get(head.seq).is_some() {
             return Taken::Copy;
         }
         let is_new = self.number(head.seq);
@@ -109,20 +103,14 @@ impl Stream {
         let whole = text.ends_with('\n');
         for piece in text.lines() {
             if std::mem::take(&mut self.unfinished)
-                && let Some((_, line)) = self.lines.iter_mut().next_back()
-                && line.text.len() + piece.len() <= super::record::RECORD_MAX
+                && let Some(line) = self.lines.add_to_last(piece, RECORD_MAX)
             {
-                line.text.push_str(piece);
-                self.bytes += piece.len();
-                let (seq, mono_ns, text) = (line.seq, line.mono_ns, line.text.clone());
-                self.look(seq, mono_ns, &text);
+                let line = line.clone();
+                self.look(&line);
                 continue;
             }
             let mono_ns = agent_decode::printed_ns(piece).unwrap_or(0);
-            let before = self
-                .lines
-                .last_key_value()
-                .map_or(0, |(_, line)| line.mono_ns);
+            let before = self.lines.last().map_or(0, |line| line.mono_ns);
             if mono_ns > 0 && mono_ns.saturating_add(BACK_NS) < before {
                 self.begin();
             }
@@ -147,9 +135,8 @@ impl Stream {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
-        let lines = self.lines.range(self.open?..);
         let mut whole: Vec<Line> = Vec::new();
-        for (_, line) in lines {
+        for line in self.lines.from(self.open?) {
             match whole.last_mut() {
                 Some(last) if line.continues => last.text.push_str(&line.text),
                 _ => whole.push(line.clone()),
@@ -193,14 +180,14 @@ impl Stream {
         let Some(open) = self.open.filter(|_| self.keeps(now)) else {
             return Vec::new();
         };
-        let context = self.lines.range(..open).rev().take(CONTEXT).last();
-        let first = context.map_or(open, |(seq, _)| *seq);
+        let context = self.lines.before(open).rev().take(CONTEXT).last();
+        let first = context.map_or(open, |line| line.seq);
         // More of the last one may come.
-        let last = self.lines.last_key_value().map(|(seq, _)| *seq);
+        let last = self.lines.last().map(|line| line.seq);
         let unfinished = last.filter(|_| self.unfinished);
         let mut fresh = Vec::new();
-        for (seq, line) in self.lines.range(first..) {
-            if Some(*seq) != unfinished && self.kept.insert(*seq) {
+        for line in self.lines.from(first) {
+            if Some(line.seq) != unfinished && self.kept.insert(line.seq) {
                 fresh.push(line.clone());
             }
         }
@@ -233,7 +220,7 @@ impl Stream {
         self.boot.zip(boot).is_some_and(other)
             || self
                 .lines
-                .get(&head.seq)
+                .get(head.seq)
                 .is_some_and(|line| line.mono_ns != mono_ns)
             || self
                 .span
@@ -252,6 +239,9 @@ impl Stream {
 
     fn pass_over(&mut self, newest: u64, seq: u64) {
         let next = newest.saturating_add(1);
+        if seq == next && self.gaps.is_empty() {
+            return;
+        }
         let first = next.max(seq.saturating_sub(REORDERED));
         self.gaps.extend(first..seq);
         let kept = self.gaps.split_off(&seq.saturating_sub(REORDERED));
@@ -261,51 +251,33 @@ impl Stream {
     }
 
     fn put(&mut self, line: Line) {
-        let (seq, mono_ns, text) = (line.seq, line.mono_ns, line.text.clone());
-        self.bytes += cost(&line);
-        if let Some(old) = self.lines.insert(seq, line) {
-            self.bytes -= cost(&old);
-        }
-        while self.lines.len() > LINES || self.bytes > BYTES {
-            let Some((seq, line)) = self.lines.pop_first() else {
-                break;
-            };
-            self.kept.remove(&seq);
-            self.bytes -= cost(&line);
-        }
-        self.look(seq, mono_ns, &text);
+        self.look(&line);
+        let kept = &mut self.kept;
+        self.lines.put(line, |seq| {
+            kept.remove(&seq);
+        });
     }
 
     /// Whether a report begins or goes on with this line. Most text of a node
     /// that is well is read once and by itself.
-    fn look(&mut self, seq: u64, mono_ns: u64, text: &str) {
+    fn look(&mut self, line: &Line) {
+        let until = |first: &Line| first.mono_ns.saturating_add(REPORT_US * 1_000);
         let goes_on = self.open.is_some_and(|open| {
-            let first = self.lines.get(&open);
-            first.is_some_and(|first| mono_ns <= first.mono_ns.saturating_add(REPORT_US * 1_000))
+            let first = self.lines.get(open);
+            first.is_some_and(|first| line.mono_ns <= until(first))
         });
-        let begins = || {
-            let mut decoder = agent_decode::Decoder::default();
-            for line in text.split('\n') {
-                decoder.line(line);
-            }
-            decoder.finish().is_some()
-        };
+        let begins = || line.text.split('\n').any(agent_decode::begins);
         if !goes_on && !begins() {
             return;
         }
         // Its first lines may come behind others.
-        let is_first = self.open.is_none_or(|open| seq < open) && begins();
+        let is_first = self.open.is_none_or(|open| line.seq < open) && begins();
         if !goes_on {
             self.told = None;
         }
         if !goes_on || is_first {
-            self.open = Some(seq);
+            self.open = Some(line.seq);
         }
         self.changed = true;
     }
-}
-
-/// Bytes that a line takes.
-fn cost(line: &Line) -> usize {
-    line.text.len() + size_of::<Line>()
 }

@@ -9,6 +9,7 @@ use super::{
     HEADER, KeyRing, Kind, LINE, LINE_CONTINUES, MAC, MAGIC, MAX_FRAGMENTS, MAX_FRAME, MAX_MESSAGE,
     NO_LEVEL, VERSION, WORD, asked, at, flag,
 };
+use crate::gasp::text::lossy;
 
 /// Why a datagram is no frame.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
@@ -258,7 +259,8 @@ fn word(payload: &[u8]) -> Result<Word, BodyError> {
 
 fn lines(mut payload: &[u8]) -> Result<Vec<Line>, BodyError> {
     let short = BodyError::Malformed("a line of it is shorter than it says");
-    let mut lines = Vec::new();
+    // As many as there are, if they are as long as such lines mostly are.
+    let mut lines = Vec::with_capacity(payload.len() / (LINE + 64) + 1);
     while !payload.is_empty() {
         let (head, rest) = payload.split_at_checked(LINE).ok_or(short)?;
         let len = usize::from(u16_at(head, 20));
@@ -277,7 +279,7 @@ fn lines(mut payload: &[u8]) -> Result<Vec<Line>, BodyError> {
 }
 
 fn text_of(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    lossy(bytes).into_owned()
 }
 
 /// The `N` bytes at an offset that the caller has checked.

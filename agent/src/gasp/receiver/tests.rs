@@ -299,7 +299,7 @@ fn waiting(socket: &UdpSocket) -> [usize; 2] {
     let mut batch = Batch::new(BATCH, MAX_FRAME);
     let mut found = [0; 2];
     while batch.receive(socket.as_fd(), BATCH).is_ok() {
-        for (datagram, _) in batch.iter() {
+        while let Some((datagram, _)) = batch.take() {
             let kind = datagram.get(protocol::KIND_AT as usize);
             found[usize::from(kind != Some(&(Kind::Heartbeat as u8)))] += 1;
         }

@@ -304,7 +304,8 @@ impl Coverage {
              `10/10, 3.1 ms`: of ten deaths ten brought out all that they have to; the first word with\n\
              the true reason was out 3.1 ms (median) after the kernel's hook. `late`: the dying kernel\n\
              said nothing, and the next boot did; or it did say it, but after more than a second.\n\
-             `-`: this kernel cannot die so; why is said below.\n",
+             `-`: this kernel cannot die so; why is said below. Where another channel was not asked,\n\
+             its table has nothing.\n",
         );
         // Writing to a String cannot fail.
         let _ = writeln!(text, "\n{}.\n{}.", self.summary(), self.extent());
@@ -334,7 +335,11 @@ impl Coverage {
                     .copied()
                     .filter(|e| ways.contains(e.way.as_str()))
                     .collect();
-                let said = |entry: &Entry| entry.channels.get(channel).cloned().unwrap_or_default();
+                let nothing = |entry: &Entry| if entry.why.is_some() { "-" } else { "" };
+                let said = |entry: &Entry| {
+                    let said = entry.channels.get(channel);
+                    said.map_or_else(|| nothing(entry).to_owned(), String::clone)
+                };
                 table(&mut text, &kernels, &of_it, &said);
             }
         }

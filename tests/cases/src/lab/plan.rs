@@ -196,6 +196,7 @@ mod tests {
                 decoys: 0,
                 limit: Duration::from_secs(60),
             },
+            sent: Vec::new(),
             snapshot: "snapshot".into(),
             clock: "tsc".into(),
             impossible: BTreeMap::new(),
