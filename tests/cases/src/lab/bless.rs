@@ -37,14 +37,16 @@ pub fn write(
 /// What the decoder reads, in the form of `agent-decode/tests/testdata.rs`.
 fn header(log: &str, older: &str) -> Result<String> {
     let mut text = String::new();
-    let Some(report) = agent_decode::decode_text(log) else {
-        return Ok("CODE: none\n".to_owned());
+    let Some(report) = agent_decode::reason(agent_decode::reports(log.as_bytes())) else {
+        return Ok("KIND: none\nCODE: none\n".to_owned());
     };
     let or_none = |value: Option<String>| value.unwrap_or_else(|| "none".to_owned());
     let fields = [
-        ("CODE", report.code.as_str().to_owned()),
+        ("KIND", report.kind.as_str().to_owned()),
+        ("CODE", report.kind.reason().as_str().to_owned()),
         ("TITLE", report.title),
         ("LINE", report.line),
+        ("BLAMED", or_none(report.blamed_function)),
         ("FUNCTION", or_none(report.fault_function)),
         ("MODULE", or_none(report.module)),
         ("RELEASE", or_none(report.kernel_release)),
@@ -68,11 +70,12 @@ mod tests {
     fn the_header_says_what_the_decoder_reads() -> Result<()> {
         let log = "[    1.0] Kernel panic - not syncing: boom\n";
         let all = header(log, "")?;
-        assert!(all.starts_with("CODE: KernelPanic\n"), "{all}");
+        assert!(all.starts_with("KIND: Panic\nCODE: KernelPanic\n"), "{all}");
         assert!(all.contains("\nFUNCTION: none\n"), "{all}");
         let older = "CODE: Oops\nCOMM: init\n\nTITLE: this is the log\n";
         assert_eq!(header(log, older)?, "CODE: KernelPanic\nCOMM: none\n");
-        assert_eq!(header("[    1.0] all is well\n", "")?, "CODE: none\n");
+        let nothing = header("[    1.0] all is well\n", "")?;
+        assert_eq!(nothing, "KIND: none\nCODE: none\n");
         Ok(())
     }
 }
