@@ -36,6 +36,8 @@ pub(super) fn text(file: &str, report: &Report, is_first: bool) -> String {
     row("machine", report.hardware.clone());
     row("tainted", taint(report));
     row("damaged", report.corrupted.clone());
+    row("means", Some(report.kind.meaning().to_owned()));
+    row("do", Some(report.kind.advice().to_owned()));
     row("same as", Some(report.fingerprint.clone()));
     row("from", Some(format!("{file}, bytes {} to {}", report.start, report.end)));
     stack(&mut text, report, paint);
