@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod collector;
+pub mod decode;
 mod place;
 
 use serde_json::{Value, json};

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cases::bench::{Figure, agent, collector};
+use cases::bench::{Figure, agent, collector, decode};
 use cases::kube;
 use clap::{Parser, Subcommand, ValueEnum as _};
 use harness::controlplane::Options;
@@ -58,6 +58,14 @@ enum Bench {
         /// Only these parts.
         #[arg(long, value_enum, value_delimiter = ',')]
         only: Vec<collector::Part>,
+    },
+    /// How fast crash logs and logs of a machine that is well are read, on one thread.
+    ///
+    /// Beside a pass of one regular expression over the same bytes.
+    Decode {
+        /// How often.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
     },
     /// Random and mutated datagrams through the receiver: no crash, no memory
     /// without bound, every one counted.
@@ -112,6 +120,7 @@ fn bench(args: &Args) -> Result<()> {
             bench_agent(kernel, times)?
         }
         Bench::Collector { rounds, only } => bench_collector(only, (*rounds).max(1))?,
+        Bench::Decode { runs } => bench_decode((*runs).max(1))?,
         Bench::Hostile { count } => hostile(*count)?,
         Bench::Pods { runs } => pods(*runs)?,
         Bench::Sink { kind, pause_us } => {
@@ -156,6 +165,16 @@ fn bench_collector(only: &[collector::Part], rounds: usize) -> Result<String> {
     });
     priority::lower();
     measured?;
+    Ok(json)
+}
+
+fn bench_decode(runs: usize) -> Result<String> {
+    let mut json = String::new();
+    for figure in decode::run(runs)? {
+        let line = figure.json("decode");
+        println!("{line}");
+        writeln!(json, "{line}")?;
+    }
     Ok(json)
 }
 
