@@ -22,6 +22,9 @@ use crate::progress;
 use crate::qmp::{self, Qmp};
 use crate::wire::{Datagram, Wire};
 
+/// What a machine that hangs still has to say comes within this.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// A machine that was given so long, and has not ended, hangs.
 const HANGS: Duration = Duration::from_secs(5);
 
@@ -323,8 +326,13 @@ impl Vm {
         let autopsy = if ended || at_most < HANGS {
             Vec::new()
         } else {
-            autopsy::look(&mut |command| monitor(&mut self.qmp, command))
-                .unwrap_or_else(|error| vec![format!("{error:#}")])
+            let seen = autopsy::look(&mut |command| monitor(&mut self.qmp, command));
+            // Its CPUs may be idle because everybody waits for something: if PID 1 still
+            // listens, the kernel says on the console who waits, and where.
+            if self.tell("sh echo w > /proc/sysrq-trigger").is_ok() {
+                std::thread::sleep(ANSWER);
+            }
+            seen.unwrap_or_else(|error| vec![format!("{error:#}")])
         };
         self.end();
         // Both have all that QEMU wrote before it ended.
