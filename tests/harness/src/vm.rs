@@ -22,6 +22,14 @@ use crate::progress;
 use crate::qmp::{self, Qmp};
 use crate::wire::{Datagram, Wire};
 
+/// The card that leads outside. Going on from a snapshot is to QEMU what moving to another
+/// host is, upon which a guest announces itself: and 6.18 hangs for ever if the card is
+/// switched off meanwhile (`virtnet_close` waits for what waits for the lock that it has).
+const UPLINK: &str = "virtio-net-pci,guest_announce=off";
+
+/// What a machine that hangs still has to say comes within this.
+const ANSWER: Duration = Duration::from_secs(2);
+
 /// A machine that was given so long, and has not ended, hangs.
 const HANGS: Duration = Duration::from_secs(5);
 
@@ -178,7 +186,7 @@ impl Vm {
             // The cable is standard input: the one descriptor that a child
             // is given without unsafe code.
             .args(["-netdev", "dgram,id=net,local.type=fd,local.str=0"])
-            .args(["-device", "virtio-net-pci,netdev=net,romfile="])
+            .args(["-device", &format!("{UPLINK},netdev=net,romfile=")])
             .stdin(Stdio::from(OwnedFd::from(cable)))
             .stdout(Stdio::null())
             .stderr(fs::File::create(path("stderr"))?);
@@ -323,8 +331,16 @@ impl Vm {
         let autopsy = if ended || at_most < HANGS {
             Vec::new()
         } else {
-            autopsy::look(&mut |command| monitor(&mut self.qmp, command))
-                .unwrap_or_else(|error| vec![format!("{error:#}")])
+            let seen = autopsy::look(&mut |command| monitor(&mut self.qmp, command));
+            // Its CPUs may be idle because everybody waits for something: if PID 1 still
+            // listens, the kernel says on the console who waits, and where.
+            if self
+                .tell("sh echo 8 > /proc/sys/kernel/printk; echo w > /proc/sysrq-trigger")
+                .is_ok()
+            {
+                std::thread::sleep(ANSWER);
+            }
+            seen.unwrap_or_else(|error| vec![format!("{error:#}")])
         };
         self.end();
         // Both have all that QEMU wrote before it ended.
