@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::blame;
+use crate::distribution::distribution;
 use crate::frames::{self, Frame, Symbol};
 use crate::header::{self, Header};
 use crate::kind::{Kind, Weight};
@@ -584,7 +585,7 @@ impl Incident {
         let hardware = self.hardware.or_else(|| boot.hardware.clone());
         let distribution = release
             .as_deref()
-            .and_then(|r| report::distribution(r, version.as_deref()));
+            .and_then(|r| distribution(r, version.as_deref()));
         let (file, file_line) = self.place.unzip();
         Report {
             kind: self.kind,

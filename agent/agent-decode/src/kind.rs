@@ -1,7 +1,7 @@
 //! What can happen to a kernel, as its log tells it.
 
 use agent_core::model::ReasonCode;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// How grave something is; later ones outweigh earlier ones.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -18,7 +18,7 @@ pub(crate) enum Weight {
 macro_rules! kinds {
     ($($(#[$doc:meta])* $name:ident: $weight:ident, $reason:ident, $phrase:literal;)*) => {
         /// The kind of a report.
-        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
+        #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
         pub enum Kind {
             $($(#[$doc])* $name,)*
         }

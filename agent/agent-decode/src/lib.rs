@@ -8,7 +8,9 @@
 
 mod advice;
 mod blame;
+pub mod bugs;
 mod decoder;
+mod distribution;
 mod frames;
 mod header;
 mod incident;
@@ -18,6 +20,7 @@ mod transport;
 mod wording;
 
 pub use decoder::Decoder;
+pub use distribution::{Level, level};
 pub use frames::Frame;
 pub use header::Taint;
 pub use kind::Kind;

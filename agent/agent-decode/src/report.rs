@@ -149,65 +149,6 @@ pub fn reason(reports: impl IntoIterator<Item = Report>) -> Option<Report> {
     gravest
 }
 
-/// The distribution that built a kernel, as far as its release and version tell.
-pub(crate) fn distribution(release: &str, version: Option<&str>) -> Option<&'static str> {
-    const IN_RELEASE: &[(&str, &str)] = &[
-        (".el6.elrepo", "elrepo"),
-        (".elrepo", "elrepo"),
-        (".amzn", "Amazon Linux"),
-        (".fc", "Fedora"),
-        (".el", "RHEL"),
-        ("uek.", "Oracle Linux"),
-        (".azl", "Azure Linux"),
-        (".cm2", "Azure Linux"),
-        ("-flatcar", "Flatcar"),
-        ("-talos", "Talos"),
-        ("-bottlerocket", "Bottlerocket"),
-        ("-cos", "Container-Optimized OS"),
-        ("-microsoft-standard", "WSL"),
-        ("-pve", "Proxmox"),
-        ("-arch", "Arch Linux"),
-        ("-MANJARO", "Manjaro"),
-        ("-lp1", "openSUSE"),
-    ];
-    const IN_VERSION: &[(&str, &str)] = &[
-        ("Debian", "Debian"),
-        ("Ubuntu", "Ubuntu"),
-        ("NixOS", "NixOS"),
-        ("openSUSE", "openSUSE"),
-        ("SUSE", "SUSE"),
-        ("PREEMPT Chromium", "Container-Optimized OS"),
-    ];
-    let version = version.unwrap_or("");
-    let of_release = IN_RELEASE.iter().find(|(mark, _)| release.contains(mark));
-    let of_version = || IN_VERSION.iter().find(|(mark, _)| version.contains(mark));
-    let found = of_release.or_else(of_version).map(|(_, name)| *name);
-    // `5.15.0-25-generic`, `6.8.0-1021-aws`: an ABI number and a flavour.
-    let is_ubuntu = || {
-        let mut parts = release.split('-').skip(1);
-        let abi = parts
-            .next()
-            .is_some_and(|abi| abi.bytes().all(|b| b.is_ascii_digit()));
-        let flavours = [
-            "generic",
-            "aws",
-            "azure",
-            "gcp",
-            "gke",
-            "kvm",
-            "lowlatency",
-            "oracle",
-        ];
-        abi && parts
-            .next()
-            .is_some_and(|flavour| flavours.contains(&flavour))
-    };
-    let is_debian = || release.contains("+deb") || release.ends_with("-cloud-amd64");
-    found
-        .or_else(|| is_debian().then_some("Debian"))
-        .or_else(|| is_ubuntu().then_some("Ubuntu"))
-}
-
 /// A short name for what happened and where (FNV-1a, 64 bits), in hexadecimal digits.
 pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
@@ -217,34 +158,4 @@ pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a str>) -> Strin
         }
     }
     format!("{hash:016x}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distributions_are_told_by_their_marks() {
-        for (release, version, expected) in [
-            ("6.1.1-1.el9.elrepo.x86_64", None, Some("elrepo")),
-            ("5.14.0-427.el9.x86_64", None, Some("RHEL")),
-            (
-                "6.1.0-50-cloud-amd64",
-                Some("#1 SMP Debian 6.1.176-1"),
-                Some("Debian"),
-            ),
-            ("6.12.107+deb13-cloud-amd64", None, Some("Debian")),
-            ("5.15.0-25-generic", None, Some("Ubuntu")),
-            ("6.8.0-1021-aws", None, Some("Ubuntu")),
-            (
-                "6.1.112-122.189.amzn2023.x86_64",
-                None,
-                Some("Amazon Linux"),
-            ),
-            ("6.6.58-flatcar", None, Some("Flatcar")),
-            ("6.1.81", None, None),
-        ] {
-            assert_eq!(distribution(release, version), expected, "{release}");
-        }
-    }
 }

@@ -7,11 +7,13 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use agent_decode::bugs::candidates;
 use agent_decode::{Decoder, Report};
 use anyhow::Context as _;
 use serde::Serialize;
 
-use super::out;
+use super::known::Short;
+use super::out::{self, Format};
 
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 18;
@@ -30,32 +32,24 @@ const NOTHING: u8 = 3;
 #[command(after_help = "Examples:
   lastgasp decode /var/log/kern.log
   dmesg | lastgasp decode
-  lastgasp decode -o json crash/*.txt | jq -r '[.file, .title] | @tsv'")]
+  lastgasp decode -o json crash/*.txt | jq -r '[.log, .title] | @tsv'")]
 pub(super) struct Args {
     /// Logs; `-` is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
-    /// How to print reports
-    #[arg(short, long, value_enum, default_value = "human")]
+    /// How to print reports; JSON is one object a line, with the log and its bytes from
+    /// `start` to `end`
+    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "human")]
     output: Format,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
-enum Format {
-    /// Some lines for people
-    Human,
-    /// One JSON object a line; `file`, and its bytes from `start` to `end`, say where
-    Json,
-    /// YAML documents with the same fields
-    Yaml,
 }
 
 /// A report, and where it was found.
 #[derive(Serialize)]
 struct Found<'a> {
-    file: &'a str,
+    log: &'a str,
     #[serde(flatten)]
     report: &'a Report,
+    known_bugs: Vec<Short<'a>>,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -67,7 +61,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         let result = open(file).and_then(|log| {
             read(log, &mut |report| {
                 found += 1;
-                print(&Found { file: &name, report }, output, found == 1)
+                print(&name, report, output, found == 1)
             })
             .with_context(|| format!("cannot read {name}"))
         });
@@ -113,11 +107,17 @@ fn read(mut log: impl Read, take: &mut impl FnMut(&Report) -> anyhow::Result<()>
     Ok(())
 }
 
-fn print(found: &Found<'_>, output: Format, is_first: bool) -> anyhow::Result<()> {
+fn print(file: &str, report: &Report, output: Format, is_first: bool) -> anyhow::Result<()> {
+    let known = candidates(report);
+    let found = || Found {
+        log: file,
+        report,
+        known_bugs: known.iter().map(Short::from).collect(),
+    };
     let text = match output {
-        Format::Human => human::text(found.file, found.report, is_first),
-        Format::Json => serde_json::to_string(found)? + "\n",
-        Format::Yaml => format!("---\n{}", serde_yaml_ng::to_string(found)?),
+        Format::Human => human::text(file, report, &known, is_first),
+        Format::Json => serde_json::to_string(&found())? + "\n",
+        Format::Yaml => format!("---\n{}", serde_yaml_ng::to_string(&found())?),
     };
     out::bytes(text.as_bytes())?;
     Ok(())

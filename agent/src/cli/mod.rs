@@ -3,11 +3,13 @@
 mod agent;
 mod annotator;
 mod ask;
+mod bugs;
 mod completions;
 mod crd;
 mod deaths;
 mod decode;
 mod doctor;
+mod known;
 pub mod out;
 mod why;
 
@@ -30,6 +32,7 @@ enum Command {
     Deaths(deaths::Args),
     Why(why::Args),
     Decode(decode::Args),
+    Bugs(bugs::Args),
     Doctor(doctor::Args),
     Completions(completions::Args),
     Crd(crd::Args),
@@ -43,6 +46,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Deaths(args) => deaths::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Decode(args) => decode::run(args),
+        Command::Bugs(args) => bugs::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Crd(args) => crd::run(&args),

@@ -45,6 +45,17 @@ fn wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
+/// How something is written that has no more columns to show.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum)]
+pub enum Format {
+    /// Some lines for people
+    Human,
+    /// JSON
+    Json,
+    /// YAML
+    Yaml,
+}
+
 /// How a piece of text stands out.
 #[derive(Clone, Copy, Debug)]
 pub enum Style {

@@ -2,21 +2,23 @@
 
 use std::fmt::Write as _;
 
+use agent_decode::bugs::Candidate;
 use agent_decode::{Frame, Report, Source};
 
-use super::super::out::{self, sanitize};
+use super::super::known;
+use super::super::out::{self, Style, sanitize, styled};
 
 /// Functions of the stack that are shown.
 const FRAMES: usize = 12;
 
 /// The lines of a report; an empty one stands before all but the first.
-pub(super) fn text(file: &str, report: &Report, is_first: bool) -> String {
-    let paint = Paint(out::colour());
+pub(super) fn text(file: &str, report: &Report, known: &[Candidate], is_first: bool) -> String {
+    let colour = out::colour();
     let mut text = String::new();
     if !is_first {
         text.push('\n');
     }
-    let _ = writeln!(text, "{}", paint.bold(&sanitize(&report.title)));
+    let _ = writeln!(text, "{}", styled(&sanitize(&report.title), Style::Bold, colour));
     let mut row = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             let _ = writeln!(text, "  {name:<10} {}", sanitize(&value));
@@ -37,10 +39,12 @@ pub(super) fn text(file: &str, report: &Report, is_first: bool) -> String {
     row("tainted", taint(report));
     row("damaged", report.corrupted.clone());
     row("means", Some(report.kind.meaning().to_owned()));
-    row("do", Some(report.kind.advice().to_owned()));
+    // What is known of the bug says more than what is known of its kind.
+    row("do", known.is_empty().then(|| report.kind.advice().to_owned()));
     row("same as", Some(report.fingerprint.clone()));
     row("from", Some(format!("{file}, bytes {} to {}", report.start, report.end)));
-    stack(&mut text, report, paint);
+    text.push_str(&known::text(known));
+    stack(&mut text, report, colour);
     text
 }
 
@@ -81,47 +85,36 @@ fn taint(report: &Report) -> Option<String> {
     Some(meanings.join(", "))
 }
 
-/// The stack, with the function to blame marked.
-fn stack(text: &mut String, report: &Report, paint: Paint) {
-    if report.frames.is_empty() {
-        return;
+/// The stack from where the CPU was, with the function to blame marked.
+fn stack(text: &mut String, report: &Report, colour: bool) {
+    let frames: Vec<&Frame> = report.frames.iter().filter(|frame| frame.reliable).collect();
+    let blamed = report.blamed_function.as_ref();
+    if !frames.is_empty() {
+        text.push_str("  stack\n");
     }
-    text.push_str("  stack\n");
-    let is_sure = |frame: &&Frame| frame.reliable;
-    for frame in report.frames.iter().filter(is_sure).take(FRAMES) {
-        let name = with_module(Some(&frame.function), frame.module.as_deref());
-        let name = sanitize(&name.unwrap_or_default());
-        if Some(&frame.function) == report.blamed_function.as_ref() {
-            let _ = writeln!(text, "  > {}", paint.red(&name));
+    let mut line = |function: &str, module: Option<&str>, is_blamed: bool| {
+        let name = sanitize(&with_module(Some(function), module).unwrap_or_default());
+        if is_blamed {
+            let _ = writeln!(text, "  > {}", styled(&name, Style::Red, colour));
         } else {
             let _ = writeln!(text, "    {name}");
         }
+    };
+    if frames.is_empty() {
+        return;
     }
-    let more = report.frames.iter().filter(is_sure).count().saturating_sub(FRAMES);
-    if more > 0 {
-        let _ = writeln!(text, "    and {more} more");
+    // Registers say where the CPU was; old stacks leave that out.
+    if let Some(fault) = &report.fault_function
+        && frames.first().is_none_or(|frame| frame.function != *fault)
+    {
+        let is_blamed = Some(fault) == blamed;
+        line(fault, report.module.as_deref().filter(|_| is_blamed), is_blamed);
     }
-}
-
-/// Colours, where they are wanted.
-#[derive(Clone, Copy)]
-struct Paint(bool);
-
-impl Paint {
-    fn bold(self, text: &str) -> String {
-        self.with("1", text)
+    for frame in frames.iter().take(FRAMES) {
+        line(&frame.function, frame.module.as_deref(), Some(&frame.function) == blamed);
     }
-
-    fn red(self, text: &str) -> String {
-        self.with("31", text)
-    }
-
-    fn with(self, code: &str, text: &str) -> String {
-        if self.0 {
-            format!("\u{1b}[{code}m{text}\u{1b}[0m")
-        } else {
-            text.to_owned()
-        }
+    if frames.len() > FRAMES {
+        line(&format!("and {} more", frames.len() - FRAMES), None, false);
     }
 }
 
@@ -133,7 +126,7 @@ mod tests {
     fn nothing_that_steers_a_terminal_gets_through() {
         let log = "[ 1.0] kernel BUG at \u{202e}a.c:1!\n[ 1.0] CPU: 0 PID: 1 Comm: \u{7}x Not tainted 6.1.0 #1";
         let reports = agent_decode::reports(log.as_bytes());
-        let text = text("a\u{1b}[31m", &reports[0], true);
+        let text = text("a\u{1b}[31m", &reports[0], &[], true);
         assert!(text.lines().count() >= 3);
         assert!(
             !text.contains(|c: char| (c.is_control() && c != '\n') || c == '\u{202e}'),

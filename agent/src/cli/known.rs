@@ -1,0 +1,94 @@
+//! Known bugs that a report looks like, as people and scripts see them.
+
+use std::fmt::Write as _;
+
+use agent_decode::bugs::{Candidate, Verdict};
+use serde::Serialize;
+
+use super::out::sanitize;
+
+/// Candidates that are shown in full; more are named.
+const IN_FULL: usize = 3;
+
+/// A candidate for scripts: what the bug is in short, and what to think of it.
+#[derive(Debug, Serialize)]
+pub(super) struct Short<'a> {
+    id: &'a str,
+    title: &'a str,
+    verdict: Verdict,
+    #[serde(rename = "for")]
+    evidence: &'a [String],
+    against: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    update_to: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    workaround: Option<&'a str>,
+    references: Vec<&'a str>,
+}
+
+impl<'a> From<&'a Candidate> for Short<'a> {
+    fn from(candidate: &'a Candidate) -> Self {
+        let bug = candidate.bug;
+        Self {
+            id: &bug.id,
+            title: &bug.title,
+            verdict: candidate.verdict,
+            evidence: &candidate.evidence,
+            against: &candidate.against,
+            update_to: candidate.update_to.as_deref(),
+            workaround: bug.workaround.as_ref().map(|w| w.text.as_str()),
+            references: bug.references.iter().map(|r| r.url.as_str()).collect(),
+        }
+    }
+}
+
+/// The bugs that it can be, and those that look like it and are ruled out.
+pub(super) fn text(candidates: &[Candidate]) -> String {
+    let (open, out): (Vec<_>, Vec<_>) = candidates.iter().partition(|c| c.verdict != Verdict::RuledOut);
+    let mut text = String::new();
+    if open.len() > 1 {
+        let _ = writeln!(text, "  {} known bugs look like this:", open.len());
+    }
+    for candidate in open.iter().take(IN_FULL) {
+        one(&mut text, candidate);
+    }
+    let names = |all: &[&Candidate]| all.iter().map(|c| c.bug.id.as_str()).collect::<Vec<_>>().join(", ");
+    if let Some(more) = open.get(IN_FULL..).filter(|more| !more.is_empty()) {
+        row(&mut text, "less like", &names(more));
+    }
+    if !out.is_empty() {
+        let _ = writeln!(text, "  not, as this kernel does not have it:");
+        for candidate in out {
+            let why = candidate.against.last().map_or("", String::as_str);
+            row(&mut text, "", &format!("{}: {why}", candidate.bug.id));
+        }
+    }
+    text
+}
+
+fn one(text: &mut String, candidate: &Candidate) {
+    let bug = candidate.bug;
+    let sure = match candidate.verdict {
+        Verdict::Likely => "likely",
+        Verdict::Possible => "possible",
+        Verdict::RuledOut => "ruled out",
+    };
+    row(text, "known bug", &format!("{} ({sure}): {}", bug.id, bug.title));
+    row(text, "", &format!("for: {}", candidate.evidence.join("; ")));
+    if !candidate.against.is_empty() {
+        row(text, "", &format!("against: {}", candidate.against.join("; ")));
+    }
+    if let Some(update) = &candidate.update_to {
+        row(text, "update to", update);
+    }
+    if let Some(workaround) = &bug.workaround {
+        row(text, "until then", &workaround.text);
+    }
+    if let Some(reference) = bug.references.first() {
+        row(text, "see", &reference.url);
+    }
+}
+
+fn row(text: &mut String, name: &str, value: &str) {
+    let _ = writeln!(text, "  {name:<10} {}", sanitize(value));
+}
