@@ -323,6 +323,12 @@ const AFTER_THE_STOP: &[&str] = &[
     "pstore: ",
 ];
 
+/// A warning behind the panic: a CPU that is about to be stopped finds that another is
+/// offline (`native_smp_send_reschedule`, `set_task_cpu`), as stopping marks them so.
+const WARNING: &str = "------------[ cut here ]------------";
+/// How panics say so.
+const PANIC: &str = "Kernel panic - not syncing: ";
+
 /// Behind a line during which another CPU took the console over: it comes again
 /// (`nbcon_emit_next_record`, kernel/printk/nbcon.c).
 const REPLAY: &str = "** replaying previous printk message **";
@@ -352,8 +358,12 @@ fn expected_lines(way: &Way, since: Instant, console: &[ConsoleLine]) -> Vec<Str
         .filter(|(_, next)| next.is_none_or(|(_, next)| next != REPLAY))
         .filter_map(|((_, line), _)| text(line));
     let from_cause = texts.skip_while(|text| !way.is_why(text));
-    let to_stop =
-        from_cause.take_while(|text| !AFTER_THE_STOP.iter().any(|end| text.starts_with(end)));
+    let mut is_panic = false;
+    let to_stop = from_cause.take_while(|text| {
+        is_panic |= text.starts_with(PANIC);
+        let is_after = AFTER_THE_STOP.iter().any(|end| text.starts_with(end));
+        !is_after && !(is_panic && *text == WARNING)
+    });
     to_stop.map(str::to_owned).collect()
 }
 
@@ -465,6 +475,21 @@ mod tests {
             "[    1.1] Kernel panic - not syncing: Fatal exception",
             "[    1.1] Kernel Offset: 0x1",
             "[    1.1] later",
+        ]
+        .map(|text| (since, text.to_owned()))
+        .to_vec();
+        let way = &super::super::ways::ALL[1];
+        assert_eq!(expected_lines(way, since, &console).len(), 2);
+    }
+
+    #[test]
+    fn what_cpus_say_while_they_are_stopped_is_not_of_the_death() {
+        let since = Instant::now();
+        let console: Vec<ConsoleLine> = [
+            "[   24.115409] BUG: kernel NULL pointer dereference, address: 0000000000000000",
+            "[   24.146818] Kernel panic - not syncing: Fatal exception in interrupt",
+            "[   24.162791] ------------[ cut here ]------------",
+            "[   24.166052] sched: Unexpected reschedule of offline CPU#1!",
         ]
         .map(|text| (since, text.to_owned()))
         .to_vec();
