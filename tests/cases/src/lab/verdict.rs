@@ -362,7 +362,7 @@ fn expected_lines(way: &Way, since: Instant, console: &[ConsoleLine]) -> Vec<Str
     let to_stop = from_cause.take_while(|text| {
         is_panic |= text.starts_with(PANIC);
         let is_after = AFTER_THE_STOP.iter().any(|end| text.starts_with(end));
-        !is_after && !(is_panic && *text == WARNING)
+        !(is_after || is_panic && *text == WARNING)
     });
     to_stop.map(str::to_owned).collect()
 }
