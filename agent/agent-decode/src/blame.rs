@@ -31,7 +31,10 @@ static SKIPS: LazyLock<Skips> = LazyLock::new(|| {
 /// Whether a function only reports, waits, or does what others told it to.
 pub(crate) fn is_skipped(function: &str) -> bool {
     let skips = &*SKIPS;
-    let starts = function.as_bytes().first_chunk().and_then(|two| skips.starts.get(two));
+    let starts = function
+        .as_bytes()
+        .first_chunk()
+        .and_then(|two| skips.starts.get(two));
     skips.names.contains(function)
         || starts.is_some_and(|all| all.iter().any(|start| function.starts_with(start)))
 }
@@ -58,7 +61,7 @@ pub(crate) fn blamed<'a>(named: &[&'a str], stack: &'a [Frame]) -> Option<&'a st
 }
 
 /// The functions that tell one crash from another: the first that are to blame, each once.
-pub(crate) fn path<'a>(stack: &'a [Frame], most: usize) -> Vec<&'a str> {
+pub(crate) fn path(stack: &[Frame], most: usize) -> Vec<&str> {
     let mut path: Vec<&str> = Vec::new();
     for frame in stack.iter().filter(|f| f.reliable) {
         let function = frame.function.as_str();

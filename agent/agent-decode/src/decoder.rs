@@ -192,7 +192,7 @@ impl Decoder {
     fn hold_or_read(&mut self, text: String, start: u64, end: u64) {
         let stripped = transport::stripped(&text);
         // Joined lines are as wide as several rows.
-        if stripped.has_prefix && text.len() >= COLUMNS && text.len() % COLUMNS == 0 {
+        if stripped.has_prefix && text.len() >= COLUMNS && text.len().is_multiple_of(COLUMNS) {
             self.held = Some((text, start, end));
         } else {
             self.stripped(&stripped, start, end);
@@ -392,14 +392,9 @@ impl Decoder {
 
     /// The incident that a line of this caller is of.
     fn open_of(&mut self, caller: Option<Caller>) -> Option<&mut Incident> {
-        let at = match caller {
-            None => self.open.len().checked_sub(1),
-            Some(_) => {
-                let is = |i: &Incident| i.caller == caller || i.caller.is_none();
-                self.open.iter().rposition(is)
-            }
-        };
-        self.open.get_mut(at?)
+        let is_of =
+            |open: &Incident| caller.is_none() || open.caller.is_none() || open.caller == caller;
+        self.open.iter_mut().rfind(|open| is_of(open))
     }
 
     /// Another boot begins: what was said belongs to the one before.

@@ -96,11 +96,21 @@ struct Builder {
 }
 
 const fn b(release: &'static str, name: &'static str, follows: Follows) -> Builder {
-    Builder { name, release, version: "", follows }
+    Builder {
+        name,
+        release,
+        version: "",
+        follows,
+    }
 }
 
 const fn v(version: &'static str, name: &'static str, follows: Follows) -> Builder {
-    Builder { name, release: "", version, follows }
+    Builder {
+        name,
+        release: "",
+        version,
+        follows,
+    }
 }
 
 /// The first that fits counts.
@@ -156,11 +166,15 @@ fn builder(release: &str, version: &str) -> Option<&'static Builder> {
         // `6.1.0-50-cloud-amd64`, `5.15.0-25-generic`: an ABI number and a flavour.
         let (abi, flavour) = release.split_once('-')?.1.split_once('-')?;
         let has_abi = abi.bytes().all(|b| b.is_ascii_digit()) && release.contains(".0-");
-        let is_debian = ["amd64", "arm64"].iter().any(|arch| flavour.ends_with(arch));
+        let is_debian = ["amd64", "arm64"]
+            .iter()
+            .any(|arch| flavour.ends_with(arch));
         match flavour {
             _ if !has_abi => None,
             _ if is_debian => Some(&DEBIAN),
-            "generic" | "aws" | "azure" | "gcp" | "gke" | "kvm" | "lowlatency" | "oracle" => Some(&UBUNTU),
+            "generic" | "aws" | "azure" | "gcp" | "gke" | "kvm" | "lowlatency" | "oracle" => {
+                Some(&UBUNTU)
+            }
             _ => None,
         }
     })
@@ -179,18 +193,23 @@ pub fn level(release: &str, version: Option<&str>) -> Result<Level, String> {
     let no = || format!("{release} does not begin with a kernel version");
     let (level, rest) = Level::begin(release).ok_or_else(no)?;
     if rest.contains("-rc") {
-        return Err(format!("{release} is a release candidate: what is in it is not recorded"));
+        return Err(format!(
+            "{release} is a release candidate: what is in it is not recorded"
+        ));
     }
     let Some(builder) = builder(release, version) else {
         let is_plain = rest.trim_end_matches('+').is_empty();
-        let unknown = || format!("it is not known whether the builder of {release} follows a stable series");
+        let unknown =
+            || format!("it is not known whether the builder of {release} follows a stable series");
         return is_plain.then_some(level).ok_or_else(unknown);
     };
     let name = builder.name;
     match builder.follows {
         Follows::Stable => Ok(level),
         Follows::InVersion => {
-            let behind = version.split_once(name).and_then(|(_, rest)| Level::begin(rest.trim_start()));
+            let behind = version
+                .split_once(name)
+                .and_then(|(_, rest)| Level::begin(rest.trim_start()));
             let (level, _) = behind.ok_or_else(|| {
                 format!("{release} names {name}'s ABI; its version (uname -v) would say which kernel it is")
             })?;
@@ -210,20 +229,55 @@ mod tests {
     fn builders_and_levels_are_told_by_their_marks() {
         let debian = Some("#1 SMP PREEMPT_DYNAMIC Debian 6.1.176-1 (2026-08-20)");
         for (release, version, name, at) in [
-            ("6.1.1-1.el9.elrepo.x86_64", None, Some("elrepo"), Some("6.1.1")),
+            (
+                "6.1.1-1.el9.elrepo.x86_64",
+                None,
+                Some("elrepo"),
+                Some("6.1.1"),
+            ),
             ("5.14.0-427.el9.x86_64", None, Some("RHEL"), None),
-            ("5.15.0-205.149.5.1.el9uek.x86_64", None, Some("Oracle Linux"), None),
-            ("6.1.0-50-cloud-amd64", debian, Some("Debian"), Some("6.1.176")),
+            (
+                "5.15.0-205.149.5.1.el9uek.x86_64",
+                None,
+                Some("Oracle Linux"),
+                None,
+            ),
+            (
+                "6.1.0-50-cloud-amd64",
+                debian,
+                Some("Debian"),
+                Some("6.1.176"),
+            ),
             ("6.1.0-50-cloud-amd64", None, Some("Debian"), None),
             ("5.10.0-33-arm64", None, Some("Debian"), None),
-            ("6.12.107+deb13-cloud-amd64", None, Some("Debian"), Some("6.12.107")),
+            (
+                "6.12.107+deb13-cloud-amd64",
+                None,
+                Some("Debian"),
+                Some("6.12.107"),
+            ),
             ("5.15.0-25-generic", None, Some("Ubuntu"), None),
             ("6.8.0-1021-aws", None, Some("Ubuntu"), None),
-            ("6.1.112-122.189.amzn2023.x86_64", None, Some("Amazon Linux"), Some("6.1.112")),
-            ("6.11.4-301.fc41.x86_64", None, Some("Fedora"), Some("6.11.4")),
+            (
+                "6.1.112-122.189.amzn2023.x86_64",
+                None,
+                Some("Amazon Linux"),
+                Some("6.1.112"),
+            ),
+            (
+                "6.11.4-301.fc41.x86_64",
+                None,
+                Some("Fedora"),
+                Some("6.11.4"),
+            ),
             ("6.6.58-flatcar", None, Some("Flatcar"), Some("6.6.58")),
             ("6.6.58-talos", None, Some("Talos"), Some("6.6.58")),
-            ("6.6.150.1-1.azl3", None, Some("Azure Linux"), Some("6.6.150")),
+            (
+                "6.6.150.1-1.azl3",
+                None,
+                Some("Azure Linux"),
+                Some("6.6.150"),
+            ),
             ("5.14.21-150500.55.19-default", None, Some("SUSE"), None),
             ("6.8.12-4-pve", None, Some("Proxmox"), None),
             ("6.6.56+", None, None, Some("6.6.56")),

@@ -180,14 +180,23 @@ pub(crate) fn is_nowhere(line: &str) -> bool {
     place.starts_with("0x") || place.starts_with("Bad ") || place.trim_start().starts_with("(null)")
 }
 
-/// The stack that the next functions are on: `<IRQ>`, `</IRQ>`, `<#DF>`, `<<EOE>>`.
-pub(crate) fn context(line: &str) -> Option<Option<&str>> {
+/// A mark in a stack.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Mark<'a> {
+    /// The next functions are on this stack: `<IRQ>`, `<#DF>`.
+    Begin(&'a str),
+    /// They no longer are: `</IRQ>`, `<<EOE>>`.
+    End,
+}
+
+/// The mark that a line is.
+pub(crate) fn mark(line: &str) -> Option<Mark<'_>> {
     let inside = line.strip_prefix('<')?.strip_suffix('>')?;
     if inside.starts_with('/') || inside.contains("EOE") || inside.contains("EOI") {
-        return Some(None);
+        return Some(Mark::End);
     }
     let is_word = |b: u8| b.is_ascii_uppercase() || matches!(b, b'#' | b'0'..=b'9' | b'_');
-    (inside.len() <= 16 && inside.bytes().all(is_word)).then_some(Some(inside))
+    (inside.len() <= 16 && inside.bytes().all(is_word)).then_some(Mark::Begin(inside))
 }
 
 /// Whether a stack begins behind this line.
@@ -398,15 +407,15 @@ mod tests {
     #[test]
     fn a_stack_says_what_it_is_of() {
         for (line, expected) in [
-            ("<IRQ>", Some(Some("IRQ"))),
-            ("</IRQ>", Some(None)),
-            ("<#DF>", Some(Some("#DF"))),
-            ("<<EOE>>", Some(None)),
-            ("<EOI>", Some(None)),
+            ("<IRQ>", Some(Mark::Begin("IRQ"))),
+            ("</IRQ>", Some(Mark::End)),
+            ("<#DF>", Some(Mark::Begin("#DF"))),
+            ("<<EOE>>", Some(Mark::End)),
+            ("<EOI>", Some(Mark::End)),
             ("<a name of something>", None),
             ("IRQ", None),
         ] {
-            assert_eq!(context(line), expected, "{line}");
+            assert_eq!(mark(line), expected, "{line}");
         }
     }
 }

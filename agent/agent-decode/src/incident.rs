@@ -1,15 +1,13 @@
 //! One thing that happens, while its lines are read.
 
+mod summary;
+
 use std::collections::BTreeMap;
 
-use crate::blame;
-use crate::distribution::distribution;
-use crate::frames::{self, Frame, Symbol};
+use crate::frames::{self, Frame, Mark, Symbol};
 use crate::header::{self, Header};
 use crate::kind::{Kind, Weight};
-use crate::report::{self, Report, Source};
 use crate::transport::Caller;
-use crate::wording;
 
 /// Functions that are kept of a stack.
 const FRAMES_MAX: usize = 64;
@@ -17,8 +15,6 @@ const FRAMES_MAX: usize = 64;
 const MODULES_MAX: usize = 256;
 /// Registers that are kept.
 const REGISTERS_MAX: usize = 64;
-/// Functions of the stack that are in the fingerprint.
-const FINGERPRINT_FRAMES: usize = 3;
 /// So many lines in a row that are none of its own end a report.
 const QUIET_LINES: u32 = 64;
 /// And so many bytes, of whoever else logs in between.
@@ -397,8 +393,11 @@ impl Incident {
             };
             return true;
         }
-        if let Some(context) = frames::context(line) {
-            self.context = context.map(str::to_owned);
+        if let Some(mark) = frames::mark(line) {
+            self.context = match mark {
+                Mark::Begin(stack) => Some(stack.to_owned()),
+                Mark::End => None,
+            };
             return true;
         }
         let Some((symbol, reliable)) = frames::frame(line) else {
@@ -538,194 +537,6 @@ impl Incident {
                 | Kind::UnregisterNetdevice
         )
     }
-
-    /// The report, with what the boots around it say of the kernel.
-    pub(crate) fn report(mut self, boot: &Boot, next: Option<&Boot>) -> Report {
-        let fault = self.fault.clone().or_else(|| {
-            (self.kind == Kind::Warning)
-                .then(|| self.named.clone())
-                .flatten()
-        });
-        // Up to 4.20 sysrq-c wrote through a null pointer.
-        if fault.as_deref() == Some("sysrq_handle_crash") {
-            self.kind = Kind::SysrqCrash;
-        }
-        let named: Vec<&str> = if self.is_nowhere {
-            Vec::new()
-        } else {
-            fault
-                .iter()
-                .chain(&self.named)
-                .map(String::as_str)
-                .collect()
-        };
-        let blamed = self
-            .has_culprit()
-            .then(|| blame::blamed(&named, &self.frames))
-            .flatten();
-        let blamed = blamed.map(str::to_owned);
-        let module = self.module_of(blamed.as_deref());
-        let fingerprint = self.fingerprint(blamed.as_deref());
-        let corrupted = self.corrupted(fault.is_some());
-        let title = self.title(fault.as_deref(), blamed.as_deref(), module.as_deref());
-        let (release, version, from) = match (self.release, &boot.release) {
-            (Some(release), _) => (Some(release), self.version, Some(Source::Report)),
-            (None, Some(release)) => (
-                Some(release.clone()),
-                boot.version.clone(),
-                Some(Source::Boot),
-            ),
-            (None, None) => {
-                let next = next.filter(|next| next.release.is_some());
-                let from = next.map(|_| Source::NextBoot);
-                let next = next.cloned().unwrap_or_default();
-                (next.release, next.version, from)
-            }
-        };
-        let hardware = self.hardware.or_else(|| boot.hardware.clone());
-        let distribution = release
-            .as_deref()
-            .and_then(|r| distribution(r, version.as_deref()));
-        let (file, file_line) = self.place.unzip();
-        Report {
-            kind: self.kind,
-            title,
-            line: self.line,
-            panic: self.panic,
-            fault_function: fault,
-            blamed_function: blamed,
-            module,
-            file,
-            file_line,
-            condition: self.condition,
-            frames: self.frames,
-            kernel_release: release,
-            kernel_release_from: from,
-            kernel_version: version,
-            distribution,
-            taint: self.taint.map(|letters| header::taints(&letters)),
-            modules: self.modules,
-            cpu: self.cpu,
-            pid: self.pid,
-            comm: self.comm,
-            workqueue: self.workqueue,
-            hardware,
-            registers: self.registers,
-            uptime_s: self.printed_ns.map(|ns| (ns / 1_000) as f64 / 1e6),
-            corrupted,
-            fingerprint,
-            start: self.start,
-            end: self.end,
-        }
-    }
-
-    /// The module of a function that this report knows of.
-    fn module_of(&self, function: Option<&str>) -> Option<String> {
-        let function = function?;
-        let is = |name: &Option<String>| name.as_deref() == Some(function);
-        if is(&self.fault) {
-            return self.fault_module.clone();
-        }
-        if is(&self.named) && self.named_module.is_some() {
-            return self.named_module.clone();
-        }
-        let frame = self.frames.iter().find(|frame| frame.function == function);
-        frame.and_then(|frame| frame.module.clone())
-    }
-
-    fn fingerprint(&self, blamed: Option<&str>) -> String {
-        let path = blame::path(&self.frames, FINGERPRINT_FRAMES);
-        let nothing = blamed.is_none() && path.is_empty();
-        // What has no place is told by its words, of which numbers are chance.
-        let words = if nothing {
-            without_numbers(&self.line)
-        } else {
-            String::new()
-        };
-        let path = path
-            .into_iter()
-            .filter(|f| Some(*f) != blamed)
-            .take(FINGERPRINT_FRAMES - 1);
-        let parts = [self.kind.as_str(), blamed.unwrap_or(""), &words];
-        report::fingerprint(parts.into_iter().chain(path))
-    }
-
-    fn title(&self, fault: Option<&str>, blamed: Option<&str>, module: Option<&str>) -> String {
-        let phrase = self.kind.phrase();
-        let after = |mark: &str| self.line.split_once(mark).map(|(_, rest)| rest);
-        let until = |text: &str, mark: &str| text.split(mark).next().unwrap_or(text).to_owned();
-        let mut title = match self.kind {
-            Kind::Panic | Kind::Oops => {
-                let said = wording::panic(&self.line).unwrap_or(&self.line);
-                format!("{phrase}: {said}")
-            }
-            Kind::Bug => match after(" BUG at ") {
-                Some(place) => format!("{phrase} at {}", place.trim_end_matches('!')),
-                None => phrase.to_owned(),
-            },
-            Kind::HungTask | Kind::SoftLockup | Kind::OomKill | Kind::CgroupOomKill => {
-                match &self.comm {
-                    Some(comm) => format!("{phrase} of {comm}"),
-                    None => phrase.to_owned(),
-                }
-            }
-            Kind::Kasan | Kind::Kfence | Kind::Kcsan | Kind::Kmsan | Kind::Ubsan => {
-                match after(&format!("{phrase}: ")) {
-                    Some(said) => format!("{phrase}: {}", until(said, " in ")),
-                    None => phrase.to_owned(),
-                }
-            }
-            // Where sysrq is handled says nothing.
-            Kind::SysrqCrash => return phrase.to_owned(),
-            Kind::ModuleLoad
-            | Kind::BpfVerifier
-            | Kind::ConntrackFull
-            | Kind::UnregisterNetdevice
-            | Kind::NetdevWatchdog
-            | Kind::HardwareError
-            | Kind::UnknownNmi
-            | Kind::LockCorruption
-            | Kind::SlabCorruption => return format!("{phrase}: {}", self.line),
-            Kind::Lockdep => {
-                let said = self
-                    .line
-                    .trim_start_matches(['[', ' '])
-                    .trim_end_matches([']', ' ', '.']);
-                let said = ["WARNING: ", "INFO: ", "BUG: "]
-                    .iter()
-                    .find_map(|w| said.strip_prefix(w));
-                format!("{phrase}: {}", said.unwrap_or(&self.line))
-            }
-            _ => phrase.to_owned(),
-        };
-        // Of a panic the text says more than who called it.
-        let place = match self.kind {
-            Kind::Panic => None,
-            _ => blamed.or(fault),
-        };
-        if let Some(function) = place {
-            title.push_str(" in ");
-            title.push_str(function);
-            if let Some(module) = module {
-                title.push_str(" [");
-                title.push_str(module);
-                title.push(']');
-            }
-        }
-        title
-    }
-
-    fn corrupted(&self, has_fault: bool) -> Option<String> {
-        let is_panic = wording::panic(&self.line).is_some();
-        let is_oops = self.weight() == Weight::Oops && !is_panic;
-        if is_oops && !has_fault && self.frames.is_empty() && self.release.is_none() {
-            return Some("the report breaks off after the line that says why".to_owned());
-        }
-        if is_oops && !has_fault && !self.is_nowhere && self.named.is_none() {
-            return Some("it does not say where the CPU was".to_owned());
-        }
-        None
-    }
 }
 
 /// What the beginning of a boot says.
@@ -754,17 +565,4 @@ fn number_behind(line: &str, mark: &str) -> Option<u32> {
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(rest.len());
     rest[..end].parse().ok()
-}
-
-/// The words of a line without its numbers: `0x1f`, `12`, `ffff888012345678`.
-fn without_numbers(line: &str) -> String {
-    let is_number = |word: &&str| {
-        let digits = word.strip_prefix("0x").unwrap_or(word);
-        !digits.is_empty()
-            && digits.bytes().all(|b| b.is_ascii_hexdigit())
-            && digits.bytes().any(|b| b.is_ascii_digit())
-    };
-    let words = line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let words: Vec<&str> = words.filter(|w| !w.is_empty() && !is_number(w)).collect();
-    words.join(" ")
 }

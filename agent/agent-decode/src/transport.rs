@@ -72,14 +72,12 @@ pub fn stripped(line: &str) -> Stripped<'_> {
             let file = (!found.has_prefix).then(|| file_name(trimmed));
             file.flatten()
         });
-        match next {
-            Some(shorter) => rest = shorter,
-            None => {
-                found.text = trimmed;
-                found.is_foreign = date(trimmed).is_some() || is_field(trimmed);
-                return found;
-            }
-        }
+        let Some(shorter) = next else {
+            found.text = trimmed;
+            found.is_foreign = date(trimmed).is_some() || is_field(trimmed);
+            return found;
+        };
+        rest = shorter;
         found.has_prefix = true;
     }
 }

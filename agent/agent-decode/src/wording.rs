@@ -441,7 +441,9 @@ pub(crate) fn of(line: &str) -> Option<Kind> {
 /// with its driver and bus.
 pub(crate) fn somewhere(line: &str) -> Option<Kind> {
     let found = SOMEWHERE.find(line)?;
-    ANYWHERE.get(found.pattern().as_usize()).map(|(_, kind)| *kind)
+    ANYWHERE
+        .get(found.pattern().as_usize())
+        .map(|(_, kind)| *kind)
 }
 
 /// The text of a panic, if this line is one's.

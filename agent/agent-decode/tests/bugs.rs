@@ -10,16 +10,25 @@ fn logs(folder: &str) -> Vec<(String, String)> {
     let entries = std::fs::read_dir(folder).expect("a folder");
     let files = entries.map(|entry| entry.expect("an entry").path());
     let read = |path: PathBuf| {
-        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let name = path
+            .file_stem()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned();
         let bytes = std::fs::read(&path).expect("a readable file");
         (name, String::from_utf8_lossy(&bytes).into_owned())
     };
-    files.filter(|path| path.extension().is_some_and(|e| e == "txt")).map(read).collect()
+    files
+        .filter(|path| path.extension().is_some_and(|e| e == "txt"))
+        .map(read)
+        .collect()
 }
 
 fn of(log: &str) -> Vec<Candidate> {
     let (_, log) = log.split_once("\n\n").expect("a header and a log");
-    reason(reports(log.as_bytes())).map(|report| candidates(&report)).unwrap_or_default()
+    reason(reports(log.as_bytes()))
+        .map(|report| candidates(&report))
+        .unwrap_or_default()
 }
 
 #[test]
@@ -27,7 +36,10 @@ fn each_sample_is_known_for_what_it_is() {
     let samples = logs("testdata/bugs");
     let mut failures = Vec::new();
     for (name, log) in &samples {
-        let expected = log.lines().next().and_then(|line| line.strip_prefix("SIGNATURE: "));
+        let expected = log
+            .lines()
+            .next()
+            .and_then(|line| line.strip_prefix("SIGNATURE: "));
         let expected = expected.expect("SIGNATURE: id");
         let all = of(log);
         let found = all.iter().find(|c| c.bug.id == expected);
@@ -44,9 +56,15 @@ fn each_sample_is_known_for_what_it_is() {
 #[test]
 fn what_died_by_our_own_hand_is_no_known_bug() {
     let mut failures = Vec::new();
-    for (name, log) in logs("testdata").iter().filter(|(name, _)| name.starts_with("lab-")) {
+    for (name, log) in logs("testdata")
+        .iter()
+        .filter(|(name, _)| name.starts_with("lab-"))
+    {
         let all = of(log);
-        failures.extend(all.iter().map(|c| format!("{name}: {} {:?} {:?}", c.bug.id, c.verdict, c.evidence)));
+        failures.extend(
+            all.iter()
+                .map(|c| format!("{name}: {} {:?} {:?}", c.bug.id, c.verdict, c.evidence)),
+        );
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }

@@ -4,6 +4,7 @@
 //! `KIND: none` is a log without a report, `CODE: none` one without a reason for a death.
 //! `lab-*.txt` were written by `cargo xtask lab --bless`, and looked at.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use agent_core::model::Line;
@@ -67,7 +68,7 @@ fn wrong(file: &str) -> (Vec<String>, String) {
         let (name, expected) = line.split_once(": ").expect("NAME: value");
         let got = report.as_ref().and_then(|report| value(report, name));
         let got = got.unwrap_or_else(|| "none".to_owned());
-        header_now.push_str(&format!("{name}: {got}\n"));
+        let _ = writeln!(header_now, "{name}: {got}");
         if got != expected {
             wrong.push(format!("{name}: expected {expected}, got {got}"));
         }

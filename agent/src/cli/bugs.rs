@@ -27,7 +27,13 @@ enum Command {
     /// All of them, one a line
     List {
         /// How to print it
-        #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "human")]
+        #[arg(
+            short,
+            long,
+            value_enum,
+            value_name = "FORMAT",
+            default_value = "human"
+        )]
         output: Format,
     },
     /// What is known of one: cause, versions, workaround, where it is from
@@ -35,7 +41,13 @@ enum Command {
         /// Its id, as `lastgasp bugs list` has it
         id: String,
         /// How to print it
-        #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "human")]
+        #[arg(
+            short,
+            long,
+            value_enum,
+            value_name = "FORMAT",
+            default_value = "human"
+        )]
         output: Format,
     },
 }
@@ -64,13 +76,25 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn table(all: &[Signature]) -> String {
-    let fixed = |bug: &Signature| bug.fixed.mainline.map_or("-".to_owned(), |first| first.to_string());
-    let rows: Vec<Vec<String>> = all.iter().map(|bug| vec![bug.id.clone(), fixed(bug), bug.title.clone()]).collect();
+    let fixed = |bug: &Signature| {
+        bug.fixed
+            .mainline
+            .map_or("-".to_owned(), |first| first.to_string())
+    };
+    let rows: Vec<Vec<String>> = all
+        .iter()
+        .map(|bug| vec![bug.id.clone(), fixed(bug), bug.title.clone()])
+        .collect();
     out::table(&["ID", "FIXED IN", "TITLE"], &rows)
 }
 
 fn shown(bug: &Signature) -> String {
-    let mut text = format!("{}: {}\n\n{}\n\n", bug.id, bug.title, bug.explanation.trim());
+    let mut text = format!(
+        "{}: {}\n\n{}\n\n",
+        bug.id,
+        bug.title,
+        bug.explanation.trim()
+    );
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<12} {value}");
     };
@@ -81,10 +105,19 @@ fn shown(bug: &Signature) -> String {
         row("fixed in", bug.fixed.to_string());
     }
     for build in &bug.distributions {
-        let fixed = build.fixed.as_ref().map(|fixed| format!("{fixed} has the fix"));
-        let affected = build.affected.as_ref().map(|affected| format!("{affected} has the bug"));
+        let fixed = build
+            .fixed
+            .as_ref()
+            .map(|fixed| format!("{fixed} has the fix"));
+        let affected = build
+            .affected
+            .as_ref()
+            .map(|affected| format!("{affected} has the bug"));
         let said: Vec<String> = fixed.into_iter().chain(affected).collect();
-        row(&build.name, format!("{} ({})", said.join(", "), build.source));
+        row(
+            &build.name,
+            format!("{} ({})", said.join(", "), build.source),
+        );
     }
     if let Some(commit) = &bug.commit {
         row("fix", format!("commit {commit}"));

@@ -39,7 +39,13 @@ pub(super) struct Args {
     files: Vec<PathBuf>,
     /// How to print reports; JSON is one object a line, with the log and its bytes from
     /// `start` to `end`
-    #[arg(short, long, value_enum, value_name = "FORMAT", default_value = "human")]
+    #[arg(
+        short,
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "human"
+    )]
     output: Format,
 }
 
@@ -52,7 +58,7 @@ struct Found<'a> {
     known_bugs: Vec<Short<'a>>,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: Args) -> ExitCode {
     let Args { files, output } = args;
     let mut found = 0_u64;
     let mut failed = false;
@@ -71,11 +77,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             failed = true;
         }
     }
-    Ok(match found {
+    match found {
         _ if failed => ExitCode::FAILURE,
         0 => ExitCode::from(NOTHING),
         _ => ExitCode::SUCCESS,
-    })
+    }
 }
 
 fn open(file: &Path) -> anyhow::Result<Box<dyn Read>> {
@@ -87,7 +93,10 @@ fn open(file: &Path) -> anyhow::Result<Box<dyn Read>> {
 }
 
 /// Reads a log to its end, and gives each report as soon as it is complete.
-fn read(mut log: impl Read, take: &mut impl FnMut(&Report) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn read(
+    mut log: impl Read,
+    take: &mut impl FnMut(&Report) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut decoder = Decoder::default();
     let mut chunk = vec![0; CHUNK];
     loop {

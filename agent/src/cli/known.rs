@@ -44,7 +44,9 @@ impl<'a> From<&'a Candidate> for Short<'a> {
 
 /// The bugs that it can be, and those that look like it and are ruled out.
 pub(super) fn text(candidates: &[Candidate]) -> String {
-    let (open, out): (Vec<_>, Vec<_>) = candidates.iter().partition(|c| c.verdict != Verdict::RuledOut);
+    let (open, out): (Vec<_>, Vec<_>) = candidates
+        .iter()
+        .partition(|c| c.verdict != Verdict::RuledOut);
     let mut text = String::new();
     if open.len() > 1 {
         let _ = writeln!(text, "  {} known bugs look like this:", open.len());
@@ -52,7 +54,12 @@ pub(super) fn text(candidates: &[Candidate]) -> String {
     for candidate in open.iter().take(IN_FULL) {
         one(&mut text, candidate);
     }
-    let names = |all: &[&Candidate]| all.iter().map(|c| c.bug.id.as_str()).collect::<Vec<_>>().join(", ");
+    let names = |all: &[&Candidate]| {
+        all.iter()
+            .map(|c| c.bug.id.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     if let Some(more) = open.get(IN_FULL..).filter(|more| !more.is_empty()) {
         row(&mut text, "less like", &names(more));
     }
@@ -73,10 +80,18 @@ fn one(text: &mut String, candidate: &Candidate) {
         Verdict::Possible => "possible",
         Verdict::RuledOut => "ruled out",
     };
-    row(text, "known bug", &format!("{} ({sure}): {}", bug.id, bug.title));
+    row(
+        text,
+        "known bug",
+        &format!("{} ({sure}): {}", bug.id, bug.title),
+    );
     row(text, "", &format!("for: {}", candidate.evidence.join("; ")));
     if !candidate.against.is_empty() {
-        row(text, "", &format!("against: {}", candidate.against.join("; ")));
+        row(
+            text,
+            "",
+            &format!("against: {}", candidate.against.join("; ")),
+        );
     }
     if let Some(update) = &candidate.update_to {
         row(text, "update to", update);

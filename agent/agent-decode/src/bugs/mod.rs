@@ -14,7 +14,10 @@ pub use versions::Versions;
 static KNOWN: LazyLock<Vec<Signature>> = LazyLock::new(|| {
     let files: &[&str] = include!(concat!(env!("OUT_DIR"), "/signatures.rs"));
     // Each is parsed by a test as well; what does not parse is not shipped.
-    files.iter().filter_map(|file| toml::from_str(file).ok()).collect()
+    files
+        .iter()
+        .filter_map(|file| toml::from_str(file).ok())
+        .collect()
 });
 
 /// The bugs that this build knows, by id.
@@ -34,7 +37,8 @@ mod tests {
             let path = entry.expect("an entry").path();
             let text = std::fs::read_to_string(&path).expect("readable");
             let name = path.file_stem().expect("a name").to_str().expect("UTF-8");
-            let bug: Signature = toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            let bug: Signature =
+                toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
             assert_eq!(bug.id, name);
             assert!(!bug.references.is_empty(), "{name} has no reference");
             assert!(bug.title.len() <= 90, "{name}: its title is for one line");

@@ -43,18 +43,29 @@ pub struct Candidate {
 
 /// The known bugs that a report looks like, the likeliest first.
 pub fn candidates(report: &Report) -> Vec<Candidate> {
-    let mut all: Vec<Candidate> = super::known().iter().filter_map(|bug| candidate(bug, report)).collect();
+    let mut all: Vec<Candidate> = super::known()
+        .iter()
+        .filter_map(|bug| candidate(bug, report))
+        .collect();
     all.sort_by_key(|candidate| (candidate.verdict, std::cmp::Reverse(candidate.score)));
     all
 }
 
 fn candidate(bug: &'static Signature, report: &Report) -> Option<Candidate> {
-    let Look { mut evidence, mut against, score } = look(&bug.looks, report)?;
+    let Look {
+        mut evidence,
+        mut against,
+        score,
+    } = look(&bug.looks, report)?;
     let looks_whole = against.is_empty();
     let (verdict, update_to) = match standing(bug, report) {
         Standing::Has { said, update_to } => {
             evidence.push(said);
-            let verdict = if looks_whole { Verdict::Likely } else { Verdict::Possible };
+            let verdict = if looks_whole {
+                Verdict::Likely
+            } else {
+                Verdict::Possible
+            };
             (verdict, update_to)
         }
         Standing::HasNot(said) => {
@@ -66,7 +77,14 @@ fn candidate(bug: &'static Signature, report: &Report) -> Option<Candidate> {
             (Verdict::Possible, None)
         }
     };
-    Some(Candidate { bug, verdict, evidence, against, update_to, score })
+    Some(Candidate {
+        bug,
+        verdict,
+        evidence,
+        against,
+        update_to,
+        score,
+    })
 }
 
 /// How far a report looks like a bug.
@@ -95,8 +113,16 @@ fn look(looks: &Looks, report: &Report) -> Option<Look> {
     stack(looks, report, &mut look)?;
     modules(looks, report, &mut look);
     for text in &looks.text {
-        let said = [Some(&report.line), report.panic.as_ref(), report.condition.as_ref()];
-        if !said.into_iter().flatten().any(|said| said.contains(text.as_str())) {
+        let said = [
+            Some(&report.line),
+            report.panic.as_ref(),
+            report.condition.as_ref(),
+        ];
+        if !said
+            .into_iter()
+            .flatten()
+            .any(|said| said.contains(text.as_str()))
+        {
             return None;
         }
         look.good(1, format!("the kernel says {text:?}"));
@@ -109,7 +135,10 @@ fn file(looks: &Looks, report: &Report, look: &mut Look) -> Option<()> {
         return Some(());
     };
     // A build elsewhere has folders before it.
-    let known = looks.files.iter().find(|known| file.ends_with(known.as_str()))?;
+    let known = looks
+        .files
+        .iter()
+        .find(|known| file.ends_with(known.as_str()))?;
     look.good(1, format!("the check that failed is in {known}"));
     Some(())
 }
@@ -118,7 +147,10 @@ fn function(looks: &Looks, report: &Report, look: &mut Look) -> Option<()> {
     let Some(first) = looks.functions.first() else {
         return Some(());
     };
-    let named = [report.fault_function.as_ref(), report.blamed_function.as_ref()];
+    let named = [
+        report.fault_function.as_ref(),
+        report.blamed_function.as_ref(),
+    ];
     let is_known = |function: &&String| looks.functions.contains(function);
     if let Some(function) = named.into_iter().flatten().find(is_known) {
         look.good(4, format!("it happened in {function}"));
@@ -126,7 +158,11 @@ fn function(looks: &Looks, report: &Report, look: &mut Look) -> Option<()> {
     }
     if named.iter().any(Option::is_some) {
         // What is to blame may stand a little behind what the CPU was in.
-        let frames = report.frames.iter().filter(|f| f.reliable).map(|f| &f.function);
+        let frames = report
+            .frames
+            .iter()
+            .filter(|f| f.reliable)
+            .map(|f| &f.function);
         let function = frames.take(4).find(is_known)?;
         look.good(2, format!("{function} had called where it happened"));
         return Some(());
@@ -135,7 +171,8 @@ fn function(looks: &Looks, report: &Report, look: &mut Look) -> Option<()> {
     if look.score == 0 {
         return None;
     }
-    look.against.push(format!("the log does not say that it happened in {first}"));
+    look.against
+        .push(format!("the log does not say that it happened in {first}"));
     Some(())
 }
 
@@ -153,7 +190,10 @@ fn stack(looks: &Looks, report: &Report, look: &mut Look) -> Option<()> {
     }
     let is_there = |function: &&String| {
         report.fault_function.as_ref() == Some(*function)
-            || report.frames.iter().any(|frame| frame.function == **function)
+            || report
+                .frames
+                .iter()
+                .any(|frame| frame.function == **function)
     };
     if !looks.stack.iter().all(|function| is_there(&function)) {
         return None;
@@ -164,7 +204,10 @@ fn stack(looks: &Looks, report: &Report, look: &mut Look) -> Option<()> {
     }
     let mut there: Vec<&str> = looks.stack.iter().chain(any).map(String::as_str).collect();
     there.dedup();
-    look.good(there.len() as u32, format!("on the stack: {}", there.join(", ")));
+    look.good(
+        there.len() as u32,
+        format!("on the stack: {}", there.join(", ")),
+    );
     Some(())
 }
 
@@ -172,17 +215,25 @@ fn modules(looks: &Looks, report: &Report, look: &mut Look) {
     let Some(first) = looks.modules.first() else {
         return;
     };
-    let is_loaded = |known: &&String| report.modules.contains(known) || report.module.as_ref() == Some(*known);
+    let is_loaded =
+        |known: &&String| report.modules.contains(known) || report.module.as_ref() == Some(*known);
     match looks.modules.iter().find(is_loaded) {
         Some(module) => look.good(1, format!("{module} is loaded")),
-        None if report.modules.is_empty() => look.against.push(format!("the log does not say that {first} is loaded")),
-        None => look.against.push(format!("{first} is not among the loaded modules")),
+        None if report.modules.is_empty() => look
+            .against
+            .push(format!("the log does not say that {first} is loaded")),
+        None => look
+            .against
+            .push(format!("{first} is not among the loaded modules")),
     }
 }
 
 /// Whether a kernel can have a bug.
 enum Standing {
-    Has { said: String, update_to: Option<String> },
+    Has {
+        said: String,
+        update_to: Option<String>,
+    },
     HasNot(String),
     Unknown(String),
 }
@@ -205,7 +256,10 @@ fn standing(bug: &Signature, report: &Report) -> Standing {
                 return Standing::HasNot(format!("it came with {first}, this kernel is {level}"));
             }
             Has::NotBefore(None) => {
-                let first = bug.introduced.mainline.map_or_else(String::new, |first| format!(" with {first}"));
+                let first = bug
+                    .introduced
+                    .mainline
+                    .map_or_else(String::new, |first| format!(" with {first}"));
                 return Standing::HasNot(format!("it came{first}, this kernel is {level}"));
             }
             Has::Since(_) | Has::Unknown => {}
@@ -236,15 +290,22 @@ fn by_build(bug: &Signature, distribution: Option<&str>, release: &str) -> Optio
     let of = |known: &str| {
         let known = numbers(known);
         // Builds are counted within a version; flavours for clouds count from 1000.
-        let is_same = this.get(..3) == known.get(..3) && (this.get(3) < Some(&1000)) == (known.get(3) < Some(&1000));
+        let is_same = this.get(..3) == known.get(..3)
+            && (this.get(3) < Some(&1000)) == (known.get(3) < Some(&1000));
         is_same.then(|| this.cmp(&known))
     };
-    let builds = || bug.distributions.iter().filter(|build: &&Build| build.name == name);
+    let builds = || {
+        bug.distributions
+            .iter()
+            .filter(|build: &&Build| build.name == name)
+    };
     for build in builds() {
         if let Some(fixed) = build.fixed.as_deref()
             && of(fixed).is_some_and(std::cmp::Ordering::is_ge)
         {
-            return Some(Standing::HasNot(format!("{name} {fixed} has the fix, this kernel is {release}")));
+            return Some(Standing::HasNot(format!(
+                "{name} {fixed} has the fix, this kernel is {release}"
+            )));
         }
         if let Some(affected) = build.affected.as_deref()
             && of(affected).is_some_and(std::cmp::Ordering::is_le)
@@ -279,11 +340,17 @@ mod tests {
              Call Trace:\n <TASK>\n tcp_gso_segment+0x13a/0x160\n inet_gso_segment+0x34/0xf0\n </TASK>\n"
         );
         let reports = reports(log.as_bytes());
-        candidates(&reports[0]).into_iter().map(|c| (c.bug.id.as_str(), c.verdict)).collect()
+        candidates(&reports[0])
+            .into_iter()
+            .map(|c| (c.bug.id.as_str(), c.verdict))
+            .collect()
     }
 
     fn of(release: &str, id: &str) -> Option<Verdict> {
-        on(release).into_iter().find(|(bug, _)| *bug == id).map(|(_, verdict)| verdict)
+        on(release)
+            .into_iter()
+            .find(|(bug, _)| *bug == id)
+            .map(|(_, verdict)| verdict)
     }
 
     #[test]
@@ -294,11 +361,27 @@ mod tests {
         assert_eq!(of("6.1.103", id), Some(Verdict::RuledOut));
         assert_eq!(of("6.12.1", id), Some(Verdict::RuledOut));
         assert_eq!(of("4.9.300", id), Some(Verdict::RuledOut), "before it came");
-        assert_eq!(of("5.14.0-427.el9.x86_64", id), Some(Verdict::Possible), "backports are not known");
-        assert_eq!(of("6.8.0-31-generic", id), Some(Verdict::Likely), "seen to crash");
+        assert_eq!(
+            of("5.14.0-427.el9.x86_64", id),
+            Some(Verdict::Possible),
+            "backports are not known"
+        );
+        assert_eq!(
+            of("6.8.0-31-generic", id),
+            Some(Verdict::Likely),
+            "seen to crash"
+        );
         assert_eq!(of("6.8.0-149-generic", id), Some(Verdict::RuledOut));
-        assert_eq!(of("6.8.0-100-generic", id), Some(Verdict::Possible), "between the two");
-        assert_eq!(of("6.8.0-1021-aws", id), Some(Verdict::Possible), "a flavour counts on its own");
+        assert_eq!(
+            of("6.8.0-100-generic", id),
+            Some(Verdict::Possible),
+            "between the two"
+        );
+        assert_eq!(
+            of("6.8.0-1021-aws", id),
+            Some(Verdict::Possible),
+            "a flavour counts on its own"
+        );
         assert_eq!(of("6.1.1", "cve-2022-49872"), Some(Verdict::RuledOut));
         assert_eq!(on("6.1.1")[0].1, Verdict::Likely);
     }
@@ -308,6 +391,9 @@ mod tests {
         let reports = reports(b"kernel BUG at net/core/skbuff.c:4230!\n");
         let all = candidates(&reports[0]);
         assert!(all.iter().any(|c| c.bug.id == "cve-2024-42281"), "{all:?}");
-        assert!(all.iter().all(|c| c.verdict == Verdict::Possible), "{all:?}");
+        assert!(
+            all.iter().all(|c| c.verdict == Verdict::Possible),
+            "{all:?}"
+        );
     }
 }

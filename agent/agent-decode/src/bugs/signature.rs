@@ -29,7 +29,11 @@ pub struct Signature {
     #[serde(rename = "match")]
     pub looks: Looks,
     /// Builds of distributions that take single fixes.
-    #[serde(default, rename = "distribution", skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        default,
+        rename = "distribution",
+        skip_serializing_if = "Vec::is_empty"
+    )]
     pub distributions: Vec<Build>,
     /// What helps until the kernel is updated.
     #[serde(skip_serializing_if = "Option::is_none")]

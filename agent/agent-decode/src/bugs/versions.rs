@@ -48,7 +48,11 @@ impl TryFrom<Table> for Versions {
         for name in table.unverified.iter().filter(|name| *name != "*") {
             name.parse::<Level>()?;
         }
-        Ok(Self { mainline: table.mainline, series, unverified: table.unverified })
+        Ok(Self {
+            mainline: table.mainline,
+            series,
+            unverified: table.unverified,
+        })
     }
 }
 
@@ -58,7 +62,11 @@ impl From<Versions> for Table {
         Self {
             mainline: versions.mainline,
             unverified: versions.unverified,
-            series: versions.series.into_iter().map(|(of, first)| (name(of), first)).collect(),
+            series: versions
+                .series
+                .into_iter()
+                .map(|(of, first)| (name(of), first))
+                .collect(),
         }
     }
 }
@@ -95,10 +103,18 @@ impl Versions {
     /// Whether this kernel has it.
     pub(super) fn has(&self, level: Level) -> Has {
         if let Some(first) = self.series.get(&level.series) {
-            return if level >= *first { Has::Since(*first) } else { Has::NotBefore(Some(*first)) };
+            return if level >= *first {
+                Has::Since(*first)
+            } else {
+                Has::NotBefore(Some(*first))
+            };
         }
         if let Some(first) = self.mainline.filter(|first| level.series >= first.series) {
-            return if level >= first { Has::Since(first) } else { Has::NotBefore(Some(first)) };
+            return if level >= first {
+                Has::Since(first)
+            } else {
+                Has::NotBefore(Some(first))
+            };
         }
         let (major, minor) = level.series;
         let name = format!("{major}.{minor}");
@@ -133,12 +149,21 @@ mod tests {
             assert_eq!(versions.has(level(at)), has, "{at}");
         }
         let written = toml::to_string(&versions).expect("TOML");
-        assert_eq!(toml::from_str::<Versions>(&written).expect("versions"), versions);
+        assert_eq!(
+            toml::from_str::<Versions>(&written).expect("versions"),
+            versions
+        );
     }
 
     #[test]
     fn a_version_of_another_series_is_refused() {
-        for text in ["'6.1' = '6.2.3'", "'6.1.2' = '6.1.3'", "mainline = '6'", "x = '6.1'", "unverified = ['new']"] {
+        for text in [
+            "'6.1' = '6.2.3'",
+            "'6.1.2' = '6.1.3'",
+            "mainline = '6'",
+            "x = '6.1'",
+            "unverified = ['new']",
+        ] {
             assert!(toml::from_str::<Versions>(text).is_err(), "{text}");
         }
     }

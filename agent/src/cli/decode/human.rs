@@ -18,7 +18,11 @@ pub(super) fn text(file: &str, report: &Report, known: &[Candidate], is_first: b
     if !is_first {
         text.push('\n');
     }
-    let _ = writeln!(text, "{}", styled(&sanitize(&report.title), Style::Bold, colour));
+    let _ = writeln!(
+        text,
+        "{}",
+        styled(&sanitize(&report.title), Style::Bold, colour)
+    );
     let mut row = |name: &str, value: Option<String>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {
             let _ = writeln!(text, "  {name:<10} {}", sanitize(&value));
@@ -26,11 +30,28 @@ pub(super) fn text(file: &str, report: &Report, known: &[Candidate], is_first: b
     };
     row("reason", Some(report.kind.as_str().to_owned()));
     row("said", Some(report.line.clone()));
-    row("detail", report.condition.clone().filter(|said| *said != report.line));
-    row("panic", report.panic.clone().filter(|said| !report.line.contains(said.as_str())));
-    row("blamed", with_module(report.blamed_function.as_deref(), report.module.as_deref()));
+    row(
+        "detail",
+        report.condition.clone().filter(|said| *said != report.line),
+    );
+    row(
+        "panic",
+        report
+            .panic
+            .clone()
+            .filter(|said| !report.line.contains(said.as_str())),
+    );
+    row(
+        "blamed",
+        with_module(report.blamed_function.as_deref(), report.module.as_deref()),
+    );
     let fault = report.fault_function.as_ref();
-    row("in", fault.filter(|f| Some(*f) != report.blamed_function.as_ref()).cloned());
+    row(
+        "in",
+        fault
+            .filter(|f| Some(*f) != report.blamed_function.as_ref())
+            .cloned(),
+    );
     let place = report.file.as_ref().zip(report.file_line);
     row("at", place.map(|(file, line)| format!("{file}:{line}")));
     row("task", task(report));
@@ -40,9 +61,15 @@ pub(super) fn text(file: &str, report: &Report, known: &[Candidate], is_first: b
     row("damaged", report.corrupted.clone());
     row("means", Some(report.kind.meaning().to_owned()));
     // What is known of the bug says more than what is known of its kind.
-    row("do", known.is_empty().then(|| report.kind.advice().to_owned()));
+    row(
+        "do",
+        known.is_empty().then(|| report.kind.advice().to_owned()),
+    );
     row("same as", Some(report.fingerprint.clone()));
-    row("from", Some(format!("{file}, bytes {} to {}", report.start, report.end)));
+    row(
+        "from",
+        Some(format!("{file}, bytes {} to {}", report.start, report.end)),
+    );
     text.push_str(&known::text(known));
     stack(&mut text, report, colour);
     text
@@ -87,7 +114,11 @@ fn taint(report: &Report) -> Option<String> {
 
 /// The stack from where the CPU was, with the function to blame marked.
 fn stack(text: &mut String, report: &Report, colour: bool) {
-    let frames: Vec<&Frame> = report.frames.iter().filter(|frame| frame.reliable).collect();
+    let frames: Vec<&Frame> = report
+        .frames
+        .iter()
+        .filter(|frame| frame.reliable)
+        .collect();
     let blamed = report.blamed_function.as_ref();
     if !frames.is_empty() {
         text.push_str("  stack\n");
@@ -108,10 +139,18 @@ fn stack(text: &mut String, report: &Report, colour: bool) {
         && frames.first().is_none_or(|frame| frame.function != *fault)
     {
         let is_blamed = Some(fault) == blamed;
-        line(fault, report.module.as_deref().filter(|_| is_blamed), is_blamed);
+        line(
+            fault,
+            report.module.as_deref().filter(|_| is_blamed),
+            is_blamed,
+        );
     }
     for frame in frames.iter().take(FRAMES) {
-        line(&frame.function, frame.module.as_deref(), Some(&frame.function) == blamed);
+        line(
+            &frame.function,
+            frame.module.as_deref(),
+            Some(&frame.function) == blamed,
+        );
     }
     if frames.len() > FRAMES {
         line(&format!("and {} more", frames.len() - FRAMES), None, false);

@@ -49,7 +49,10 @@ pub fn run(runs: usize) -> Result<Vec<Figure>> {
             black_box(plain.find_iter(log).count());
         }));
         let begin = Instant::now();
-        ensure!(read(&clean) == 0, "the log of a machine that is well has a report");
+        ensure!(
+            read(&clean) == 0,
+            "the log of a machine that is well has a report"
+        );
         rate.push(clean.len() as f64 / 1e6 / begin.elapsed().as_secs_f64());
         let begin = Instant::now();
         black_box(plain.find_iter(&clean).count());
@@ -76,7 +79,9 @@ pub fn run(runs: usize) -> Result<Vec<Figure>> {
 
 /// The logs of the lab's deaths that are as long as most.
 fn crashes() -> Result<Vec<Vec<u8>>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(bless::FOLDER);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../..")
+        .join(bless::FOLDER);
     let mut logs = Vec::new();
     for entry in fs::read_dir(&folder).with_context(|| format!("{}", folder.display()))? {
         let log = fs::read(entry?.path())?;
@@ -93,7 +98,9 @@ fn clean() -> Vec<u8> {
     for number in 0.. {
         let text = LINES[number % LINES.len()];
         let s = number as f64 / 100.0;
-        log.extend_from_slice(format!("Nov 21 01:40:46 w01 kernel: [{s:12.6}] {text}\n").as_bytes());
+        log.extend_from_slice(
+            format!("Nov 21 01:40:46 w01 kernel: [{s:12.6}] {text}\n").as_bytes(),
+        );
         if log.len() >= CLEAN {
             break;
         }
