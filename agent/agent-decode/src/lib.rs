@@ -44,9 +44,8 @@ pub fn begins(line: &str) -> bool {
     wording::panic(line).is_some() || wording::of(line).is_some()
 }
 
-/// The report of these log lines: why this boot ended, or the gravest that
-/// happened if it did not. `None` where nothing happened.
-pub fn decode(lines: &[Line]) -> Option<model::Report> {
+/// All reports of log lines that an agent sent.
+pub fn reports_of(lines: &[Line]) -> Vec<Report> {
     let mut decoder = Decoder::default();
     let mut at = 0;
     for line in lines {
@@ -59,7 +58,13 @@ pub fn decode(lines: &[Line]) -> Option<model::Report> {
         decoder.stripped(&text, at, end);
         at = end;
     }
-    Some(reason(decoder.finish())?.summary())
+    decoder.finish().collect()
+}
+
+/// The report of these log lines: why this boot ended, or the gravest that
+/// happened if it did not. `None` where nothing happened.
+pub fn decode(lines: &[Line]) -> Option<model::Report> {
+    Some(reason(reports_of(lines))?.summary())
 }
 
 /// The same for the text of a log, in whatever way it was written down.

@@ -44,8 +44,8 @@ fn each_sample_is_known_for_what_it_is() {
         let all = of(log);
         let found = all.iter().find(|c| c.bug.id == expected);
         // Its kernel may not say whether it has the fix, but is never one that has.
-        if found.is_none_or(|c| c.verdict == Verdict::RuledOut) {
-            let others: Vec<_> = all.iter().map(|c| (&c.bug.id, c.verdict)).collect();
+        if found.is_none_or(|c| c.opinion.verdict == Verdict::RuledOut) {
+            let others: Vec<_> = all.iter().map(|c| (&c.bug.id, c.opinion.verdict)).collect();
             failures.push(format!("{name}: {found:?} among {others:?}"));
         }
     }
@@ -61,10 +61,12 @@ fn what_died_by_our_own_hand_is_no_known_bug() {
         .filter(|(name, _)| name.starts_with("lab-"))
     {
         let all = of(log);
-        failures.extend(
-            all.iter()
-                .map(|c| format!("{name}: {} {:?} {:?}", c.bug.id, c.verdict, c.evidence)),
-        );
+        failures.extend(all.iter().map(|c| {
+            format!(
+                "{name}: {} {:?} {:?}",
+                c.bug.id, c.opinion.verdict, c.opinion.evidence
+            )
+        }));
     }
     assert!(failures.is_empty(), "\n{}", failures.join("\n"));
 }

@@ -1,20 +1,30 @@
 //! `lastgasp bugs`: which bug it was.
 
+mod explain;
+mod index;
+
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agent_decode::bugs::{self, Signature};
 use anyhow::bail;
 
+use super::ask::Source;
 use super::out::{self, Format};
 
 const EXAMPLES: &str = "\
 Examples:
   lastgasp bugs list
   lastgasp bugs show cve-2024-42281
+  lastgasp bugs explain /var/log/kern.log
+  lastgasp bugs explain w01                 the death of a node that the annotator knows
+  git clone --depth 1 https://git.kernel.org/pub/scm/linux/security/vulns.git
+  lastgasp bugs import vulns
   lastgasp bugs list -o json | jq -r '.[] | select(.workaround.action) | .id'";
 
-/// List and show the kernel bugs that kill Kubernetes nodes and are known by name
+/// Say which kernel bug it was: those known by name that kill Kubernetes nodes, and the
+/// kernel's CVE records
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -24,6 +34,38 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    /// Which bugs a log or a death may be of, what speaks for each and what against
+    ///
+    /// Exit codes: 0 there is one, 3 there is none, 1 it cannot be told.
+    Explain {
+        /// A log, `-` for standard input, or a death, node or pod that the annotator knows
+        #[arg(value_name = "FILE|DEATH")]
+        of: String,
+        #[command(flatten)]
+        source: Source,
+        #[command(flatten)]
+        index: Place,
+        /// How to print it
+        #[arg(
+            short,
+            long,
+            value_enum,
+            value_name = "FORMAT",
+            default_value = "human"
+        )]
+        output: Format,
+    },
+    /// Take in the kernel's CVE records, for `explain`
+    ///
+    /// They are published as a git repository, vulns.git on git.kernel.org; all of it or
+    /// its cve/published will do. Each import replaces the one before.
+    Import {
+        /// The directory with the records
+        #[arg(value_name = "DIR")]
+        from: PathBuf,
+        #[command(flatten)]
+        index: Place,
+    },
     /// All of them, one a line
     List {
         /// How to print it
@@ -52,8 +94,45 @@ enum Command {
     },
 }
 
+/// Where the records are kept.
+#[derive(Debug, clap::Args)]
+struct Place {
+    /// The file with the imported records [default: lastgasp/cve.jsonl below
+    /// $XDG_DATA_HOME or ~/.local/share]
+    #[arg(long, value_name = "FILE", env = "LASTGASP_CVE_INDEX")]
+    index: Option<PathBuf>,
+}
+
+impl Place {
+    fn path(self) -> PathBuf {
+        self.index.unwrap_or_else(index::default_path)
+    }
+}
+
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
     let text = match args.command {
+        Command::Explain {
+            of,
+            source,
+            index,
+            output,
+        } => {
+            return explain::run(&of, &source, &index.path(), output);
+        }
+        Command::Import { from, index } => {
+            let path = index.path();
+            let imported = index::import(&from, &path)?;
+            let unreadable = match imported.unreadable {
+                0 => String::new(),
+                count => format!("; {count} files are no record"),
+            };
+            format!(
+                "{} records, {} bytes in {}{unreadable}\n",
+                imported.records,
+                imported.bytes,
+                path.display()
+            )
+        }
         Command::List { output } => match output {
             Format::Human => table(bugs::known()),
             Format::Json => serde_json::to_string_pretty(bugs::known())? + "\n",

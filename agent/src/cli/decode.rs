@@ -93,7 +93,7 @@ fn open(file: &Path) -> anyhow::Result<Box<dyn Read>> {
 }
 
 /// Reads a log to its end, and gives each report as soon as it is complete.
-fn read(
+pub(super) fn read(
     mut log: impl Read,
     take: &mut impl FnMut(&Report) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {

@@ -32,10 +32,10 @@ impl<'a> From<&'a Candidate> for Short<'a> {
         Self {
             id: &bug.id,
             title: &bug.title,
-            verdict: candidate.verdict,
-            evidence: &candidate.evidence,
-            against: &candidate.against,
-            update_to: candidate.update_to.as_deref(),
+            verdict: candidate.opinion.verdict,
+            evidence: &candidate.opinion.evidence,
+            against: &candidate.opinion.against,
+            update_to: candidate.opinion.update_to.as_deref(),
             workaround: bug.workaround.as_ref().map(|w| w.text.as_str()),
             references: bug.references.iter().map(|r| r.url.as_str()).collect(),
         }
@@ -46,7 +46,7 @@ impl<'a> From<&'a Candidate> for Short<'a> {
 pub(super) fn text(candidates: &[Candidate]) -> String {
     let (open, out): (Vec<_>, Vec<_>) = candidates
         .iter()
-        .partition(|c| c.verdict != Verdict::RuledOut);
+        .partition(|c| c.opinion.verdict != Verdict::RuledOut);
     let mut text = String::new();
     if open.len() > 1 {
         let _ = writeln!(text, "  {} known bugs look like this:", open.len());
@@ -66,7 +66,7 @@ pub(super) fn text(candidates: &[Candidate]) -> String {
     if !out.is_empty() {
         let _ = writeln!(text, "  not, as this kernel does not have it:");
         for candidate in out {
-            let why = candidate.against.last().map_or("", String::as_str);
+            let why = candidate.opinion.against.last().map_or("", String::as_str);
             row(&mut text, "", &format!("{}: {why}", candidate.bug.id));
         }
     }
@@ -75,7 +75,7 @@ pub(super) fn text(candidates: &[Candidate]) -> String {
 
 fn one(text: &mut String, candidate: &Candidate) {
     let bug = candidate.bug;
-    let sure = match candidate.verdict {
+    let sure = match candidate.opinion.verdict {
         Verdict::Likely => "likely",
         Verdict::Possible => "possible",
         Verdict::RuledOut => "ruled out",
@@ -85,15 +85,19 @@ fn one(text: &mut String, candidate: &Candidate) {
         "known bug",
         &format!("{} ({sure}): {}", bug.id, bug.title),
     );
-    row(text, "", &format!("for: {}", candidate.evidence.join("; ")));
-    if !candidate.against.is_empty() {
+    row(
+        text,
+        "",
+        &format!("for: {}", candidate.opinion.evidence.join("; ")),
+    );
+    if !candidate.opinion.against.is_empty() {
         row(
             text,
             "",
-            &format!("against: {}", candidate.against.join("; ")),
+            &format!("against: {}", candidate.opinion.against.join("; ")),
         );
     }
-    if let Some(update) = &candidate.update_to {
+    if let Some(update) = &candidate.opinion.update_to {
         row(text, "update to", update);
     }
     if let Some(workaround) = &bug.workaround {

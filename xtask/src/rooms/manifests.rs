@@ -9,10 +9,17 @@ use super::Finding;
 const DEPENDENCIES: [(&str, &[&str]); 4] = [
     ("agent-common", &[]),
     ("agent/agent-core", &["serde", "thiserror"]),
-    // To find many wordings in one pass, and to read the files of known bugs.
+    // To find many wordings in one pass, and to read what is known of bugs.
     (
         "agent/agent-decode",
-        &["agent-core", "aho-corasick", "serde", "thiserror", "toml"],
+        &[
+            "agent-core",
+            "aho-corasick",
+            "serde",
+            "serde_json",
+            "thiserror",
+            "toml",
+        ],
     ),
     // A table: what it expects it says in the model's words.
     ("tests/ways", &["agent-core"]),

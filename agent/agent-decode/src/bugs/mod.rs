@@ -1,13 +1,17 @@
 //! Known bugs: which of them a report looks like, and which of those its
 //! kernel can have.
 
+mod cna;
 mod rank;
+mod search;
 mod signature;
 mod versions;
 
 use std::sync::LazyLock;
 
-pub use rank::{Candidate, Verdict, candidates};
+pub use cna::Record;
+pub use rank::{Candidate, Opinion, Verdict, candidates};
+pub use search::{Found, Index};
 pub use signature::{Action, Reference, Signature, Workaround};
 pub use versions::Versions;
 

@@ -1,12 +1,14 @@
 //! Which known bugs a report looks like, and which of them its kernel can have.
 
+use std::cmp::Reverse;
+
 use serde::Serialize;
 
 use crate::distribution;
 use crate::report::Report;
 
 use super::signature::{Build, Looks, Signature};
-use super::versions::Has;
+use super::versions::{Has, Versions};
 
 /// What is to be thought of a candidate; the surest first.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize)]
@@ -20,13 +22,10 @@ pub enum Verdict {
     RuledOut,
 }
 
-/// A known bug that a report looks like.
+/// What is to be thought of a bug, and why.
 #[derive(Clone, Debug, Serialize)]
-pub struct Candidate {
-    /// The bug.
-    #[serde(flatten)]
-    pub bug: &'static Signature,
-    /// What is to be thought of it.
+pub struct Opinion {
+    /// How sure it is.
     pub verdict: Verdict,
     /// What speaks for it; each a phrase.
     #[serde(rename = "for")]
@@ -37,28 +36,53 @@ pub struct Candidate {
     /// series has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub update_to: Option<String>,
-    /// How much speaks for it; to compare candidates of one report.
+    /// How much speaks for it; to compare bugs that one report looks like.
     pub score: u32,
+}
+
+/// A known bug that a report looks like.
+#[derive(Clone, Debug, Serialize)]
+pub struct Candidate {
+    /// The bug.
+    #[serde(flatten)]
+    pub bug: &'static Signature,
+    /// What is to be thought of it.
+    #[serde(flatten)]
+    pub opinion: Opinion,
 }
 
 /// The known bugs that a report looks like, the likeliest first.
 pub fn candidates(report: &Report) -> Vec<Candidate> {
     let mut all: Vec<Candidate> = super::known()
         .iter()
-        .filter_map(|bug| candidate(bug, report))
+        .filter_map(|bug| {
+            let look = look(&bug.looks, report)?;
+            let standing = by_build(bug, report)
+                .unwrap_or_else(|| standing(&bug.introduced, &bug.fixed, report));
+            let opinion = opinion(look, standing);
+            Some(Candidate { bug, opinion })
+        })
         .collect();
-    all.sort_by_key(|candidate| (candidate.verdict, std::cmp::Reverse(candidate.score)));
+    all.sort_by_key(|candidate| candidate.opinion.order());
     all
 }
 
-fn candidate(bug: &'static Signature, report: &Report) -> Option<Candidate> {
+impl Opinion {
+    /// The likeliest first.
+    pub(super) fn order(&self) -> (Verdict, Reverse<u32>) {
+        (self.verdict, Reverse(self.score))
+    }
+}
+
+/// What a look and the kernel's version say together.
+pub(super) fn opinion(look: Look, standing: Standing) -> Opinion {
     let Look {
         mut evidence,
         mut against,
         score,
-    } = look(&bug.looks, report)?;
+    } = look;
     let looks_whole = against.is_empty();
-    let (verdict, update_to) = match standing(bug, report) {
+    let (verdict, update_to) = match standing {
         Standing::Has { said, update_to } => {
             evidence.push(said);
             let verdict = if looks_whole {
@@ -77,26 +101,25 @@ fn candidate(bug: &'static Signature, report: &Report) -> Option<Candidate> {
             (Verdict::Possible, None)
         }
     };
-    Some(Candidate {
-        bug,
+    Opinion {
         verdict,
         evidence,
         against,
         update_to,
         score,
-    })
+    }
 }
 
 /// How far a report looks like a bug.
 #[derive(Default)]
-struct Look {
-    evidence: Vec<String>,
-    against: Vec<String>,
-    score: u32,
+pub(super) struct Look {
+    pub(super) evidence: Vec<String>,
+    pub(super) against: Vec<String>,
+    pub(super) score: u32,
 }
 
 impl Look {
-    fn good(&mut self, score: u32, said: String) {
+    pub(super) fn good(&mut self, score: u32, said: String) {
         self.score += score;
         self.evidence.push(said);
     }
@@ -229,7 +252,7 @@ fn modules(looks: &Looks, report: &Report, look: &mut Look) {
 }
 
 /// Whether a kernel can have a bug.
-enum Standing {
+pub(super) enum Standing {
     Has {
         said: String,
         update_to: Option<String>,
@@ -238,26 +261,23 @@ enum Standing {
     Unknown(String),
 }
 
-fn standing(bug: &Signature, report: &Report) -> Standing {
+/// What the versions that have a bug and its fix say of a kernel.
+pub(super) fn standing(introduced: &Versions, fixed: &Versions, report: &Report) -> Standing {
     let Some(release) = &report.kernel_release else {
         return Standing::Unknown("the log does not say which kernel it was".to_owned());
     };
     let version = report.kernel_version.as_deref();
-    if let Some(standing) = by_build(bug, report.distribution, release) {
-        return standing;
-    }
     let level = match distribution::level(release, version) {
         Ok(level) => level,
         Err(why) => return Standing::Unknown(why),
     };
-    if !bug.introduced.is_empty() {
-        match bug.introduced.has(level) {
+    if !introduced.is_empty() {
+        match introduced.has(level) {
             Has::NotBefore(Some(first)) => {
                 return Standing::HasNot(format!("it came with {first}, this kernel is {level}"));
             }
             Has::NotBefore(None) => {
-                let first = bug
-                    .introduced
+                let first = introduced
                     .mainline
                     .map_or_else(String::new, |first| format!(" with {first}"));
                 return Standing::HasNot(format!("it came{first}, this kernel is {level}"));
@@ -265,27 +285,27 @@ fn standing(bug: &Signature, report: &Report) -> Standing {
             Has::Since(_) | Has::Unknown => {}
         }
     }
-    match bug.fixed.has(level) {
+    match fixed.has(level) {
         Has::Since(first) => Standing::HasNot(format!("fixed in {first}, this kernel is {level}")),
         Has::NotBefore(Some(first)) => Standing::Has {
             said: format!("fixed in {first}, this kernel is {level}"),
             update_to: Some(first.to_string()),
         },
         // That a series has no fix says that it has the bug only if it is known to.
-        Has::NotBefore(None) if bug.introduced.is_empty() => {
+        Has::NotBefore(None) if introduced.is_empty() => {
             Standing::Unknown(format!("it is not known whether {level} has the bug"))
         }
         Has::NotBefore(None) => Standing::Has {
             said: format!("this kernel is {level}, a series that no fix is known for"),
-            update_to: bug.fixed.mainline.map(|first| first.to_string()),
+            update_to: fixed.mainline.map(|first| first.to_string()),
         },
         Has::Unknown => Standing::Unknown(format!("it is not known whether {level} has the fix")),
     }
 }
 
 /// What is recorded of a distribution's builds.
-fn by_build(bug: &Signature, distribution: Option<&str>, release: &str) -> Option<Standing> {
-    let name = distribution?;
+fn by_build(bug: &Signature, report: &Report) -> Option<Standing> {
+    let (name, release) = (report.distribution?, report.kernel_release.as_ref()?);
     let this = numbers(release);
     let of = |known: &str| {
         let known = numbers(known);
@@ -342,7 +362,7 @@ mod tests {
         let reports = reports(log.as_bytes());
         candidates(&reports[0])
             .into_iter()
-            .map(|c| (c.bug.id.as_str(), c.verdict))
+            .map(|c| (c.bug.id.as_str(), c.opinion.verdict))
             .collect()
     }
 
@@ -392,7 +412,7 @@ mod tests {
         let all = candidates(&reports[0]);
         assert!(all.iter().any(|c| c.bug.id == "cve-2024-42281"), "{all:?}");
         assert!(
-            all.iter().all(|c| c.verdict == Verdict::Possible),
+            all.iter().all(|c| c.opinion.verdict == Verdict::Possible),
             "{all:?}"
         );
     }

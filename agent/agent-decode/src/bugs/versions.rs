@@ -100,6 +100,20 @@ impl Versions {
         self.mainline.is_none() && self.series.is_empty()
     }
 
+    /// Takes in one more version; of two in one series that which `is_better` than the known.
+    pub(super) fn add(&mut self, level: Level, is_better: impl Fn(Level, Level) -> bool) {
+        // Up to 2.6 the third number was no stable release.
+        let is_mainline = level.patch == 0 || level.series == (2, 6);
+        let known = if is_mainline {
+            self.mainline.get_or_insert(level)
+        } else {
+            self.series.entry(level.series).or_insert(level)
+        };
+        if is_better(*known, level) {
+            *known = level;
+        }
+    }
+
     /// Whether this kernel has it.
     pub(super) fn has(&self, level: Level) -> Has {
         if let Some(first) = self.series.get(&level.series) {
