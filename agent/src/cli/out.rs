@@ -24,6 +24,13 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(1)
 }
 
+/// Says on standard error how far something is: in place on a terminal, else a line each.
+pub fn progress(text: &str) {
+    let mut err = io::stderr();
+    let end = if err.is_terminal() { '\r' } else { '\n' };
+    let _ = write!(err, "{text}{end}");
+}
+
 /// Makes text from a kernel, a network or a file safe to show: what could move
 /// the cursor, change colours or reorder text is escaped.
 pub fn sanitize(text: &str) -> String {

@@ -3,13 +3,15 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent_decode::bugs::{Index, Record};
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
+
+use super::super::out;
 
 /// The form of the file; another is imported anew.
 const FORMAT: u32 = 1;
@@ -63,7 +65,6 @@ pub(super) fn import(from: &Path, to: &Path) -> anyhow::Result<Imported> {
     let mut imported = Imported::default();
     let mut records: Vec<Record> = Vec::new();
     let mut said = Instant::now();
-    let is_terminal = io::stderr().is_terminal();
     for (at, file) in files.iter().enumerate() {
         match record(file) {
             Some(record) => records.push(record),
@@ -71,8 +72,7 @@ pub(super) fn import(from: &Path, to: &Path) -> anyhow::Result<Imported> {
         }
         if said.elapsed() >= PROGRESS {
             said = Instant::now();
-            let end = if is_terminal { "\r" } else { "\n" };
-            eprint!("{} of {} records{end}", at + 1, files.len());
+            out::progress(&format!("{} of {} records", at + 1, files.len()));
         }
     }
     if records.is_empty() {
