@@ -105,6 +105,7 @@ fn decoded(boot: u8, code: ReasonCode) -> Input {
             kernel_release: Some("6.12.0".into()),
             comm: None,
             corrupted: None,
+            known_bugs: Vec::new(),
         },
     }
 }

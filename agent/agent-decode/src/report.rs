@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use agent_core::model;
 use serde::{Serialize, Serializer};
 
+use crate::bugs::{self, Candidate, Verdict};
 use crate::frames::Frame;
 use crate::header::Taint;
 use crate::kind::Kind;
@@ -123,9 +124,30 @@ impl Report {
             kernel_release: self.kernel_release.clone(),
             comm: self.comm.clone(),
             corrupted: self.corrupted.clone(),
+            known_bugs: self.known_bugs(),
         }
     }
 }
+
+impl Report {
+    /// Known bugs that this kernel may have.
+    fn known_bugs(&self) -> Vec<model::KnownBug> {
+        let may_have = |candidate: &Candidate| candidate.opinion.verdict != Verdict::RuledOut;
+        let all = bugs::candidates(self).into_iter().filter(may_have);
+        let short = |Candidate { bug, opinion }| model::KnownBug {
+            id: bug.id.clone(),
+            title: bug.title.clone(),
+            likely: opinion.verdict == Verdict::Likely,
+            fixed_in: opinion.update_to,
+            workaround: bug.workaround.as_ref().map(|w| w.text.clone()),
+            reference: bug.references.first().map(|r| r.url.clone()),
+        };
+        all.take(KNOWN_MAX).map(short).collect()
+    }
+}
+
+/// Known bugs that go into the record of a death.
+const KNOWN_MAX: usize = 3;
 
 /// Which report of a boot tells why it ended.
 ///
@@ -159,4 +181,45 @@ pub(crate) fn fingerprint<'a>(parts: impl IntoIterator<Item = &'a str>) -> Strin
         }
     }
     format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::decode_text;
+
+    const LOG: &str = "kernel BUG at net/core/skbuff.c:4230!\n\
+        invalid opcode: 0000 [#1] PREEMPT SMP NOPTI\n\
+        CPU: 3 PID: 29 Comm: ksoftirqd/3 Not tainted RELEASE #1\n\
+        RIP: 0010:skb_segment+0x2b2/0x930\nCall Trace:\n <TASK>\n \
+        tcp_gso_segment+0x13a/0x160\n inet_gso_segment+0x34/0xf0\n </TASK>\n\
+        Kernel panic - not syncing: Fatal exception in interrupt\n";
+
+    /// Known bugs in the record of a death on a kernel: whether likely, and where fixed.
+    fn known(release: &str) -> Vec<(String, bool, Option<String>)> {
+        let report = decode_text(&LOG.replace("RELEASE", release)).expect("a report");
+        let bugs = report.known_bugs.into_iter();
+        bugs.map(|bug| (bug.id, bug.likely, bug.fixed_in)).collect()
+    }
+
+    #[test]
+    fn the_record_of_a_death_names_bugs_that_its_kernel_may_have() {
+        let one = |id: &str, version: &str| (id.to_owned(), true, Some(version.to_owned()));
+        let on = known("6.1.102");
+        assert_eq!(on[0], one("cve-2024-42281", "6.1.103"));
+        let on = known("6.1.1-1.el9.elrepo.x86_64");
+        assert_eq!(
+            on[..2],
+            [
+                one("cve-2022-50365", "6.1.2"),
+                one("cve-2024-42281", "6.1.103")
+            ]
+        );
+        let fixed = known("6.1.103");
+        assert!(
+            fixed
+                .iter()
+                .all(|(id, likely, _)| !likely && id != "cve-2024-42281"),
+            "{fixed:?}"
+        );
+    }
 }

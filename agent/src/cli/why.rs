@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use agent_core::engine::{asker_text, rfc3339, told_text};
 use agent_core::model::{
-    Account, Asked, Asker, Channel, DeathState, Line, LogLine, Proof, RetryAdvice,
+    Account, Asked, Asker, Channel, DeathState, KnownBug, Line, LogLine, Proof, RetryAdvice,
 };
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
@@ -233,6 +233,19 @@ impl Page {
         Ok(())
     }
 
+    fn known_bug(&mut self, bug: &KnownBug) -> std::fmt::Result {
+        let sure = if bug.likely { "likely" } else { "possible" };
+        let text = format!("{} ({sure}): {}", bug.id, bug.title);
+        self.field("known bug", &sanitize(&text))?;
+        if let Some(version) = &bug.fixed_in {
+            self.field("", &sanitize(&format!("fixed in {version}")))?;
+        }
+        for text in [&bug.workaround, &bug.reference].into_iter().flatten() {
+            self.field("", &sanitize(text))?;
+        }
+        Ok(())
+    }
+
     fn asked(&mut self, asked: &Asked) -> std::fmt::Result {
         self.field("asked by", &sanitize(&asker_text(&asked.by)))?;
         if let Some(told) = &asked.told {
@@ -268,6 +281,9 @@ impl Page {
         self.field("boot", &death.boot.to_string())?;
         if let Some(release) = &death.kernel_release {
             self.field("kernel", &sanitize(release))?;
+        }
+        for bug in death.report.iter().flat_map(|report| &report.known_bugs) {
+            self.known_bug(bug)?;
         }
         if let Some(asked) = death.word.as_ref().and_then(|word| word.asked.as_ref()) {
             self.asked(asked)?;

@@ -87,6 +87,10 @@ pub struct NodeDeathStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub module: Option<String>,
+    /// Known bugs that it looks like and that this kernel may have, the likeliest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub known_bugs: Vec<KnownBug>,
     /// Who asked for it, of a restart and its like.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<AskedBy>,
@@ -119,6 +123,33 @@ pub struct NodeDeathStatus {
         "x-kubernetes-list-map-keys" = ["type"]
     ))]
     pub conditions: Vec<Condition>,
+}
+
+/// A known bug that a death looks like.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct KnownBug {
+    /// `cve-2024-42281`, or words where no CVE was given.
+    #[schemars(length(max = 64))]
+    pub id: String,
+    /// One line: what happens, and when.
+    #[schemars(length(max = 256))]
+    pub title: String,
+    /// It looks like it in all that was recorded, and this kernel has the bug; else
+    /// nothing rules it out.
+    pub likely: bool,
+    /// The first version that has the fix, of this kernel's series if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub fixed_in: Option<String>,
+    /// What helps until the kernel is updated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub workaround: Option<String>,
+    /// Where more is said of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256))]
+    pub reference: Option<String>,
 }
 
 /// A process that asked for an end.

@@ -1,14 +1,15 @@
 //! Writing a `NodeDeath`: created once, its status by read-modify-write.
 
 use agent_core::engine::{asker_text, escaped, reason, reason_code, rfc3339, told_text};
-use agent_core::model::{Asker, Death, DeathState, Proof};
+use agent_core::model::{self, Asker, Death, DeathState, Proof};
 use kube::Api as KubeApi;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::client::Api;
 use super::crd::{
-    AskedBy, ChannelAccount, Condition, NodeDeath, NodeDeathSpec, NodeDeathStatus, ProofStep, Said,
+    AskedBy, ChannelAccount, Condition, KnownBug, NodeDeath, NodeDeathSpec, NodeDeathStatus,
+    ProofStep, Said,
 };
 use super::names::FIELD_MANAGER;
 use super::text::MESSAGE_MAX;
@@ -187,6 +188,8 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
     status.kernel_line = report.map(|report| escaped(&report.line, MESSAGE_MAX));
     status.fault_function = report.and_then(|report| short(&report.fault_function));
     status.module = report.and_then(|report| short(&report.module));
+    let bugs = report.map_or(&[][..], |report| &report.known_bugs);
+    status.known_bugs = bugs.iter().map(known_bug).collect();
     let asked = death.word.as_ref().and_then(|word| word.asked.as_ref());
     status.asked_by = asked.map(|asked| asked_by(&asker_text(&asked.by), Some(&asked.by)));
     let told = asked.and_then(|asked| asked.told.as_ref());
@@ -241,6 +244,18 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
     };
     set(status, CONFIRMED, value, reason, message);
     status.proof = Some(proof);
+}
+
+fn known_bug(bug: &model::KnownBug) -> KnownBug {
+    let short = |text: &Option<String>, max| text.as_deref().map(|text| escaped(text, max));
+    KnownBug {
+        id: escaped(&bug.id, 64),
+        title: escaped(&bug.title, 256),
+        likely: bug.likely,
+        fixed_in: short(&bug.fixed_in, 64),
+        workaround: short(&bug.workaround, 512),
+        reference: short(&bug.reference, 256),
+    }
 }
 
 fn asked_by(text: &str, asker: Option<&Asker>) -> AskedBy {

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::asked::asked_text;
 use super::text::{escaped, rfc3339};
 use crate::model::{
-    Asker, Context, Death, DeathState, HoldPoint, Notice, Opinion, Proof, ReasonCode, Record,
-    RecordKind, Report, RetryAdvice, Silence, Word,
+    Asker, Context, Death, DeathState, HoldPoint, KnownBug, Notice, Opinion, Proof, ReasonCode,
+    Record, RecordKind, Report, RetryAdvice, Silence, Word,
 };
 
 /// Longest reason line, in bytes: fits an annotation, a condition's message
@@ -166,6 +166,9 @@ pub fn reason(death: &Death) -> String {
             let _ = write!(text, " [{module}]");
         }
     }
+    if let Some(report) = &death.report {
+        text.push_str(&known_bugs(&report.known_bugs));
+    }
     let ordered = is_ordered(reason_code(death));
     if let Some(word) = death.word.as_ref().filter(|_| ordered) {
         let known = word.notice.is_order() && !word.comm.is_empty();
@@ -180,6 +183,23 @@ pub fn reason(death: &Death) -> String {
         }
     }
     escaped(&text, REASON_MAX)
+}
+
+/// Which known bug it is, behind what happened.
+fn known_bugs(bugs: &[KnownBug]) -> String {
+    let named = |bug: &KnownBug| match &bug.fixed_in {
+        Some(version) => format!("{}, fixed in {version}", bug.id),
+        None => bug.id.clone(),
+    };
+    match bugs {
+        [] => String::new(),
+        [bug] if bug.likely => format!("; known bug {}", named(bug)),
+        [bug] => format!("; may be known bug {}", named(bug)),
+        bugs => {
+            let all: Vec<String> = bugs.iter().map(named).collect();
+            format!("; may be one of these known bugs: {}", all.join("; "))
+        }
+    }
 }
 
 /// One line for people on a node that is silent.
@@ -219,6 +239,7 @@ pub(super) fn quality(report: &Report) -> impl Ord + use<> {
         report.corrupted.is_none(),
         report.fault_function.is_some(),
         report.module.is_some(),
+        report.known_bugs.first().map(|bug| bug.likely),
     )
 }
 
@@ -257,6 +278,7 @@ pub(super) fn provisional(word: &Word) -> Report {
         kernel_release: None,
         comm: (!word.comm.is_empty()).then(|| word.comm.clone()),
         corrupted: None,
+        known_bugs: Vec::new(),
     }
 }
 

@@ -22,6 +22,6 @@ pub use record::{Record, RecordKind};
 pub use removal::{
     Deleted, Machine, Manager, NodeEvent, NodeObject, OwnedPod, Removal, SeenObject, Taint,
 };
-pub use report::{ReasonCode, Report};
+pub use report::{KnownBug, ReasonCode, Report};
 pub use silence::{Lease, Opinion, Silence};
 pub use time::Timestamp;

@@ -21,6 +21,30 @@ pub struct Report {
     pub comm: Option<String>,
     /// Why this report cannot be trusted in full.
     pub corrupted: Option<String>,
+    /// Known bugs that it looks like and that this kernel may have, the likeliest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub known_bugs: Vec<KnownBug>,
+}
+
+/// A known bug that a report looks like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownBug {
+    /// `cve-2024-42281`, or words where no CVE was given.
+    pub id: String,
+    /// One line: what happens, and when.
+    pub title: String,
+    /// It looks like it in all that was recorded, and this kernel has the bug; else nothing
+    /// rules it out.
+    pub likely: bool,
+    /// The first version that has the fix, of this kernel's series if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fixed_in: Option<String>,
+    /// What helps until the kernel is updated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workaround: Option<String>,
+    /// Where more is said of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
 }
 
 /// The machine's word for a reason. Written to annotations, conditions,

@@ -1,6 +1,6 @@
 //! Whether to run the work again, also where somebody asked for the end.
 
-use agent_core::model::{Asked, Asker, Means, PodRef, Process, Told};
+use agent_core::model::{Asked, Asker, KnownBug, Means, PodRef, Process, Told};
 
 use super::*;
 
@@ -43,6 +43,51 @@ fn death(body: Body) -> Death {
     let mut engine = Engine::new(Limits::default());
     tell(&mut engine, vec![gasp(1, 100, body)]);
     engine.deaths().next().expect("one death").clone()
+}
+
+fn bug(id: &str, likely: bool, fixed_in: Option<&str>) -> KnownBug {
+    KnownBug {
+        id: id.to_owned(),
+        title: "it breaks".to_owned(),
+        likely,
+        fixed_in: fixed_in.map(str::to_owned),
+        workaround: None,
+        reference: None,
+    }
+}
+
+#[test]
+fn known_bugs_are_named_behind_the_reason_as_soon_as_they_are_likely() {
+    let likely = bug("cve-2024-42281", true, Some("6.1.103"));
+    let other = bug("cve-2022-50365", true, Some("6.1.2"));
+    let possible = bug("gso", false, None);
+    for (bugs, ends) in [
+        (
+            vec![likely.clone()],
+            "; known bug cve-2024-42281, fixed in 6.1.103",
+        ),
+        (vec![possible.clone()], "; may be known bug gso"),
+        (
+            vec![other, likely.clone(), possible.clone()],
+            "; may be one of these known bugs: cve-2022-50365, fixed in 6.1.2; \
+             cve-2024-42281, fixed in 6.1.103; gso",
+        ),
+    ] {
+        let mut engine = Engine::new(Limits::default());
+        tell(&mut engine, vec![gasp(1, 100, word(Notice::Panic, 100))]);
+        let mut say = |known_bugs: Vec<KnownBug>| {
+            let mut decoded = decoded(1, ReasonCode::NullPointerDereference);
+            if let Input::Decoded { report, .. } = &mut decoded {
+                report.known_bugs = known_bugs;
+            }
+            tell(&mut engine, vec![decoded]);
+            reason(engine.deaths().next().expect("one death"))
+        };
+        let _ = say(vec![]);
+        assert!(say(bugs.clone()).ends_with(ends), "{bugs:?}");
+        // A log that goes on may no longer be whole; what was known stays.
+        assert!(say(vec![possible.clone()]).ends_with(ends), "{bugs:?}");
+    }
 }
 
 #[test]
