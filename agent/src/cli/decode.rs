@@ -4,16 +4,17 @@ mod human;
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use agent_decode::bugs::candidates;
 use agent_decode::{Decoder, Report};
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 
 use super::known::Short;
 use super::out::{self, Format};
+use crate::node::leftovers::{Log, logs};
 
 /// Bytes that are read at once.
 const CHUNK: usize = 1 << 18;
@@ -32,9 +33,11 @@ const NOTHING: u8 = 3;
 #[command(after_help = "Examples:
   lastgasp decode /var/log/kern.log
   dmesg | lastgasp decode
+  lastgasp decode /sys/fs/pstore /var/lib/systemd/pstore /var/crash
   lastgasp decode -o json crash/*.txt | jq -r '[.log, .title] | @tsv'")]
 pub(super) struct Args {
-    /// Logs; `-` is standard input
+    /// Logs; `-` is standard input. Of a directory the records of pstore and the dmesgs of
+    /// kdump in it; parts of one record are put together
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
     /// How to print reports; JSON is one object a line, with the log and its bytes from
@@ -62,9 +65,20 @@ pub(super) fn run(args: Args) -> ExitCode {
     let Args { files, output } = args;
     let mut found = 0_u64;
     let mut failed = false;
-    for file in &files {
-        let name = file.display().to_string();
-        let result = open(file).and_then(|log| {
+    let (logs, unreadable) = logs(&files);
+    if unreadable > 0 {
+        out::fail(&anyhow!(
+            "{unreadable} records of pstore cannot be read: they are damaged, of a user who is \
+             not root, or compressed by another method than deflate"
+        ));
+        failed = true;
+    }
+    for log in logs {
+        let name = match &log {
+            Log::File(file) => file.display().to_string(),
+            Log::Record(name, _) => name.clone(),
+        };
+        let result = open(&log).and_then(|log| {
             read(log, &mut |report| {
                 found += 1;
                 print(&name, report, output, found == 1)
@@ -84,7 +98,11 @@ pub(super) fn run(args: Args) -> ExitCode {
     }
 }
 
-fn open(file: &Path) -> anyhow::Result<Box<dyn Read>> {
+fn open(log: &Log) -> anyhow::Result<Box<dyn Read + '_>> {
+    let file = match log {
+        Log::File(file) => file,
+        Log::Record(_, text) => return Ok(Box::new(text.as_bytes())),
+    };
     if file.as_os_str() == "-" {
         return Ok(Box::new(io::stdin().lock()));
     }

@@ -4,6 +4,7 @@
 
 mod files;
 mod kdump;
+mod logs;
 mod memory;
 mod pstore;
 
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use agent_core::model::{Channel, Record, RecordKind, Timestamp};
 use tracing::{debug, info, warn};
+
+pub use self::logs::{Log, logs};
 
 use self::files::Entry;
 use self::memory::Memory;
@@ -332,8 +335,8 @@ impl LeftOut {
             warn!(
                 compressed,
                 unreadable,
-                "records of earlier boots that cannot be read; compressed: this kernel has not the \
-                 method that they were compressed with (pstore.compress); unreadable: damaged, too \
+                "records of earlier boots that cannot be read; compressed: by another method \
+                 than deflate (pstore.compress); unreadable: damaged, too \
                  long, or of a user who is not root"
             );
         }
@@ -392,26 +395,8 @@ const ENTRIES_MAX: usize = 4_096;
 /// The parts of records in a directory. `is_pstore`: they are in pstore itself.
 fn parts_in(dir: &Path, is_pstore: bool, out: &mut LeftOut) -> Vec<Part> {
     let entries: Vec<Entry> = files::list(dir).into_iter().filter(|e| !e.is_dir).collect();
-    let mut parts = Vec::new();
-    for entry in &entries {
-        let Some(name) = Name::parse(&entry.name) else {
-            continue;
-        };
-        if name.is_compressed {
-            out.compressed += 1;
-            continue;
-        }
-        match files::end_of(&entry.path, PART_MAX) {
-            Ok((bytes, false)) => parts.push(Part {
-                backend: name.backend.to_owned(),
-                // In the archive it is the time of moving it there.
-                at: if is_pstore { entry.modified } else { name.at() },
-                text: String::from_utf8_lossy(&bytes).into_owned(),
-                file: is_pstore.then(|| entry.path.clone()),
-            }),
-            Ok((_, true)) | Err(_) => out.unreadable += 1,
-        }
-    }
+    let of = |entry: &Entry| part_in(entry, is_pstore, out);
+    let mut parts: Vec<Part> = entries.iter().filter_map(of).collect();
     let whole = entries.iter().find(|entry| entry.name == "dmesg.txt");
     if let (Some(whole), true, false) = (whole, parts.is_empty(), is_pstore)
         && let Ok((bytes, _)) = files::end_of(&whole.path, PART_MAX)
@@ -425,6 +410,29 @@ fn parts_in(dir: &Path, is_pstore: bool, out: &mut LeftOut) -> Vec<Part> {
         }));
     }
     parts
+}
+
+/// The part of a record in a file, if its name says that it is one.
+fn part_in(entry: &Entry, is_pstore: bool, out: &mut LeftOut) -> Option<Part> {
+    let name = Name::parse(&entry.name)?;
+    let Ok((mut bytes, false)) = files::end_of(&entry.path, PART_MAX) else {
+        out.unreadable += 1;
+        return None;
+    };
+    if name.is_compressed {
+        let Some(inflated) = pstore::inflated(&bytes, PART_MAX as usize) else {
+            out.compressed += 1;
+            return None;
+        };
+        bytes = inflated;
+    }
+    Some(Part {
+        backend: name.backend.to_owned(),
+        // In the archive it is the time of moving it there.
+        at: if is_pstore { entry.modified } else { name.at() },
+        text: String::from_utf8_lossy(&bytes).into_owned(),
+        file: is_pstore.then(|| entry.path.clone()),
+    })
 }
 
 /// Cuts all but the end of a record's text, at the start of a line.

@@ -54,6 +54,15 @@ impl<'a> Name<'a> {
     }
 }
 
+/// What a record holds that the kernel left compressed, up to `max` bytes: deflate, which
+/// all kernels since 6.6 use and those before where they were told to
+/// (fs/pstore/platform.c, `pstore_compress`).
+pub(super) fn inflated(bytes: &[u8], max: usize) -> Option<Vec<u8>> {
+    let raw = miniz_oxide::inflate::decompress_to_vec_with_limit(bytes, max);
+    let whole = |_| miniz_oxide::inflate::decompress_to_vec_zlib_with_limit(bytes, max);
+    raw.or_else(whole).ok()
+}
+
 /// One file, or what such a file held.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
@@ -259,6 +268,19 @@ mod tests {
             assert_eq!(split(text), ["Panic#1 Part2\na\n", "Panic#1 Part1\nb\n"]);
         }
         assert!(split("no header\n").is_empty());
+    }
+
+    #[test]
+    fn what_the_kernel_left_compressed_is_read() {
+        let log = "Panic#1 Part1\n<4>[    1.0] Kernel panic - not syncing: x\n".repeat(40);
+        let raw = miniz_oxide::deflate::compress_to_vec(log.as_bytes(), 6);
+        let zlib = miniz_oxide::deflate::compress_to_vec_zlib(log.as_bytes(), 6);
+        for bytes in [raw, zlib] {
+            assert_eq!(inflated(&bytes, 1 << 16).as_deref(), Some(log.as_bytes()));
+            assert_eq!(inflated(&bytes, 100), None, "more than fits");
+            assert_eq!(inflated(&bytes[..bytes.len() / 2], 1 << 16), None, "cut");
+        }
+        assert_eq!(inflated(b"\x78\x9c", 100), None);
     }
 
     proptest! {
