@@ -75,6 +75,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let keys = Arc::new(KeyRing::pre_shared(Key::read(key_file)?));
     let (store, path) = open_store(settings.store.as_deref())?;
     let store = Arc::new(store);
+    agent_decode::prepare();
     let metrics = Arc::new(Metrics::new());
     let addresses = Arc::new(Addresses::new(settings.limits.nodes));
     let (executor, api) = match &settings.kube {

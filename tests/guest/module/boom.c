@@ -17,6 +17,7 @@
 #include <linux/smp.h>
 #include <linux/string.h>
 #include <linux/timer.h>
+#include <linux/workqueue.h>
 #ifdef CONFIG_X86
 #include <asm/apic.h>
 #include <asm/nmi.h>
@@ -134,13 +135,26 @@ static void boom_rcu_done(struct rcu_head *unused)
 {
 }
 
-/* A grace period begins, and this CPU does not let it end. */
+static void boom_grace(struct work_struct *unused)
+{
+	synchronize_rcu();
+}
+static DECLARE_WORK(boom_grace_work, boom_grace);
+
+/*
+ * A grace period begins, and this CPU does not let it end. Another CPU asks for one as
+ * well: the thread that begins it may have been woken on this one.
+ */
 static noinline void boom_stall(void)
 {
 	static struct rcu_head head;
+	unsigned int other = cpumask_any_but(cpu_online_mask, raw_smp_processor_id());
 
+	if (other < nr_cpu_ids)
+		schedule_work_on(other, &boom_grace_work);
 	call_rcu(&head, boom_rcu_done);
 	boom_spin(STALL_SECONDS);
+	flush_work(&boom_grace_work);
 	/* The callback is this module's. */
 	rcu_barrier();
 }
