@@ -249,13 +249,12 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<Fate> {
     };
     let (mut verdict, since, outcome) = kill(task, vm, way, demand)?;
     if task.next_boot && verdict.word_ms.is_none() && !way.is_survived() {
-        let later = next_boot(&machine)?;
         // It may be dead before its next heartbeat.
         let before = match task.how {
             How::Way(_) if !task.cold => [&task.on.sent[..], &outcome.datagrams].concat(),
             _ => outcome.datagrams.clone(),
         };
-        let said = verdict::next_boot(&before, &later)?;
+        let said = next_boot(&machine, &before)?;
         if said != "yes" {
             verdict.misses.push(format!("next boot: {said}"));
         }
@@ -323,11 +322,24 @@ fn kill(
     Ok((verdict, since, outcome))
 }
 
-/// What the next boot of a machine says, up to its first heartbeat.
-pub fn next_boot(machine: &Machine) -> Result<Vec<Datagram>> {
+/// What the next boot of a machine tells of the one that said `before`. Its hello may come
+/// behind its first heartbeat.
+fn next_boot(machine: &Machine, before: &[Datagram]) -> Result<String> {
     let mut vm = Vm::boot(machine)?;
     node::start_agent(&mut vm, "")?;
-    node::until_heartbeat(&vm, Instant::now() + HELLO).context("the next boot")
+    let until = Instant::now() + HELLO;
+    let mut after = node::until_heartbeat(&vm, until).context("the next boot")?;
+    loop {
+        let said = verdict::next_boot(before, &after)?;
+        if said == "yes" {
+            return Ok(said);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        match vm.datagrams.recv_timeout(left) {
+            Ok(datagram) => after.push(datagram),
+            Err(_) => return Ok(said),
+        }
+    }
 }
 
 /// Waits until the agent says that it was survived; a little longer, so
