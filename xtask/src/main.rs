@@ -5,6 +5,7 @@ mod btf;
 mod build;
 mod ebpf;
 mod elf;
+mod fuzz;
 mod licences;
 mod lint;
 mod pass;
@@ -36,6 +37,7 @@ enum Command {
     Build(build::Args),
     Lint(lint::Args),
     Test(test::Args),
+    Fuzz(fuzz::Args),
     Demo(pass::Demo),
     Lab(pass::Lab),
     Bench(pass::Bench),
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::command(&args),
         Command::Lint(args) => lint::command(&args),
         Command::Test(args) => test::command(&args),
+        Command::Fuzz(args) => fuzz::command(&args),
         Command::Demo(args) => pass::run("demo", &args.args),
         Command::Lab(args) => pass::run("lab", &args.args),
         Command::Bench(args) => pass::run("bench", &args.args),

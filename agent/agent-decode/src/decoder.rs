@@ -130,7 +130,10 @@ impl Decoder {
     /// Reads the line that was kept, and begins the next.
     fn rest_of_line(&mut self) {
         let mut line = std::mem::take(&mut self.rest);
-        self.raw(&line, self.line_start, self.offset);
+        // As it is done where whole lines come.
+        if self.is_reading() || NEEDLES.is_match(&line) {
+            self.raw(&line, self.line_start, self.offset);
+        }
         line.clear();
         self.rest = line;
         self.line_start = self.offset;
@@ -141,19 +144,26 @@ impl Decoder {
         let before = self.offset;
         let mut at = 0;
         while at < bytes.len() {
+            let mut word_end = at;
             if !self.is_reading() {
                 // Nothing is open: on to the next line that may begin something.
                 let Some(found) = NEEDLES.find(&bytes[at..]) else {
                     break;
                 };
-                let found = at + found.start();
-                let start = bytes[at..found].iter().rposition(|b| *b == b'\n');
+                word_end = at + found.end();
+                let start = bytes[at..word_end].iter().rposition(|b| *b == b'\n');
                 at += start.map_or(0, |end| end + 1);
             }
             let end = bytes[at..].iter().position(|b| *b == b'\n');
             let end = end.map_or(bytes.len(), |end| at + end);
-            let line = &bytes[at..end.min(at + LINE_MAX)];
-            self.raw(line, before + at as u64, before + end as u64 + 1);
+            let seen = end.min(at + LINE_MAX);
+            if word_end <= seen {
+                self.raw(
+                    &bytes[at..seen],
+                    before + at as u64,
+                    before + end as u64 + 1,
+                );
+            }
             at = end + 1;
         }
         self.offset = before + bytes.len() as u64;

@@ -9,8 +9,10 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
         4 => prop::sample::select(vec![
             "[    1.234567] ", "[    1.2][   T12] ", "<4>", "Nov 21 01:40:46 w01 kernel: ",
             "4,12,34,-,ncfrag=0/60;", "4,12,34,-,ncfrag=30/60;", "4,13,34,-;", "MESSAGE=", "{\"log\":\"",
-            "\u{1b}[31m", "\r", "a-b.log-12-", "2026-11-21T01:40:46Z w01 app: ",
+            "\u{1b}[31m", "\u{1b}", "\r", "a-b.log-12-", "2026-11-21T01:40:46Z w01 app: ",
         ]).prop_map(|text| text.as_bytes().to_vec()),
+        1 => prop::sample::select(vec!["i\u{1b}nvalid opcode: 0000 [#1] SMP", "Oops\u{1b}: 0002 [#1]"])
+            .prop_map(|text| text.as_bytes().to_vec()),
         8 => prop::sample::select(vec![
             "BUG: kernel NULL pointer dereference, address: 0", "kernel BUG at a.c:1!",
             "WARNING: CPU: 0 PID: 1 at a.c:1 f+0x1/0x2 [m]", "WARNING: [x] a.c:1 at f+0x1/0x2, CPU#0: a/1",
