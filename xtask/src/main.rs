@@ -1,5 +1,4 @@
-//! The commands of this repository. They know how to run things, never how
-//! the things work.
+//! The commands of this repository: how to run things, never how they work.
 
 mod btf;
 mod build;
@@ -21,8 +20,7 @@ use clap::{Parser, Subcommand};
 
 /// Runs the work around lastgasp: tools, builds, checks, the lab.
 ///
-/// Everything that a command needs and that is missing is installed first, or
-/// named together with the way to get it.
+/// What is missing of what a command needs is installed first, or named with the way to it.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Cli {

@@ -26,7 +26,10 @@ fuzz_target!(|input: (u8, &[u8])| {
         let line = text.lines().next().unwrap_or_default();
         assert_eq!(strip(strip(line)), strip(line));
         if !line.is_empty() && begins(strip(line)) {
-            assert!(!reports(line.as_bytes()).is_empty(), "{line:?} begins a report and gives none");
+            assert!(
+                !reports(line.as_bytes()).is_empty(),
+                "{line:?} begins a report and gives none"
+            );
         }
     }
 });

@@ -17,7 +17,11 @@ fuzz_target!(|datagrams: Vec<(u8, u8, &[u8])>| {
     for (source, pause, datagram) in &datagrams {
         let source = IpAddr::V4(Ipv4Addr::new(10, 0, 0, *source));
         let node = NodeName::new("w01").expect("a name");
-        addresses.learn(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), &node, Timestamp(now));
+        addresses.learn(
+            IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)),
+            &node,
+            Timestamp(now),
+        );
         now += u64::from(*pause) * 100;
         collector.take(datagram, source, Timestamp(now));
         for heard in collector.lines(Timestamp(now)) {
