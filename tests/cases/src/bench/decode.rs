@@ -83,8 +83,13 @@ fn crashes() -> Result<Vec<Vec<u8>>> {
         .join("../..")
         .join(bless::FOLDER);
     let mut logs = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("{}", folder.display()))? {
-        let log = fs::read(entry?.path())?;
+    let what = || format!("cannot read {}", folder.display());
+    for entry in fs::read_dir(&folder).with_context(what)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|e| e != "txt") {
+            continue;
+        }
+        let log = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
         if TYPICAL.contains(&log.len()) && !reports(&log).is_empty() {
             logs.push(log);
         }
