@@ -11,7 +11,7 @@ use agent_decode::bugs::{self, Signature};
 use anyhow::bail;
 
 use super::ask::Source;
-use super::out::{self, Format};
+use super::out::{self, Format, Output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,15 +45,8 @@ enum Command {
         source: Source,
         #[command(flatten)]
         index: Place,
-        /// How to print it
-        #[arg(
-            short,
-            long,
-            value_enum,
-            value_name = "FORMAT",
-            default_value = "human"
-        )]
-        output: Format,
+        #[command(flatten)]
+        output: Output,
     },
     /// Take in the kernel's CVE records, for `explain`
     ///
@@ -68,29 +61,15 @@ enum Command {
     },
     /// All of them, one a line
     List {
-        /// How to print it
-        #[arg(
-            short,
-            long,
-            value_enum,
-            value_name = "FORMAT",
-            default_value = "human"
-        )]
-        output: Format,
+        #[command(flatten)]
+        output: Output,
     },
     /// What is known of one: cause, versions, workaround, where it is from
     Show {
         /// Its id, as `lastgasp bugs list` has it
         id: String,
-        /// How to print it
-        #[arg(
-            short,
-            long,
-            value_enum,
-            value_name = "FORMAT",
-            default_value = "human"
-        )]
-        output: Format,
+        #[command(flatten)]
+        output: Output,
     },
 }
 
@@ -117,7 +96,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             index,
             output,
         } => {
-            return explain::run(&of, &source, &index.path(), output);
+            return explain::run(&of, &source, &index.path(), output.output);
         }
         Command::Import { from, index } => {
             let path = index.path();
@@ -133,7 +112,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
                 path.display()
             )
         }
-        Command::List { output } => match output {
+        Command::List { output } => match output.output {
             Format::Human => table(bugs::known()),
             Format::Json => serde_json::to_string_pretty(bugs::known())? + "\n",
             Format::Yaml => serde_yaml_ng::to_string(bugs::known())?,
@@ -143,7 +122,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
             let Some(bug) = bugs::known().iter().find(wanted) else {
                 bail!("no bug {id} is known: `lastgasp bugs list` shows all");
             };
-            match output {
+            match output.output {
                 Format::Human => shown(bug),
                 Format::Json => serde_json::to_string_pretty(bug)? + "\n",
                 Format::Yaml => serde_yaml_ng::to_string(bug)?,

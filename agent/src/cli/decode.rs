@@ -13,7 +13,7 @@ use anyhow::{Context as _, anyhow};
 use serde::Serialize;
 
 use super::known::Short;
-use super::out::{self, Format};
+use super::out::{self, Format, Output};
 use crate::node::leftovers::{Log, logs};
 
 /// Bytes that are read at once.
@@ -26,6 +26,8 @@ const NOTHING: u8 = 3;
 /// Reads logs of kernels (console, dmesg, syslog, journal, netconsole, pstore), of any
 /// size and in constant memory, and prints each thing that went wrong: panics, oopses,
 /// warnings, lockups, stalls, memory and hardware errors.
+///
+/// JSON is one object a line; `log`, and its bytes from `start` to `end`, say where.
 ///
 /// Exit codes: 0 something was found, 3 nothing was, 1 a log could not be read, 2 the
 /// command line is wrong.
@@ -40,16 +42,8 @@ pub(super) struct Args {
     /// kdump in it; parts of one record are put together
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
-    /// How to print reports; JSON is one object a line, with the log and its bytes from
-    /// `start` to `end`
-    #[arg(
-        short,
-        long,
-        value_enum,
-        value_name = "FORMAT",
-        default_value = "human"
-    )]
-    output: Format,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// A report, and where it was found.
@@ -61,41 +55,49 @@ struct Found<'a> {
     known_bugs: Vec<Short<'a>>,
 }
 
-pub(super) fn run(args: Args) -> ExitCode {
-    let Args { files, output } = args;
+pub(super) fn run(args: &Args) -> ExitCode {
     let mut found = 0_u64;
-    let mut failed = false;
-    let (logs, unreadable) = logs(&files);
+    let all_read = each(&args.files, &mut |name, report| {
+        found += 1;
+        print(name, report, args.output.output, found == 1)
+    });
+    match found {
+        _ if !all_read => ExitCode::FAILURE,
+        0 => ExitCode::from(NOTHING),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Gives the reports of all these logs, each with its log's name; false: some could not be
+/// read, and the user was told why.
+pub(super) fn each(
+    files: &[PathBuf],
+    take: &mut impl FnMut(&str, &Report) -> anyhow::Result<()>,
+) -> bool {
+    let (logs, unreadable) = logs(files);
     if unreadable > 0 {
         out::fail(&anyhow!(
             "{unreadable} records of pstore cannot be read: they are damaged, of a user who is \
              not root, or compressed by another method than deflate"
         ));
-        failed = true;
     }
+    let mut all_read = unreadable == 0;
     for log in logs {
         let name = match &log {
             Log::File(file) => file.display().to_string(),
             Log::Record(name, _) => name.clone(),
         };
         let result = open(&log).and_then(|log| {
-            read(log, &mut |report| {
-                found += 1;
-                print(&name, report, output, found == 1)
-            })
-            .with_context(|| format!("cannot read {name}"))
+            read(log, &mut |report| take(&name, report))
+                .with_context(|| format!("cannot read {name}"))
         });
         // One that cannot be read is no reason not to read the others.
         if let Err(error) = result {
             out::fail(&error);
-            failed = true;
+            all_read = false;
         }
     }
-    match found {
-        _ if failed => ExitCode::FAILURE,
-        0 => ExitCode::from(NOTHING),
-        _ => ExitCode::SUCCESS,
-    }
+    all_read
 }
 
 fn open(log: &Log) -> anyhow::Result<Box<dyn Read + '_>> {
@@ -111,7 +113,7 @@ fn open(log: &Log) -> anyhow::Result<Box<dyn Read + '_>> {
 }
 
 /// Reads a log to its end, and gives each report as soon as it is complete.
-pub(super) fn read(
+fn read(
     mut log: impl Read,
     take: &mut impl FnMut(&Report) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {

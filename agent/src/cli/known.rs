@@ -75,11 +75,7 @@ pub(super) fn text(candidates: &[Candidate]) -> String {
 
 fn one(text: &mut String, candidate: &Candidate) {
     let bug = candidate.bug;
-    let sure = match candidate.opinion.verdict {
-        Verdict::Likely => "likely",
-        Verdict::Possible => "possible",
-        Verdict::RuledOut => "ruled out",
-    };
+    let sure = candidate.opinion.verdict.as_str();
     row(
         text,
         "known bug",

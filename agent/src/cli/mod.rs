@@ -45,7 +45,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Annotator(args) => annotator::run(&args),
         Command::Deaths(args) => deaths::run(&args),
         Command::Why(args) => why::run(&args),
-        Command::Decode(args) => Ok(decode::run(args)),
+        Command::Decode(args) => Ok(decode::run(&args)),
         Command::Bugs(args) => bugs::run(args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args),

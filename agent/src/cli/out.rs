@@ -63,6 +63,20 @@ pub enum Format {
     Yaml,
 }
 
+/// The flag for it.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Output {
+    /// How to print it
+    #[arg(
+        short,
+        long,
+        value_enum,
+        value_name = "FORMAT",
+        default_value = "human"
+    )]
+    pub output: Format,
+}
+
 /// How a piece of text stands out.
 #[derive(Clone, Copy, Debug)]
 pub enum Style {

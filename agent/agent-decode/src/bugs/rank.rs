@@ -22,6 +22,17 @@ pub enum Verdict {
     RuledOut,
 }
 
+impl Verdict {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Likely => "likely",
+            Self::Possible => "possible",
+            Self::RuledOut => "ruled out",
+        }
+    }
+}
+
 /// What is to be thought of a bug, and why.
 #[derive(Clone, Debug, Serialize)]
 pub struct Opinion {

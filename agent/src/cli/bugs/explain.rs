@@ -1,17 +1,16 @@
 //! `lastgasp bugs explain`: which bug a log or a death may be of.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 use std::process::ExitCode;
 
-use agent_decode::bugs::{Found, Index, Verdict, candidates};
+use agent_decode::bugs::{Found, Index, candidates};
 use agent_decode::{Report, reason};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde::Serialize;
 
 use super::super::ask::{NOTHING_KNOWN, Source};
+use super::super::decode::each;
 use super::super::known::{self, Short};
 use super::super::out::{self, Format, sanitize};
 use super::index;
@@ -69,15 +68,17 @@ pub(super) fn run(
     })
 }
 
-/// Why a boot ended: of a log, or of a death that the annotator knows.
+/// Why a boot ended: of logs, or of a death that the annotator knows.
 fn report(of: &str, source: &Source) -> anyhow::Result<Option<Report>> {
     let path = Path::new(of);
-    if of == "-" {
-        return of_log(io::stdin().lock()).context("cannot read standard input");
-    }
-    if path.is_file() {
-        let file = File::open(path).with_context(|| format!("cannot open {of}"))?;
-        return of_log(file).with_context(|| format!("cannot read {of}"));
+    if of == "-" || path.exists() {
+        let mut reports = Vec::new();
+        let read = each(&[path.to_owned()], &mut |_, report| {
+            reports.push(report.clone());
+            Ok(())
+        });
+        ensure!(read || !reports.is_empty(), "{of} cannot be read");
+        return Ok(reason(reports));
     }
     let why = source.why(&Query::Any(of.to_owned()), LINES);
     let Some(answer) =
@@ -87,15 +88,6 @@ fn report(of: &str, source: &Source) -> anyhow::Result<Option<Report>> {
     };
     let lines: Vec<_> = answer.lines.into_iter().map(|line| line.line).collect();
     Ok(reason(agent_decode::reports_of(&lines)))
-}
-
-fn of_log(mut log: impl Read) -> anyhow::Result<Option<Report>> {
-    let mut reports = Vec::new();
-    super::super::decode::read(&mut log, &mut |report| {
-        reports.push(report.clone());
-        Ok(())
-    })?;
-    Ok(reason(reports))
 }
 
 fn records(index: Option<&Index>, found: &[Found<'_>]) -> String {
@@ -111,11 +103,7 @@ fn records(index: Option<&Index>, found: &[Found<'_>]) -> String {
     );
     for found in found.iter().take(SHOWN) {
         let (record, opinion) = (found.record, &found.opinion);
-        let sure = match opinion.verdict {
-            Verdict::Likely => "this kernel has it",
-            Verdict::Possible => "possible",
-            Verdict::RuledOut => "ruled out",
-        };
+        let sure = opinion.verdict.as_str();
         let _ = writeln!(
             text,
             "  {} ({sure}, {} points): {}",
