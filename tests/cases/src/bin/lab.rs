@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result, ensure};
 use cases::lab::bless;
 use cases::lab::coverage::{self, Coverage};
+use cases::lab::deaths::{Batch, Deaths};
 use cases::lab::plan::{self, Dice, Times};
 use cases::lab::record::{self, DeathRecord, Log};
 use cases::lab::report::{self, Cell, Matrix, Place};
@@ -76,7 +77,8 @@ struct Args {
     all: bool,
     /// This many deaths, drawn at random: kernel, CPUs, way, moment, and the CPU that
     /// dies. Goes on where it was stopped, if --seed is the same; what earlier builds
-    /// died counts as well, and is told apart at the end.
+    /// died counts as well, and is told apart at the end. Their sum is kept in
+    /// docs/deaths.json and docs/deaths.md: another machine goes on behind those.
     #[arg(long, value_name = "N")]
     random: Option<u64>,
     /// Seed of all that is random [default: from the clock; with --all and --random 1].
@@ -274,7 +276,10 @@ fn lab(args: &Args) -> Result<bool> {
     let usual = &prepared[..prepared.len() - for_scenes];
     let mut dice = Dice(run.seed);
     let mut first = match args.random {
-        Some(count) => plan::drawn(usual, &ways, count, run.seed, &run.records),
+        Some(count) => {
+            let kept = Deaths::read(Path::new(coverage::FOLDER))?;
+            plan::drawn(usual, &ways, count, run.seed, &run.records, &kept)
+        }
         None => plan::all(usual, &ways, args.times(), &run.records, &mut dice),
     };
     let times = if args.all { 1 } else { args.runs.unwrap_or(1) };
@@ -299,6 +304,9 @@ fn lab(args: &Args) -> Result<bool> {
     println!("{runs} deaths, these in {} s", start.elapsed().as_secs());
     for (build, deaths) in record::builds(&run.records) {
         println!("{deaths} by build {build}");
+    }
+    if args.random.is_some() {
+        keep(&run.records, run.seed)?;
     }
     let failed = if args.all {
         cover(&matrix)?
@@ -328,6 +336,18 @@ fn cover(matrix: &Matrix) -> Result<usize> {
         coverage.over(&before)?.write(dir)?;
     }
     Ok(worse.len() + untold.len())
+}
+
+/// Keeps the sum of the deaths that were drawn, so that another machine goes on behind
+/// them.
+fn keep(records: &[DeathRecord], seed: u64) -> Result<()> {
+    let dir = Path::new(coverage::FOLDER);
+    let Some(batch) = Batch::of(records, seed) else {
+        return Ok(());
+    };
+    let deaths = Deaths::read(dir)?.with(batch);
+    println!("all that are kept: {}", deaths.summary());
+    deaths.write(dir)
 }
 
 fn machine(args: &Args, cache: &Cache, name: &str, cpus: u32) -> Result<(Kernel, Machine)> {

@@ -3,6 +3,7 @@
 pub mod bless;
 pub mod channels;
 pub mod coverage;
+pub mod deaths;
 pub mod next_boot;
 pub mod plan;
 pub mod record;

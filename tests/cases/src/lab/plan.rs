@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::deaths::Deaths;
 use super::record::DeathRecord;
 use super::run::{How, Prepared, Task};
 use super::scenes::Scene;
@@ -132,13 +133,14 @@ pub fn scenes<'a>(
 
 /// `count` deaths drawn at random: kernel, CPUs of the machine, way, moment and the CPU
 /// that dies; of those ways that end a machine and of which something must get out.
-/// The same seed draws the same; what `known` has is left out.
+/// The same seed draws the same; what `known` or `kept` has is left out.
 pub fn drawn<'a>(
     prepared: &'a [Prepared],
     ways: &[&'static Way],
     count: u64,
     seed: u64,
     known: &[DeathRecord],
+    kept: &Deaths,
 ) -> VecDeque<Task<'a>> {
     let had: BTreeSet<u64> = known
         .iter()
@@ -159,7 +161,7 @@ pub fn drawn<'a>(
         let Some(way) = dice.pick(&able) else {
             continue;
         };
-        if !had.contains(&draw) {
+        if !had.contains(&draw) && !kept.has(seed, draw) {
             tasks.push_back(Task {
                 draw: Some(draw),
                 ..dice.task(on, How::Way(way), false)

@@ -56,7 +56,8 @@ pub struct Cell {
     pub(super) first_ms: Vec<f64>,
     hold_ms: Vec<f64>,
     held_at: BTreeMap<String, usize>,
-    expired: usize,
+    /// Deaths with a hold that ended by its limit.
+    pub expired: usize,
 }
 
 impl Cell {
