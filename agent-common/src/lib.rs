@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod asked;
+pub mod segment;
 
 /// Slots in the ring; a power of two.
 pub const RING_SLOTS: u32 = 2048;
@@ -52,6 +53,11 @@ pub const CONTEXT_HARDIRQ: u8 = 3;
 /// [`Slot::context`]: a non-maskable interrupt.
 pub const CONTEXT_NMI: u8 = 4;
 
+/// [`Slot::detail`]: an [`asked::Asked`].
+pub const DETAIL_ASKED: u8 = 1;
+/// [`Slot::detail`]: a [`segment::Packet`].
+pub const DETAIL_PACKET: u8 = 2;
+
 /// What a mark announces. The numbers are also those of the gasp protocol.
 pub mod notice {
     /// An oops or `BUG()`; the machine may live on.
@@ -79,6 +85,9 @@ pub mod notice {
     /// A CPU that serves no interrupts for too long; likewise.
     pub const HARD_LOCKUP: u16 = 12;
 
+    /// A `BUG_ON` is about to be hit, by all that is seen; the machine may live on.
+    pub const PREDICTION: u16 = 13;
+
     /// Whether somebody told the kernel to stop.
     pub const fn is_order(notice: u16) -> bool {
         matches!(notice, RESTART..=EMERGENCY_RESTART)
@@ -103,6 +112,8 @@ pub mod hold {
     pub const RESET: u8 = 4;
     /// An ordered end, before `device_shutdown()`.
     pub const ORDER: u8 = 5;
+    /// Before a `BUG_ON` that is about to be hit.
+    pub const PREDICTION: u8 = 6;
 }
 
 /// One entry of the ring.
@@ -128,8 +139,8 @@ pub struct Slot {
     pub flags: u8,
     /// `CONTEXT_*`; only marks know it.
     pub context: u8,
-    /// For a mark: one if its text is an [`asked::Asked`]; zero otherwise.
-    pub asked: u8,
+    /// For a mark: what its text is, one of `DETAIL_*`; zero: it has none.
+    pub detail: u8,
     /// Process id (tgid) of the current task.
     pub pid: u32,
     /// `comm` of the current task, NUL-padded; only marks carry it.

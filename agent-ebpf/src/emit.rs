@@ -1,7 +1,8 @@
 //! The only code that writes to the ring.
 
 use agent_common::{
-    COMM_MAX, Control, KIND_LINE, KIND_MARK, LEVEL_UNKNOWN, RING_SLOTS, Slot, TEXT_MAX, notice,
+    COMM_MAX, Control, DETAIL_PACKET, KIND_LINE, KIND_MARK, LEVEL_UNKNOWN, RING_SLOTS, Slot,
+    TEXT_MAX, notice, segment::Packet,
 };
 use aya_ebpf::{
     bindings::BPF_RB_FORCE_WAKEUP,
@@ -15,9 +16,12 @@ use aya_ebpf::{
 use crate::{
     atomic,
     kernel::preempt,
-    maps::{BELL_A, BELL_B, CONTROL, RING},
+    maps::{BELL_A, BELL_B, CONTROL, FORESEEN, RING},
     told,
 };
+
+/// Longer than what was only foretold is taken for a death (`survived` in user space).
+const FORESEE_EVERY_NS: u64 = 10_000_000_000;
 
 /// One text to keep: where it lies in the kernel, and what is known of it.
 pub struct Text {
@@ -52,7 +56,7 @@ fn take(control: *mut Control, kind: u16) -> Option<(*mut Slot, u64)> {
         (*slot).level = LEVEL_UNKNOWN;
         (*slot).flags = 0;
         (*slot).context = 0;
-        (*slot).asked = 0;
+        (*slot).detail = 0;
     }
     Some((slot, seq))
 }
@@ -103,6 +107,44 @@ pub fn line(text: &Text) {
 /// drain threads where that is possible.
 #[inline(always)]
 pub fn mark(what: u16) {
+    // SAFETY: what it is called with is a map value.
+    mark_with(what, |slot| unsafe { told::explain(slot, what) });
+}
+
+/// Notes that the kernel is about to stop at a packet, which `describe` writes down.
+/// False: it was noted so short a time ago that it is only counted. Were each packet
+/// noted, a flood of them would keep a death open that never comes.
+#[inline(always)]
+pub fn foresee(describe: impl FnOnce(*mut Packet)) -> bool {
+    let Some(last) = FORESEEN.get_ptr_mut(0) else {
+        return false;
+    };
+    // SAFETY: a helper without arguments, and a map value: two CPUs at once are both noted.
+    let is_early = unsafe {
+        let now = bpf_ktime_get_ns();
+        let since = last.read_volatile();
+        if since == 0 || now.wrapping_sub(since) > FORESEE_EVERY_NS {
+            last.write_volatile(now);
+            false
+        } else {
+            true
+        }
+    };
+    if is_early {
+        return false;
+    }
+    mark_with(notice::PREDICTION, |slot| {
+        // SAFETY: a map value; there is room, aligned (`agent_common::segment`).
+        unsafe {
+            (*slot).detail = DETAIL_PACKET;
+            describe((&raw mut (*slot).text).cast());
+        }
+    });
+    true
+}
+
+#[inline(always)]
+fn mark_with(what: u16, explain: impl FnOnce(*mut Slot)) {
     let Some(control) = CONTROL.get_ptr_mut(0) else {
         return;
     };
@@ -116,8 +158,8 @@ pub fn mark(what: u16) {
         if bpf_get_current_comm((&raw mut (*slot).comm).cast(), COMM_MAX as u32) != 0 {
             (*slot).comm = [0; COMM_MAX];
         }
-        told::explain(slot, what);
     }
+    explain(slot);
     publish(slot, seq);
     declare(control, slot, seq, what);
     // Where interrupts are off these ring only when it is too late; the

@@ -19,6 +19,9 @@ use basic::spin;
 #[cfg(not(feature = "basic"))]
 use looped::spin;
 
+/// A prediction may use one in so many of the time that a death may be held for.
+const PREDICTION_SHARE: u64 = 4;
+
 /// One hold.
 struct Wait {
     /// What must be acknowledged.
@@ -42,20 +45,28 @@ pub fn until_acked(point: u8) {
     };
     // SAFETY: a map value; user space writes `acked`, `cleared` and
     // `hold_max_ns` at any time, hence volatile.
-    let (head, acked, active, budget) = unsafe {
+    let (head, acked, active, limit, used) = unsafe {
         (
             read_volatile(&raw const (*control).head),
             read_volatile(&raw const (*control).acked),
             (*control).declared > read_volatile(&raw const (*control).cleared),
-            read_volatile(&raw const (*control).hold_max_ns)
-                .saturating_sub((*control).hold_used_ns),
+            read_volatile(&raw const (*control).hold_max_ns),
+            (*control).hold_used_ns,
         )
     };
+    // What is foretold may not come; if it does, most is left for it.
+    let limit = if point == hold::PREDICTION {
+        limit / PREDICTION_SHARE
+    } else {
+        limit
+    };
+    let budget = limit.saturating_sub(used);
     if !active || budget == 0 {
         return;
     }
-    // An order stops no CPU yet: what is printed from now on may go as well.
-    let senders = if point == hold::ORDER {
+    // Neither an order nor a prediction stops a CPU yet: what is printed from now on may
+    // go as well.
+    let senders = if point == hold::ORDER || point == hold::PREDICTION {
         0
     } else {
         senders_elsewhere(control)

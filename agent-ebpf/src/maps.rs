@@ -3,6 +3,7 @@
 use agent_common::{
     Control, RING_SLOTS, Slot,
     asked::{MEANS, TOLD_ENTRIES, Told},
+    segment::Segments,
 };
 use aya_ebpf::{
     macros::map,
@@ -67,6 +68,14 @@ pub struct Sprint {
     pub arguments: u64,
 }
 
+/// What was seen of packets that are taken apart.
+#[map]
+pub static SEGMENTS: PerCpuArray<Segments> = PerCpuArray::with_max_entries(1, 0);
+
+/// When the last one was foretold (`bpf_ktime_get_ns`).
+#[map]
+pub static FORESEEN: Array<u64> = Array::with_max_entries(1, 0);
+
 /// Globals that user space sets before it loads the object, and what reads them.
 macro_rules! globals {
     ($($(#[$doc:meta])* $name:ident, $static:ident: $type:ty;)*) => {$(
@@ -122,6 +131,45 @@ globals! {
     css_set_cgroup, CSS_SET_CGROUP: u64;
     /// Offset of `kn` in `struct cgroup`, or zero if not known.
     cgroup_kernfs, CGROUP_KERNFS: u64;
+    /// Offset of `len` in `struct sk_buff`. This and all that is not said to be unknown
+    /// sometimes is known wherever it is read.
+    skb_len, SKB_LEN: u64;
+    /// Offset of `data_len` in `struct sk_buff`.
+    skb_data_len, SKB_DATA_LEN: u64;
+    /// Offset of `head_frag` in `struct sk_buff`, in bits.
+    skb_head_frag, SKB_HEAD_FRAG: u64;
+    /// Offset of `protocol` in `struct sk_buff`.
+    skb_protocol, SKB_PROTOCOL: u64;
+    /// Offset of `head` in `struct sk_buff`.
+    skb_head, SKB_HEAD: u64;
+    /// Offset of `end` in `struct sk_buff`.
+    skb_end, SKB_END: u64;
+    /// Offset of `dev` in `struct sk_buff`.
+    skb_device, SKB_DEVICE: u64;
+    /// Offset of `sk` in `struct sk_buff`.
+    skb_socket, SKB_SOCKET: u64;
+    /// Offset of `nr_frags` in `struct skb_shared_info`.
+    shared_frags, SHARED_FRAGS: u64;
+    /// Offset of `gso_size` in `struct skb_shared_info`.
+    shared_size, SHARED_SIZE: u64;
+    /// Offset of `gso_type` in `struct skb_shared_info`.
+    shared_kind, SHARED_KIND: u64;
+    /// Offset of `frag_list` in `struct skb_shared_info`.
+    shared_list, SHARED_LIST: u64;
+    /// Offset of `name` in `struct net_device`; may be zero.
+    device_name, DEVICE_NAME: u64;
+    /// Offset of `ifindex` in `struct net_device`.
+    device_index, DEVICE_INDEX: u64;
+    /// Offset of `nd_net` in `struct net_device`.
+    device_net, DEVICE_NET: u64;
+    /// Offset of `ns.inum` in `struct net`.
+    net_number, NET_NUMBER: u64;
+    /// Offset of `dev.parent` in `struct net_device`, or zero if not known.
+    device_parent, DEVICE_PARENT: u64;
+    /// Offset of `driver` in `struct device`, or zero if not known.
+    device_driver, DEVICE_DRIVER: u64;
+    /// Offset of `sk_cgrp_data.cgroup` in `struct sock`, or zero if not known.
+    socket_cgroup, SOCKET_CGROUP: u64;
     /// Offset of `name` in `struct kernfs_node`, or zero if not known.
     kernfs_name, KERNFS_NAME: u64;
     /// Offset of its parent in `struct kernfs_node`, or zero if not known.

@@ -2,7 +2,7 @@
 //! newest few, kept until the order comes.
 
 use agent_common::{
-    CONTEXT_PROCESS, CONTEXT_UNKNOWN, Slot,
+    CONTEXT_PROCESS, CONTEXT_UNKNOWN, DETAIL_ASKED, Slot,
     asked::{Asked, PATIENCE_NS, TOLD_SLOTS, Told, means},
     notice,
 };
@@ -115,7 +115,7 @@ pub unsafe fn explain(slot: *mut Slot, what: u16) {
         (*asked).told.at_ns = 0;
         let by = &raw mut (*asked).by;
         task::describe(by);
-        (*slot).asked = 1;
+        (*slot).detail = DETAIL_ASKED;
         if !order {
             return;
         }

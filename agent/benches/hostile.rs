@@ -158,6 +158,7 @@ impl Attacker {
                     held_at: HoldPoint::from_wire(self.random.next() as u8),
                     holds_expired: self.random.next() as u8,
                     asked: None,
+                    packet: None,
                     comm: b"swapper/1",
                     line: LINES[self.random.below(LINES.len())],
                 });

@@ -236,6 +236,7 @@ impl Node {
                 held_at: HoldPoint::None,
                 holds_expired: 0,
                 asked: None,
+                packet: None,
                 comm: b"swapper/1",
                 line: line.as_bytes(),
             });

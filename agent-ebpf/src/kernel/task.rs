@@ -5,35 +5,18 @@ use agent_common::{
     COMM_MAX,
     asked::{Asker, CGROUP_MAX, CGROUPS_MAX, COMMAND_MAX, PARENTS_MAX, Process},
 };
-use aya_ebpf::helpers::{
-    bpf_probe_read_kernel,
-    generated::{
-        bpf_get_current_task, bpf_get_current_uid_gid, bpf_probe_read_kernel as read_bytes,
-        bpf_probe_read_kernel_str, bpf_probe_read_user, bpf_probe_read_user_str,
-    },
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_task, bpf_get_current_uid_gid, bpf_probe_read_kernel, bpf_probe_read_user,
+    bpf_probe_read_user_str,
 };
 
+use super::{cgroup, field, pointer};
 use crate::maps;
 
-const _: () = assert!(PARENTS_MAX == 3 && CGROUPS_MAX == 3, "see `describe`");
+const _: () = assert!(PARENTS_MAX == 3, "see `describe`");
 
 /// `pid` of the thread that makes all other kernel threads.
 pub const KTHREADD: u32 = 2;
-
-/// What lies at `offset` behind `address`; `None` where either is not known.
-#[inline(always)]
-fn field<T>(address: u64, offset: u64) -> Option<T> {
-    if address == 0 || offset == 0 {
-        return None;
-    }
-    // SAFETY: the helper fails, rather than faults, on a bad address.
-    unsafe { bpf_probe_read_kernel((address + offset) as *const T) }.ok()
-}
-
-#[inline(always)]
-fn pointer(address: u64, offset: u64) -> u64 {
-    field(address, offset).unwrap_or(0)
-}
 
 /// Writes down the process that runs now.
 ///
@@ -54,14 +37,8 @@ pub unsafe fn describe(asker: *mut Asker) {
         let first = parent(process, parents);
         let second = parent(first, parents.add(1));
         parent(second, parents.add(2));
-        let own = pointer(
-            pointer(pointer(task, maps::task_cgroups()), maps::css_set_cgroup()),
-            maps::cgroup_kernfs(),
-        );
-        let cgroups = (&raw mut (*asker).cgroups).cast::<[u8; CGROUP_MAX]>();
-        let outer = cgroup(own, cgroups);
-        let outermost = cgroup(outer, cgroups.add(1));
-        cgroup(outermost, cgroups.add(2));
+        let own = pointer(pointer(task, maps::task_cgroups()), maps::css_set_cgroup());
+        cgroup::names(own, &raw mut (*asker).cgroups);
     }
 }
 
@@ -76,25 +53,6 @@ unsafe fn parent(of: u64, into: *mut Process) -> u64 {
     // SAFETY: the caller's promise.
     unsafe { name(process, into) };
     process
-}
-
-/// Writes down the name of a cgroup, and gives the one around it.
-///
-/// # Safety
-///
-/// As [`describe`].
-#[inline(always)]
-unsafe fn cgroup(node: u64, into: *mut [u8; CGROUP_MAX]) -> u64 {
-    let from = pointer(node, maps::kernfs_name());
-    // SAFETY: the caller's promise; the helper writes at most `CGROUP_MAX` bytes and
-    // fails, rather than faults, on a bad address.
-    unsafe {
-        (*into)[0] = 0;
-        if from != 0 {
-            bpf_probe_read_kernel_str(into.cast(), CGROUP_MAX as u32, from as *const _);
-        }
-    }
-    pointer(node, maps::kernfs_parent())
 }
 
 /// Writes down that it was no process.
@@ -137,7 +95,7 @@ unsafe fn name(task: u64, process: *mut Process) {
         (*process).pid = pid;
         let comm = &raw mut (*process).comm;
         let from = (task + maps::task_comm()) as *const _;
-        if pid == 0 || read_bytes(comm.cast(), COMM_MAX as u32, from) != 0 {
+        if pid == 0 || bpf_probe_read_kernel(comm.cast(), COMM_MAX as u32, from) != 0 {
             (*comm)[0] = 0;
         }
     }

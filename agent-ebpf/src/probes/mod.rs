@@ -5,6 +5,7 @@ mod oops;
 mod panic;
 mod printk;
 mod restart;
+mod segment;
 mod stall;
 mod stop;
 mod told;

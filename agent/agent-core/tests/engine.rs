@@ -14,6 +14,8 @@ use proptest::prelude::*;
 
 #[path = "engine/advice.rs"]
 mod advice;
+#[path = "engine/prediction.rs"]
+mod prediction;
 #[path = "engine/properties.rs"]
 mod properties;
 #[path = "engine/records.rs"]
@@ -65,6 +67,7 @@ fn word(notice: Notice, at_s: u64) -> Body {
         held_at: HoldPoint::None,
         holds_expired: 0,
         asked: None,
+        packet: None,
     })
 }
 

@@ -76,6 +76,7 @@ mod tests {
                 held_at: HoldPoint::None,
                 holds_expired: 0,
                 asked: Some(Box::new(Asked { by, told: None })),
+                packet: None,
             }),
         }
     }

@@ -209,6 +209,7 @@ mod tests {
             proof: Proof::P2,
             notice: Some(Notice::Panic),
             word: None,
+            packet: None,
             report: None,
             detected_at: Timestamp(0),
             happened_at: Timestamp(0),

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use agent_core::engine::{asker_text, rfc3339, told_text};
+use agent_core::engine::{asker_text, packet_text, rfc3339, told_text};
 use agent_core::model::{
-    Account, Asked, Asker, Channel, DeathState, KnownBug, Line, LogLine, Proof, RetryAdvice,
+    Account, Asked, Asker, Channel, DeathState, KnownBug, Line, LogLine, Packet, Proof, RetryAdvice,
 };
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
@@ -246,6 +246,21 @@ impl Page {
         Ok(())
     }
 
+    /// The packet that was seen beforehand, and where it came from.
+    fn packet(&mut self, packet: &Packet) -> std::fmt::Result {
+        self.field("foreseen", &sanitize(&packet_text(packet)))?;
+        if packet.netns != 0 {
+            self.field("", &format!("in network namespace {}", packet.netns))?;
+        }
+        if let Some(uid) = packet.pod_uid() {
+            self.field("", &sanitize(&format!("from a socket of pod {uid}")))?;
+        }
+        for name in &packet.stack {
+            self.field("", &sanitize(&format!("by {name}")))?;
+        }
+        Ok(())
+    }
+
     fn asked(&mut self, asked: &Asked) -> std::fmt::Result {
         self.field("asked by", &sanitize(&asker_text(&asked.by)))?;
         if let Some(told) = &asked.told {
@@ -284,6 +299,9 @@ impl Page {
         }
         for bug in death.report.iter().flat_map(|report| &report.known_bugs) {
             self.known_bug(bug)?;
+        }
+        if let Some(packet) = &death.packet {
+            self.packet(packet)?;
         }
         if let Some(asked) = death.word.as_ref().and_then(|word| word.asked.as_ref()) {
             self.asked(asked)?;

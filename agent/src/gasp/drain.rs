@@ -430,6 +430,7 @@ impl<'a> Drain<'a> {
             holds_expired: ring.holds_expired().min(u8::MAX.into()) as u8,
             comm: self.entry.comm(),
             asked: self.entry.asked(),
+            packet: self.entry.packet(),
             line: if death.weight > 0 {
                 self.cause.text()
             } else {

@@ -8,6 +8,8 @@
 mod asked;
 mod frame;
 mod key;
+mod packet;
+mod part;
 mod seal;
 
 pub use frame::{BodyError, Frame, ParseError, VerifyError, hello, record};

@@ -91,6 +91,9 @@ pub struct NodeDeathStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub known_bugs: Vec<KnownBug>,
+    /// The packet at which the kernel was about to stop, where that was seen beforehand.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub foreseen: Option<Foreseen>,
     /// Who asked for it, of a restart and its like.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub asked_by: Option<AskedBy>,
@@ -150,6 +153,37 @@ pub struct KnownBug {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub reference: Option<String>,
+}
+
+/// A packet at which the kernel was about to stop.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Foreseen {
+    /// In words.
+    #[schemars(length(max = 1024))]
+    pub text: String,
+    /// The kernel's own condition.
+    #[schemars(length(max = 64))]
+    pub condition: String,
+    /// The network device that the packet leaves by.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 16))]
+    pub device: String,
+    /// The device's driver; absent where it has no hardware.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 16))]
+    pub driver: String,
+    /// Its network namespace, as `/proc/PID/ns/net` has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_namespace: Option<u32>,
+    /// Uid of the pod whose socket the packet comes from, by its cgroup.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub pod_uid: Option<String>,
+    /// Functions that led there, innermost first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 256)))]
+    pub stack: Vec<String>,
 }
 
 /// A process that asked for an end.

@@ -1,15 +1,17 @@
 //! Writing a `NodeDeath`: created once, its status by read-modify-write.
 
-use agent_core::engine::{asker_text, escaped, reason, reason_code, rfc3339, told_text};
-use agent_core::model::{self, Asker, Death, DeathState, Proof};
+use agent_core::engine::{
+    asker_text, escaped, packet_text, reason, reason_code, rfc3339, told_text,
+};
+use agent_core::model::{self, Asker, Death, DeathState, Packet, Proof};
 use kube::Api as KubeApi;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::client::Api;
 use super::crd::{
-    AskedBy, ChannelAccount, Condition, KnownBug, NodeDeath, NodeDeathSpec, NodeDeathStatus,
-    ProofStep, Said,
+    AskedBy, ChannelAccount, Condition, Foreseen, KnownBug, NodeDeath, NodeDeathSpec,
+    NodeDeathStatus, ProofStep, Said,
 };
 use super::names::FIELD_MANAGER;
 use super::text::MESSAGE_MAX;
@@ -22,6 +24,9 @@ const TRIES: usize = 5;
 const EVIDENCE_MAX: usize = 64;
 /// Most steps of proof, and most channels, in the object.
 const LIST_MAX: usize = 16;
+
+/// Longest name of a network device or a driver (`IFNAMSIZ`).
+const DEVICE_MAX: usize = 16;
 
 /// The type of condition: it is known that the boot ended.
 const CONFIRMED: &str = "Confirmed";
@@ -167,6 +172,19 @@ fn nulled(before: &Value, mut after: Value) -> Value {
     after
 }
 
+fn foreseen(packet: &Packet) -> Foreseen {
+    let names = packet.stack.iter().take(LIST_MAX);
+    Foreseen {
+        text: escaped(&packet_text(packet), MESSAGE_MAX),
+        condition: packet.check.condition().to_owned(),
+        device: escaped(&packet.device, DEVICE_MAX),
+        driver: escaped(&packet.driver, DEVICE_MAX),
+        network_namespace: (packet.netns != 0).then_some(packet.netns),
+        pod_uid: packet.pod_uid(),
+        stack: names.map(|name| escaped(name, 256)).collect(),
+    }
+}
+
 fn spec(death: &Death) -> NodeDeathSpec {
     NodeDeathSpec {
         node_name: death.node.to_string(),
@@ -190,6 +208,7 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
     status.module = report.and_then(|report| short(&report.module));
     let bugs = report.map_or(&[][..], |report| &report.known_bugs);
     status.known_bugs = bugs.iter().map(known_bug).collect();
+    status.foreseen = death.packet.as_deref().map(foreseen);
     let asked = death.word.as_ref().and_then(|word| word.asked.as_ref());
     status.asked_by = asked.map(|asked| asked_by(&asker_text(&asked.by), Some(&asked.by)));
     let told = asked.and_then(|asked| asked.told.as_ref());

@@ -62,6 +62,7 @@ pub(super) mod tests {
             proof: Proof::P2,
             notice: Some(Notice::Panic),
             word: None,
+            packet: None,
             report: None,
             detected_at: Timestamp(1_700_000_000_000),
             happened_at: Timestamp(1_700_000_000_000),

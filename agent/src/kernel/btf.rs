@@ -135,12 +135,18 @@ impl Btf {
         self.find(KIND_VAR, name).is_some()
     }
 
-    /// Byte offset of a member, also of one inside unnamed members.
+    /// Byte offset of a member, also of one inside unnamed members; of a bit field that
+    /// of the byte it begins in.
     pub fn offset(&self, structure: &str, member: &str) -> Option<u64> {
-        self.offset_in(&self.find(KIND_STRUCT, structure)?, member, 0)
+        self.bit_offset(structure, member).map(|bits| bits / 8)
     }
 
-    fn offset_in(&self, structure: &Type<'_>, member: &str, depth: u32) -> Option<u64> {
+    /// The same in bits.
+    pub fn bit_offset(&self, structure: &str, member: &str) -> Option<u64> {
+        self.bit_offset_in(&self.find(KIND_STRUCT, structure)?, member, 0)
+    }
+
+    fn bit_offset_in(&self, structure: &Type<'_>, member: &str, depth: u32) -> Option<u64> {
         if depth > 8 {
             return None;
         }
@@ -151,17 +157,17 @@ impl Btf {
             if structure.kind_flag {
                 bits &= 0x00ff_ffff;
             }
-            let bytes = u64::from(bits / 8);
+            let bits = u64::from(bits);
             let name = self.name(name);
             if name == member.as_bytes() {
-                return Some(bytes);
+                return Some(bits);
             }
             if name.is_empty()
                 && let Some(inner) = self.get(of)
                 && matches!(inner.kind, KIND_STRUCT | KIND_UNION)
-                && let Some(offset) = self.offset_in(&inner, member, depth + 1)
+                && let Some(offset) = self.bit_offset_in(&inner, member, depth + 1)
             {
-                return Some(bytes + offset);
+                return Some(bits + offset);
             }
         }
         None
@@ -219,6 +225,8 @@ mod tests {
         assert_eq!(btf.offset("list_head", "prev"), Some(8));
         assert_eq!(btf.offset("list_head", "no_such_member"), None);
         assert_eq!(btf.parameters("no_such_function"), None);
+        let bit = btf.bit_offset("sk_buff", "head_frag").expect("a bit field");
+        assert_eq!(btf.offset("sk_buff", "head_frag"), Some(bit / 8));
     }
 
     proptest::proptest! {

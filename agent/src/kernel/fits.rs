@@ -5,6 +5,40 @@ use super::btf::Btf;
 use super::role::{Candidate, How, Role, Thing};
 use super::symbols::Symbols;
 
+/// Globals of the eBPF object that are the offset of a member.
+const OFFSETS: &[(&str, &str, &str)] = &[
+    ("OOM_MEMCG", "oom_control", "memcg"),
+    ("PRINTK_ASIDE", "printk_safe_seq_buf", "buffer"),
+    ("TASK_TGID", "task_struct", "tgid"),
+    ("TASK_COMM", "task_struct", "comm"),
+    ("TASK_LEADER", "task_struct", "group_leader"),
+    ("TASK_PARENT", "task_struct", "real_parent"),
+    ("TASK_CGROUPS", "task_struct", "cgroups"),
+    ("TASK_THREAD_PID", "task_struct", "thread_pid"),
+    ("TASK_MEMORY", "task_struct", "mm"),
+    ("PID_LEVEL", "pid", "level"),
+    ("MEMORY_ARG_START", "mm_struct", "arg_start"),
+    ("MEMORY_ARG_END", "mm_struct", "arg_end"),
+    ("CSS_SET_CGROUP", "css_set", "dfl_cgrp"),
+    ("CGROUP_KERNFS", "cgroup", "kn"),
+    ("KERNFS_NAME", "kernfs_node", "name"),
+    ("SKB_LEN", "sk_buff", "len"),
+    ("SKB_DATA_LEN", "sk_buff", "data_len"),
+    ("SKB_PROTOCOL", "sk_buff", "protocol"),
+    ("SKB_HEAD", "sk_buff", "head"),
+    ("SKB_END", "sk_buff", "end"),
+    ("SKB_DEVICE", "sk_buff", "dev"),
+    ("SKB_SOCKET", "sk_buff", "sk"),
+    ("SHARED_FRAGS", "skb_shared_info", "nr_frags"),
+    ("SHARED_SIZE", "skb_shared_info", "gso_size"),
+    ("SHARED_KIND", "skb_shared_info", "gso_type"),
+    ("SHARED_LIST", "skb_shared_info", "frag_list"),
+    ("DEVICE_NAME", "net_device", "name"),
+    ("DEVICE_INDEX", "net_device", "ifindex"),
+    ("DEVICE_NET", "net_device", "nd_net"),
+    ("DEVICE_DRIVER", "device", "driver"),
+];
+
 /// The running kernel, as far as it tells.
 pub(super) struct Kernel {
     btf: Option<Btf>,
@@ -29,40 +63,52 @@ impl Kernel {
 
     /// The globals of the eBPF object that are about the kernel; zero where it
     /// does not tell.
-    pub(super) fn globals(&self) -> [(&'static str, u64); 21] {
-        let offset = |structure, member| {
-            let btf = self.btf.as_ref();
-            btf.and_then(|btf| btf.offset(structure, member))
-                .unwrap_or(0)
-        };
+    pub(super) fn globals(&self) -> Vec<(&'static str, u64)> {
+        let offset = |structure, member| self.offset(structure, member).unwrap_or(0);
         // Renamed when it became one that is read under RCU (6.15).
         let parent = match offset("kernfs_node", "__parent") {
             0 => offset("kernfs_node", "parent"),
             known => known,
         };
-        [
+        let within = |structure, member, of, inner| {
+            let outer = self.offset(structure, member)?;
+            Some(outer + self.offset(of, inner)?)
+        };
+        let bit = |btf: &Btf| btf.bit_offset("sk_buff", "head_frag");
+        let mut globals = vec![
             ("PER_CPU_OFFSETS", self.symbols.preempt.per_cpu_offsets),
             ("PREEMPT_COUNT", self.symbols.preempt.offset),
             ("PREEMPT_IN_TASK", self.preempt_in_task().unwrap_or(0)),
             ("HARDIRQ_SHIFT", self.hardirq_shift()),
-            ("OOM_MEMCG", offset("oom_control", "memcg")),
             ("PRINTK_TEXT", self.symbols.printk_text),
-            ("PRINTK_ASIDE", offset("printk_safe_seq_buf", "buffer")),
-            ("TASK_TGID", offset("task_struct", "tgid")),
-            ("TASK_COMM", offset("task_struct", "comm")),
-            ("TASK_LEADER", offset("task_struct", "group_leader")),
-            ("TASK_PARENT", offset("task_struct", "real_parent")),
-            ("TASK_CGROUPS", offset("task_struct", "cgroups")),
-            ("TASK_THREAD_PID", offset("task_struct", "thread_pid")),
-            ("TASK_MEMORY", offset("task_struct", "mm")),
-            ("PID_LEVEL", offset("pid", "level")),
-            ("MEMORY_ARG_START", offset("mm_struct", "arg_start")),
-            ("MEMORY_ARG_END", offset("mm_struct", "arg_end")),
-            ("CSS_SET_CGROUP", offset("css_set", "dfl_cgrp")),
-            ("CGROUP_KERNFS", offset("cgroup", "kn")),
-            ("KERNFS_NAME", offset("kernfs_node", "name")),
             ("KERNFS_PARENT", parent),
-        ]
+            (
+                "SKB_HEAD_FRAG",
+                self.btf.as_ref().and_then(bit).unwrap_or(0),
+            ),
+            (
+                "NET_NUMBER",
+                within("net", "ns", "ns_common", "inum").unwrap_or(0),
+            ),
+            (
+                "DEVICE_PARENT",
+                within("net_device", "dev", "device", "parent").unwrap_or(0),
+            ),
+            (
+                // One address, not a number that may be one, from 5.15 on.
+                "SOCKET_CGROUP",
+                within("sock", "sk_cgrp_data", "sock_cgroup_data", "cgroup").unwrap_or(0),
+            ),
+        ];
+        let plain = OFFSETS
+            .iter()
+            .map(|(name, of, member)| (*name, offset(of, member)));
+        globals.extend(plain);
+        globals
+    }
+
+    fn offset(&self, structure: &str, member: &str) -> Option<u64> {
+        self.btf.as_ref()?.offset(structure, member)
     }
 
     /// Whether marks can tell their context.
@@ -105,6 +151,9 @@ impl Kernel {
         match (thing, &self.btf) {
             (Thing::Struct(name), Some(btf)) => btf.has_struct(name),
             (Thing::Struct(_), None) => false,
+            (Thing::Members(members), _) => members
+                .iter()
+                .all(|(structure, member)| self.offset(structure, member).is_some()),
             (Thing::PrintkText, _) => self.symbols.printk_text != 0,
         }
     }

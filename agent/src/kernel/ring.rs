@@ -9,7 +9,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use agent_common::asked::Asked;
-use agent_common::{Control, RING_SLOTS, SENDERS, Slot, TEXT_MAX};
+use agent_common::segment::Packet;
+use agent_common::{Control, DETAIL_ASKED, DETAIL_PACKET, RING_SLOTS, SENDERS, Slot, TEXT_MAX};
 
 /// A mapping of a whole BPF array.
 pub(super) struct Mapping {
@@ -87,7 +88,14 @@ impl Entry {
         let text = NonNull::from(&self.slot.text);
         // SAFETY: there is room for one, aligned, which `agent_common::asked` asserts;
         // it is plain numbers, for which every bit pattern is valid.
-        (self.slot.asked == 1).then(|| unsafe { text.cast::<Asked>().as_ref() })
+        (self.slot.detail == DETAIL_ASKED).then(|| unsafe { text.cast::<Asked>().as_ref() })
+    }
+
+    /// The packet that the kernel is about to stop at.
+    pub fn packet(&self) -> Option<&Packet> {
+        let text = NonNull::from(&self.slot.text);
+        // SAFETY: as above, by `agent_common::segment`.
+        (self.slot.detail == DETAIL_PACKET).then(|| unsafe { text.cast::<Packet>().as_ref() })
     }
 }
 

@@ -38,6 +38,8 @@ impl How {
 pub enum Thing {
     /// A structure, in its type information.
     Struct(&'static str),
+    /// Members, each with its structure before it.
+    Members(&'static [(&'static str, &'static str)]),
     /// [`Symbols::printk_text`](super::symbols::Symbols::printk_text).
     PrintkText,
 }

@@ -6,6 +6,7 @@ mod oops;
 mod panic;
 mod printk;
 mod restart;
+mod segment;
 mod stall;
 mod stop;
 mod told;
@@ -23,6 +24,7 @@ pub static ALL: &[&[Role]] = &[
     restart::ROLES,
     stall::ROLES,
     oom::ROLES,
+    segment::ROLES,
 ];
 
 /// Every role, flat.

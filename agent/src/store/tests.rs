@@ -29,6 +29,7 @@ fn death(boot: u8) -> Death {
         proof: Proof::P2,
         notice: Some(Notice::Panic),
         word: None,
+        packet: None,
         report: None,
         detected_at: NOW,
         happened_at: NOW,

@@ -65,6 +65,7 @@ fn the_pod_that_had_a_node_restarted_is_named_across_kills() {
             held_at: HoldPoint::Order,
             holds_expired: 0,
             asked: Some(&asked),
+            packet: None,
             comm: b"systemd-shutdow",
             line: b"",
         });

@@ -5,7 +5,9 @@
  * that is never inlined, so that a trace names it.
  */
 #include <linux/delay.h>
+#include <linux/etherdevice.h>
 #include <linux/interrupt.h>
+#include <linux/ip.h>
 #include <linux/irq_work.h>
 #include <linux/kdebug.h>
 #include <linux/kprobes.h>
@@ -14,8 +16,10 @@
 #include <linux/preempt.h>
 #include <linux/rcupdate.h>
 #include <linux/sched.h>
+#include <linux/skbuff.h>
 #include <linux/smp.h>
 #include <linux/string.h>
+#include <linux/tcp.h>
 #include <linux/timer.h>
 #include <linux/workqueue.h>
 #ifdef CONFIG_X86
@@ -36,7 +40,7 @@
 
 static char *kind = "null";
 module_param(kind, charp, 0);
-MODULE_PARM_DESC(kind, "null, bug, gpf, div, exec, stack, df, warn, panic, flood, nested, spin, hang or stall");
+MODULE_PARM_DESC(kind, "null, bug, gpf, div, exec, stack, df, warn, panic, flood, nested, spin, hang, stall, or segment-long, -short, -empty, -copied or -good");
 
 static char *how = "process";
 module_param(how, charp, 0);
@@ -172,8 +176,90 @@ static int boom_die(struct notifier_block *nb, unsigned long what, void *args)
 }
 static struct notifier_block boom_die_block = { .notifier_call = boom_die };
 
+/*
+ * A packet with a list that no driver and no GRO should make, but an eBPF program that
+ * takes bytes off gso_size, a tunnel or a bug in either does.
+ */
+struct boom_packet {
+	const char *kind;
+	/* gso_size, and bytes of the packet's own. */
+	unsigned int size, own;
+	/* Bytes of the elements of its list. */
+	unsigned int elements, len[2];
+	/* Their data lies in pages. */
+	bool pages;
+};
+
+static const struct boom_packet boom_packets[] = {
+	{ "segment-long", 75, 150, 1, { 125 }, true },
+	{ "segment-short", 450, 450, 2, { 400, 400 }, true },
+	{ "segment-empty", 75, 100, 2, { 0, 125 }, true },
+	{ "segment-copied", 75, 100, 1, { 125 }, false },
+	{ "segment-good", 125, 125, 2, { 125, 125 }, true },
+};
+
+#define BOOM_HEADERS (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct tcphdr))
+
+static struct sk_buff *boom_piece(unsigned int len, bool page)
+{
+	struct sk_buff *skb = NULL;
+	void *data;
+
+	if (page) {
+		data = (void *)__get_free_page(GFP_ATOMIC);
+		if (data)
+			skb = build_skb(data, PAGE_SIZE);
+	} else {
+		skb = alloc_skb(PAGE_SIZE / 2, GFP_ATOMIC);
+	}
+	if (!skb)
+		return NULL;
+	skb_reserve(skb, NET_SKB_PAD);
+	memset(skb_put(skb, len), 0, len);
+	return skb;
+}
+
+static noinline void boom_segment(const struct boom_packet *packet)
+{
+	struct sk_buff *skb = boom_piece(BOOM_HEADERS + packet->own, true);
+	struct sk_buff **last, *piece, *segments;
+	unsigned int i;
+
+	if (!skb)
+		return;
+	skb_reset_mac_header(skb);
+	skb_set_network_header(skb, ETH_HLEN);
+	skb_set_transport_header(skb, ETH_HLEN + sizeof(struct iphdr));
+	skb->protocol = htons(ETH_P_IP);
+	skb->dev = first_net_device(&init_net);
+	__skb_pull(skb, BOOM_HEADERS);
+	last = &skb_shinfo(skb)->frag_list;
+	for (i = 0; i < packet->elements; i++) {
+		piece = boom_piece(packet->len[i], packet->pages);
+		if (!piece)
+			return;
+		*last = piece;
+		last = &piece->next;
+		skb->len += piece->len;
+		skb->data_len += piece->len;
+		skb->truesize += piece->truesize;
+	}
+	skb_shinfo(skb)->gso_size = packet->size;
+	skb_shinfo(skb)->gso_type = SKB_GSO_TCPV4;
+	segments = skb_segment(skb, NETIF_F_SG | NETIF_F_HW_CSUM);
+	if (!IS_ERR_OR_NULL(segments))
+		kfree_skb_list(segments);
+	skb->dev = NULL;
+	kfree_skb(skb);
+}
+
 static void boom_now(void)
 {
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(boom_packets); i++)
+		if (!strcmp(kind, boom_packets[i].kind))
+			boom_segment(&boom_packets[i]);
 	if (!strcmp(kind, "null"))
 		boom_null();
 	else if (!strcmp(kind, "bug"))

@@ -7,7 +7,7 @@
 
 mod table;
 
-use agent_core::model::{Context, Means, Notice, ReasonCode};
+use agent_core::model::{Check, Context, Means, Notice, ReasonCode};
 
 pub use table::ALL;
 
@@ -189,6 +189,20 @@ impl Way {
                 let name = command.split(' ').next().unwrap_or_default();
                 Some((name, Some(Means::Command)))
             }
+            _ => None,
+        })
+    }
+
+    /// What a packet is about to do to the kernel, which is told beforehand.
+    pub fn foreseen(&self) -> Option<Check> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Module { kind, .. } | Step::ModuleInChild { kind, .. } => match *kind {
+                "segment-long" => Some(Check::HeadTooLong),
+                "segment-short" => Some(Check::TooShort),
+                "segment-empty" => Some(Check::Empty),
+                "segment-copied" => Some(Check::NotInAPage),
+                _ => None,
+            },
             _ => None,
         })
     }

@@ -56,6 +56,20 @@ const BUG: Fault = Fault {
     function: Some("boom_bug"),
 };
 
+/// A packet that the kernel stops at.
+const fn packet(kind: &'static str) -> Fault {
+    Fault {
+        kind,
+        function: Some("skb_segment"),
+        ..BUG
+    }
+}
+
+const SEGMENT_LONG: Fault = packet("segment-long");
+const SEGMENT_SHORT: Fault = packet("segment-short");
+const SEGMENT_EMPTY: Fault = packet("segment-empty");
+const SEGMENT_COPIED: Fault = packet("segment-copied");
+
 const GPF: Fault = Fault {
     kind: "gpf",
     code: ReasonCode::GeneralProtectionFault,
@@ -284,6 +298,11 @@ pub static ALL: &[Way] = &[
         context: Context::Nmi,
         demand: Demand::Everything,
     },
+    // The four BUG_ON of skb_segment, as its caller a packet in a softirq.
+    fault!("segment-long", SEGMENT_LONG, softirq),
+    fault!("segment-short", SEGMENT_SHORT, softirq),
+    fault!("segment-empty", SEGMENT_EMPTY, softirq),
+    fault!("segment-copied", SEGMENT_COPIED, softirq),
     order(
         "reboot-f",
         &[Step::ByPod(By::Process(End::Restart))],

@@ -376,6 +376,10 @@ impl Case {
             self.death.notice = Some(heard.word.outcome());
             self.death.happened_at = heard.happened;
             self.death.word = Some(heard.word);
+            let mut words = self.words.iter().rev();
+            let packet = words.find_map(|heard| heard.word.packet.clone());
+            self.stale |= self.death.packet != packet;
+            self.death.packet = packet;
         } else if let Some(at) = self.unheard {
             // What was survived before is not why it ended.
             self.stale |= self.death.notice.is_some();

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use super::asked::asked_text;
 use super::text::{escaped, rfc3339};
 use crate::model::{
-    Asker, Context, Death, DeathState, HoldPoint, KnownBug, Notice, Opinion, Proof, ReasonCode,
-    Record, RecordKind, Report, RetryAdvice, Silence, Word,
+    Asker, Context, Death, DeathState, HoldPoint, KnownBug, Notice, Opinion, Packet, Proof,
+    ReasonCode, Record, RecordKind, Report, RetryAdvice, Silence, Word,
 };
 
 /// Longest reason line, in bytes: fits an annotation, a condition's message
@@ -148,6 +148,7 @@ pub fn reason(death: &Death) -> String {
         Some(Notice::HungTask) => "Hung task",
         Some(Notice::RcuStall) => "RCU stall",
         Some(Notice::OutOfMemory) => "Out of memory",
+        Some(Notice::Prediction) => "Bug foreseen",
     };
     // Writing to a String cannot fail.
     let mut text = notice.to_owned();
@@ -168,6 +169,10 @@ pub fn reason(death: &Death) -> String {
     }
     if let Some(report) = &death.report {
         text.push_str(&known_bugs(&report.known_bugs));
+    }
+    let came = death.notice != Some(Notice::Prediction);
+    if let Some(packet) = death.packet.as_ref().filter(|_| came) {
+        let _ = write!(text, "; foreseen by its packet on {}", packet.way_out());
     }
     let ordered = is_ordered(reason_code(death));
     if let Some(word) = death.word.as_ref().filter(|_| ordered) {
@@ -229,7 +234,7 @@ pub(super) fn quality(report: &Report) -> impl Ord + use<> {
     let precision = match report.code {
         ReasonCode::Unknown => 0,
         ReasonCode::Restart | ReasonCode::Halt | ReasonCode::PowerOff | ReasonCode::Kexec => 1,
-        ReasonCode::KernelPanic | ReasonCode::Oops => 2,
+        ReasonCode::KernelPanic | ReasonCode::Oops | ReasonCode::PredictedBug => 2,
         // A warning may have come long before what killed the node.
         ReasonCode::Warning => 3,
         _ => 4,
@@ -259,12 +264,15 @@ pub(super) fn may_be_why(report: &Report, notice: Notice) -> bool {
         | Notice::HungTask
         | Notice::RcuStall
         | Notice::OutOfMemory => report.code == code_of(notice),
-        Notice::Oops | Notice::Panic => true,
+        Notice::Oops | Notice::Panic | Notice::Prediction => true,
     }
 }
 
 /// What the first words alone say, until the log is decoded.
 pub(super) fn provisional(word: &Word) -> Report {
+    if let Some(packet) = &word.packet {
+        return foreseen(word, packet);
+    }
     let line = word.line.trim();
     let title = line
         .strip_prefix("Kernel panic - not syncing: ")
@@ -280,6 +288,50 @@ pub(super) fn provisional(word: &Word) -> Report {
         corrupted: None,
         known_bugs: Vec::new(),
     }
+}
+
+/// What a packet alone says.
+fn foreseen(word: &Word, packet: &Packet) -> Report {
+    Report {
+        code: code_of(word.notice),
+        title: packet_text(packet),
+        line: packet.check.condition().to_owned(),
+        fault_function: Some(SKB_SEGMENT.to_owned()),
+        module: None,
+        kernel_release: None,
+        comm: None,
+        corrupted: None,
+        known_bugs: Vec::new(),
+    }
+}
+
+/// The one function whose packets are looked at.
+const SKB_SEGMENT: &str = "skb_segment";
+
+/// What the kernel was about to do, and with what.
+pub fn packet_text(packet: &Packet) -> String {
+    let mut text = format!(
+        "{SKB_SEGMENT} is about to hit {}: gso_size {}, element {} of {}",
+        packet.check.condition(),
+        packet.gso_size,
+        packet.element.saturating_add(1),
+        packet.elements,
+    );
+    let told = usize::try_from(packet.element).ok();
+    if let Some(element) = told.and_then(|at| packet.list.get(at)) {
+        let place = if element.in_a_page {
+            ""
+        } else {
+            ", in no page"
+        };
+        let (len, linear) = (element.len, element.linear);
+        let _ = write!(text, " has {linear} of {len} bytes in one piece{place}");
+    }
+    let way_out = packet.way_out();
+    if !way_out.is_empty() {
+        let _ = write!(text, "; on {way_out}");
+    }
+    text
 }
 
 /// Words in place of those that were lost, from a report that came.
@@ -308,6 +360,7 @@ fn stand_in(notice: Notice, at_ns: u64, report: Option<&Report>) -> Word {
         held_at: HoldPoint::None,
         holds_expired: 0,
         asked: None,
+        packet: None,
     }
 }
 
@@ -348,6 +401,7 @@ pub(super) fn word_text(word: &Word) -> String {
         Notice::HungTask => "hung task",
         Notice::RcuStall => "RCU stall",
         Notice::OutOfMemory => "out of memory",
+        Notice::Prediction => "prediction",
     };
     let context = match word.context {
         Context::Unknown => "",
@@ -363,6 +417,10 @@ pub(super) fn word_text(word: &Word) -> String {
     if !word.line.is_empty() {
         text.push_str(": ");
         text.push_str(word.line.trim());
+    }
+    if let Some(packet) = &word.packet {
+        text.push_str(": ");
+        text.push_str(&packet_text(packet));
     }
     text
 }
@@ -380,5 +438,6 @@ fn code_of(notice: Notice) -> ReasonCode {
         Notice::HungTask => ReasonCode::HungTask,
         Notice::RcuStall => ReasonCode::RcuStall,
         Notice::OutOfMemory => ReasonCode::OutOfMemory,
+        Notice::Prediction => ReasonCode::PredictedBug,
     }
 }

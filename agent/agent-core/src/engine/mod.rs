@@ -37,7 +37,7 @@ use crate::model::{
 
 pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
 pub use asked::{asker_text, stopped, told_text};
-pub use explain::{Retry, by, reason, reason_code, retry, silent};
+pub use explain::{Retry, by, packet_text, reason, reason_code, retry, silent};
 pub use io::{Action, Input, KnownNode, Limits, Output, Stats};
 pub use log::merged;
 pub use removal::{removed, shows_more};

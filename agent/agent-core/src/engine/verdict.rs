@@ -52,7 +52,8 @@ fn margin_ns(word: &Word, revoke_ms: u64) -> u64 {
         | Notice::HardLockup
         | Notice::HungTask
         | Notice::RcuStall
-        | Notice::OutOfMemory => 1,
+        | Notice::OutOfMemory
+        | Notice::Prediction => 1,
     };
     revoke_ms.saturating_mul(factor).saturating_mul(1_000_000)
 }
@@ -88,6 +89,8 @@ impl Heard {
             | Notice::HungTask
             | Notice::RcuStall
             | Notice::OutOfMemory => 3,
+            // It says what may come, and anything else what came.
+            Notice::Prediction => 4,
         };
         (weakness, w.at_ns, w.notice as u16, w.cpu, w.pid)
     }

@@ -140,8 +140,13 @@ impl Asker {
     /// The uid of the pod that it belongs to, by its cgroups' names. The outermost
     /// counts: inside a container anybody may give names.
     pub fn pod_uid(&self) -> Option<String> {
-        self.cgroups.iter().rev().find_map(|name| pod_uid(name))
+        pod_uid_of(&self.cgroups)
     }
+}
+
+/// The pod whose cgroup is the outermost of these.
+pub(super) fn pod_uid_of(cgroups: &[String]) -> Option<String> {
+    cgroups.iter().rev().find_map(|name| pod_uid(name))
 }
 
 /// The pod whose cgroup has this name: `pod<uid>`, or with systemd

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootId, DeathName, NodeName, Notice, Opinion, Report, Timestamp, Word};
+use super::{BootId, DeathName, NodeName, Notice, Opinion, Packet, Report, Timestamp, Word};
 
 /// How sure we are (DESIGN section 4).
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
@@ -148,6 +148,9 @@ pub struct Death {
     /// The first words that speak for `notice`; absent if only lines came.
     #[serde(default)]
     pub word: Option<Word>,
+    /// The packet that the kernel was about to stop at, where that was seen beforehand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packet: Option<Box<Packet>>,
     /// What happened: the decoded log, and until lines came what the first
     /// words alone say.
     pub report: Option<Report>,
@@ -189,6 +192,7 @@ impl Death {
             proof,
             notice,
             word: None,
+            packet: None,
             report: None,
             detected_at: now,
             happened_at,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Asked, BootId, Inventory, NodeName, Record, Told};
+use super::{Asked, BootId, Inventory, NodeName, Packet, Record, Told};
 
 /// One authenticated, replay-checked message of an agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +74,9 @@ pub struct Word {
     /// Who asked for it, of an order or a crash by sysrq.
     #[serde(default)]
     pub asked: Option<Box<Asked>>,
+    /// The packet, of a prediction.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packet: Option<Box<Packet>>,
 }
 
 impl Word {
@@ -119,17 +122,20 @@ pub enum HoldPoint {
     Reset = 4,
     /// `kernel_restart()` and its like, before the devices go.
     Order = 5,
+    /// `skb_segment()`, before a `BUG_ON` that is about to be hit.
+    Prediction = 6,
 }
 
 impl HoldPoint {
     /// All points.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::None,
         Self::CrashKexec,
         Self::CrashStop,
         Self::StopOthers,
         Self::Reset,
         Self::Order,
+        Self::Prediction,
     ];
 
     /// The point with this number on the wire; any other is [`Self::None`].
@@ -167,11 +173,13 @@ pub enum Notice {
     OutOfMemory = 11,
     /// A CPU that serves no interrupts for too long (`watchdog_hardlockup_check`).
     HardLockup = 12,
+    /// A `BUG_ON` that is about to be hit, by all that is seen (`skb_segment`).
+    Prediction = 13,
 }
 
 impl Notice {
     /// All notices.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Oops,
         Self::Panic,
         Self::Restart,
@@ -184,6 +192,7 @@ impl Notice {
         Self::RcuStall,
         Self::OutOfMemory,
         Self::HardLockup,
+        Self::Prediction,
     ];
 
     /// The notice with this number on the wire.

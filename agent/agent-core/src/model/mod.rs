@@ -7,6 +7,7 @@ mod death;
 mod gasp;
 mod identity;
 mod inventory;
+mod packet;
 mod record;
 mod removal;
 mod report;
@@ -18,6 +19,7 @@ pub use death::{Account, Channel, Death, DeathState, Evidence, Proof, RetryAdvic
 pub use gasp::{Body, Context, Gasp, HoldPoint, Line, LogLine, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
 pub use inventory::{Inventory, NOT_ATTACHED, PreviousBoot};
+pub use packet::{Check, Element, Packet};
 pub use record::{Record, RecordKind};
 pub use removal::{
     Deleted, Machine, Manager, NodeEvent, NodeObject, OwnedPod, Removal, SeenObject, Taint,

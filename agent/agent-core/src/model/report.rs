@@ -85,6 +85,8 @@ pub enum ReasonCode {
     MachineCheck,
     /// `WARN()`, and `panic_on_warn`.
     Warning,
+    /// A `BUG_ON` that the kernel was about to hit, by all that was seen.
+    PredictedBug,
     /// Any other oops.
     Oops,
     /// Reboot that nobody announced to the agent.
@@ -120,6 +122,7 @@ impl ReasonCode {
             Self::OutOfMemory => "OutOfMemory",
             Self::MachineCheck => "MachineCheck",
             Self::Warning => "Warning",
+            Self::PredictedBug => "PredictedBug",
             Self::Oops => "Oops",
             Self::Restart => "Restart",
             Self::Halt => "Halt",

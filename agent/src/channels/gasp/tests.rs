@@ -56,6 +56,7 @@ fn word(text: &str) -> Body {
         held_at: HoldPoint::None,
         holds_expired: 0,
         asked: None,
+        packet: None,
     })
 }
 

@@ -6,8 +6,9 @@ use std::net::UdpSocket;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
+use agent_common::segment::check;
 use agent_common::{Control, Slot, hold, notice};
-use agent_core::model::{Body, BootId, NodeName, Word};
+use agent_core::model::{Body, BootId, Check, NodeName, Word};
 
 use super::*;
 use crate::gasp::protocol::{Frame, Identity, Key};
@@ -372,6 +373,7 @@ fn the_kernel_side_s_numbers_are_the_wire_s() {
         (notice::RCU_STALL, Notice::RcuStall),
         (notice::OUT_OF_MEMORY, Notice::OutOfMemory),
         (notice::HARD_LOCKUP, Notice::HardLockup),
+        (notice::PREDICTION, Notice::Prediction),
     ];
     assert_eq!(notices.len(), Notice::ALL.len());
     for (number, expected) in notices {
@@ -384,10 +386,21 @@ fn the_kernel_side_s_numbers_are_the_wire_s() {
         (hold::STOP_OTHERS, HoldPoint::StopOthers),
         (hold::RESET, HoldPoint::Reset),
         (hold::ORDER, HoldPoint::Order),
+        (hold::PREDICTION, HoldPoint::Prediction),
     ];
     assert_eq!(points.len(), HoldPoint::ALL.len());
     for (number, expected) in points {
         assert_eq!(HoldPoint::from_wire(number), expected);
+    }
+    let checks = [
+        (check::HEAD_TOO_LONG, Check::HeadTooLong),
+        (check::TOO_SHORT, Check::TooShort),
+        (check::EMPTY, Check::Empty),
+        (check::NOT_IN_A_PAGE, Check::NotInAPage),
+    ];
+    assert_eq!(checks.len(), Check::ALL.len());
+    for (number, expected) in checks {
+        assert_eq!(Check::from_wire(number), Some(expected));
     }
     let contexts = [
         (agent_common::CONTEXT_UNKNOWN, Context::Unknown),

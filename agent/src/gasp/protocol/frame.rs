@@ -7,7 +7,7 @@ use agent_core::model::{
 
 use super::{
     HEADER, KeyRing, Kind, LINE, LINE_CONTINUES, MAC, MAGIC, MAX_FRAGMENTS, MAX_FRAME, MAX_MESSAGE,
-    NO_LEVEL, VERSION, WORD, asked, at, flag,
+    NO_LEVEL, VERSION, WORD, at, flag, part,
 };
 use crate::gasp::text::lossy;
 
@@ -177,7 +177,7 @@ impl<'a> Frame<'a> {
         Ok(match self.kind {
             Kind::Hello | Kind::Record => self.whole(self.payload)?,
             Kind::Heartbeat => Body::Heartbeat,
-            Kind::Goodbye => Body::Goodbye(asked::read_told(self.payload).map(Box::new)),
+            Kind::Goodbye => Body::Goodbye(part::read(self.payload).told.map(Box::new)),
             Kind::Word => Body::Word(word(self.payload)?),
             Kind::Lines => Body::Lines(lines(self.payload)?),
             Kind::Survived => Body::Survived,
@@ -241,7 +241,7 @@ fn word(payload: &[u8]) -> Result<Word, BodyError> {
     let (comm, text) = text.split_at_checked(usize::from(head[3])).ok_or(short)?;
     let len = usize::from(u16_at(head, 12));
     let (line, parts) = text.split_at_checked(len).ok_or(short)?;
-    let asked = asked::read(parts);
+    let parts = part::read(parts);
     Ok(Word {
         notice: Notice::from_wire(notice).ok_or(BodyError::UnknownNotice(notice))?,
         cpu: u32::from_le_bytes(array(head, 4)),
@@ -253,7 +253,8 @@ fn word(payload: &[u8]) -> Result<Word, BodyError> {
         held_ns: u64_at(head, 24),
         held_at: HoldPoint::from_wire(head[14]),
         holds_expired: head[15],
-        asked: asked.map(Box::new),
+        asked: parts.asked.map(Box::new),
+        packet: parts.packet.map(Box::new),
     })
 }
 

@@ -2,12 +2,13 @@
 //! or formats.
 
 use agent_common::asked::{Asked, Told};
+use agent_common::segment::Packet;
 use agent_core::model::{Context, HoldPoint, Notice};
 
-use super::asked::Part;
+use super::part::Part;
 use super::{
     HEADER, Identity, Key, Kind, LINE, LINE_CUT, MAC, MAGIC, MAX_FRAME, NAME_MAX, VERSION, WORD,
-    at, flag,
+    asked, at, flag, packet,
 };
 
 /// Longest comm in a word, in bytes. The kernel's `TASK_COMM_LEN` is 16
@@ -54,6 +55,8 @@ pub struct WordParts<'a> {
     pub line: &'a [u8],
     /// Who asked for it.
     pub asked: Option<&'a Asked>,
+    /// The packet, of a prediction.
+    pub packet: Option<&'a Packet>,
 }
 
 /// One agent's frames, prepared: the header with the node's name, and the
@@ -144,15 +147,18 @@ impl Draft<'_> {
         self.push(&word.held_ns.to_le_bytes());
         self.push(comm);
         self.push(line);
+        if let Some(packet) = word.packet {
+            self.part(&mut packet::part(packet));
+        }
         if let Some(asked) = word.asked {
-            self.part(&mut Part::asker(asked));
+            self.part(&mut asked::asker(asked));
             self.told(&asked.told, word.at_ns);
         }
     }
 
     /// Adds who told PID 1 to stop the machine, before `at_ns` (`CLOCK_MONOTONIC`).
     pub fn told(&mut self, told: &Told, at_ns: u64) {
-        if let Some(mut told) = Part::told(told, at_ns) {
+        if let Some(mut told) = asked::told(told, at_ns) {
             self.part(&mut told);
         }
     }

@@ -250,6 +250,7 @@ pub fn death(node: &str, boot: u8) -> Result<Death> {
         proof: Proof::P2,
         notice: Some(Notice::Panic),
         word: None,
+        packet: None,
         report: Some(Report {
             code: ReasonCode::NullPointerDereference,
             title: "NULL pointer dereference in boom_timer".to_owned(),

@@ -113,6 +113,7 @@ impl Speaker {
                 held_at: HoldPoint::None,
                 holds_expired: 0,
                 asked: None,
+                packet: None,
                 comm: b"swapper/1",
                 line: line.as_bytes(),
             });

@@ -15,7 +15,7 @@ use harness::vm::{ConsoleLine, Outcome};
 use harness::wire::Datagram;
 use lastgasp::channels::gasp::{self as channel, Assembler};
 use lastgasp::gasp::counters::Counters;
-use lastgasp::gasp::protocol::{Key, KeyRing};
+use lastgasp::gasp::protocol::{Frame, Key, KeyRing, Kind};
 use lastgasp::gasp::queue::queue;
 use lastgasp::gasp::receiver::{self, Handler};
 
@@ -105,6 +105,7 @@ pub fn judge(way: &Way, demand: Demand, since: Instant, outcome: &Outcome) -> Re
 
     let facts = Facts {
         ended: outcome.ended,
+        is_ahead: is_ahead(way, since, outcome),
         word: word_ms.is_some(),
         missing: &missing,
         words: &words,
@@ -153,6 +154,8 @@ pub fn held(points: impl IntoIterator<Item = HoldPoint>) -> Vec<HoldPoint> {
 /// What a way's expectations are held against.
 struct Facts<'a> {
     ended: bool,
+    /// Something was out before the console had the line that says why.
+    is_ahead: bool,
     word: bool,
     missing: &'a [String],
     words: &'a [(u64, &'a Word)],
@@ -213,6 +216,16 @@ impl Facts<'_> {
         must(reason == Some(way.code), &|| {
             format!("reason {reason:?}, not {:?}", way.code)
         });
+        if let Some(check) = way.foreseen() {
+            let first = self.words.first().map(|(_, word)| *word);
+            let packet = first.and_then(|word| word.packet.as_deref());
+            must(packet.is_some_and(|packet| packet.check == check), &|| {
+                format!("not foreseen as {check:?}, but {packet:?}")
+            });
+            must(self.is_ahead, &|| {
+                "foreseen, but not outside before it happened".to_owned()
+            });
+        }
         let function = self
             .death
             .and_then(|d| d.report.as_ref()?.fault_function.as_deref());
@@ -309,6 +322,19 @@ impl Heard {
             _ => None,
         })
     }
+}
+
+/// Whether a word was outside before the console had the line that says why.
+fn is_ahead(way: &Way, since: Instant, outcome: &Outcome) -> bool {
+    let is_word = |datagram: &&Datagram| {
+        let frame = Frame::parse(&datagram.payload);
+        datagram.at >= since && frame.is_ok_and(|frame| frame.kind() == Kind::Word)
+    };
+    let is_why =
+        |(at, line): &&ConsoleLine| *at >= since && text(line).is_some_and(|t| way.is_why(t));
+    let word = outcome.datagrams.iter().find(is_word).map(|d| d.at);
+    let why = outcome.console.iter().find(is_why).map(|(at, _)| *at);
+    word.zip(why).is_some_and(|(word, why)| word < why)
 }
 
 /// What the kernel prints once the other CPUs are stopped, or while it stops them
