@@ -90,6 +90,7 @@ pub struct Element {
 }
 
 /// A whole list, in short.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct List {
     /// Bytes.
@@ -100,7 +101,7 @@ pub struct List {
     last: u32,
     /// Bits of a difference between the first and any other but the last.
     uneven: u32,
-    /// One if some element has a buffer with data that is no page.
+    /// Not zero if some element has a buffer with data that is no page.
     copied: u32,
 }
 
@@ -131,13 +132,15 @@ impl List {
     }
 }
 
+/// Not zero if it has a buffer with data that is no page. Without a branch as well.
 #[inline(always)]
 fn is_copied(element: Element) -> u32 {
-    u32::from(element.linear != 0) & u32::from(element.in_a_page == 0)
+    element.linear * u32::from(element.in_a_page ^ 1)
 }
 
 /// How a packet is taken apart.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Plan {
     /// Bytes of a segment.
     size: u32,
@@ -278,20 +281,29 @@ pub struct Packet {
 pub struct Segments {
     /// All of them.
     pub packets: u64,
-    /// With a list too long to be looked at.
+    /// Not judged: with a list too long to be looked at, or in an interrupt while another
+    /// one was.
     pub unjudged: u64,
     /// That the kernel would stop at.
     pub foreseen: u64,
-    /// Of the last one of those: the element.
-    pub element: u32,
-    /// How many there are.
+    /// The element that is next, or zero. This and what is below is of the packet that is
+    /// looked at.
+    pub at: u64,
+    /// Its list, as far as it was gone through.
+    pub list: List,
+    /// How it is taken apart.
+    pub plan: Plan,
+    /// How many elements it has.
     pub elements: u32,
+    /// At which the kernel would stop.
+    pub element: u32,
     /// And why ([`check`]).
-    pub found: u8,
-    /// Zero.
-    pub reserved: [u8; 7],
+    pub found: u32,
+    /// One while a packet is looked at.
+    pub busy: u32,
 }
 
+const _: () = assert!(size_of::<Segments>() == 80);
 const _: () = assert!(size_of::<Packet>() <= crate::TEXT_MAX);
 const _: () = assert!(core::mem::offset_of!(crate::Slot, text) % align_of::<Packet>() == 0);
 

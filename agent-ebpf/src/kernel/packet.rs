@@ -5,7 +5,6 @@ use agent_common::segment::{Element, Head, NAME_MAX, Packet, TOLD_MAX};
 use aya_ebpf::{
     EbpfContext,
     helpers::{
-        bpf_probe_read_kernel as read,
         generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
     },
 };
@@ -24,28 +23,29 @@ pub struct Skb {
 impl Skb {
     #[inline(always)]
     pub fn at(address: u64) -> Self {
-        let end: u32 = field(address, maps::skb_end()).unwrap_or(0);
+        let end: u32 = number(address, maps::skb_end());
+        let head: u64 = number(address, maps::skb_head());
         Self {
             address,
-            shared: pointer(address, maps::skb_head()) + u64::from(end),
+            shared: head + u64::from(end),
         }
     }
 
     /// Address of the first element of its list, or zero.
     #[inline(always)]
     pub fn list(self) -> u64 {
-        pointer(self.shared, maps::shared_list())
+        number(self.shared, maps::shared_list())
     }
 
     /// What decides how it is taken apart.
     #[inline(always)]
     pub fn head(self, features: u64) -> Head {
-        let len: u32 = field(self.address, maps::skb_len()).unwrap_or(0);
-        let protocol: u16 = field(self.address, maps::skb_protocol()).unwrap_or(0);
+        let len: u32 = number(self.address, maps::skb_len());
+        let protocol: u16 = number(self.address, maps::skb_protocol());
         Head {
             features,
-            kind: field(self.shared, maps::shared_kind()).unwrap_or(0),
-            size: field::<u16>(self.shared, maps::shared_size()).unwrap_or(0).into(),
+            kind: number(self.shared, maps::shared_kind()),
+            size: number::<u16>(self.shared, maps::shared_size()).into(),
             len,
             linear: linear(self.address, len),
             protocol: u16::from_be(protocol),
@@ -55,7 +55,7 @@ impl Skb {
     /// Its own pages.
     #[inline(always)]
     fn frags(self) -> u8 {
-        field(self.shared, maps::shared_frags()).unwrap_or(0)
+        number(self.shared, maps::shared_frags())
     }
 
     /// Writes down what it is.
@@ -64,7 +64,9 @@ impl Skb {
     ///
     /// `into` is in a map value.
     #[inline(always)]
-    pub unsafe fn describe<C: EbpfContext>(self, context: &C, head: &Head, into: *mut Packet) {
+    pub unsafe fn describe<C: EbpfContext>(self, context: &C, features: u64, into: *mut Packet) {
+        // Read once more, rather than known since: see `probes::segment::judge`.
+        let head = self.head(features);
         let device = pointer(self.address, maps::skb_device());
         let driver = pointer(pointer(device, maps::device_parent()), maps::device_driver());
         let socket = pointer(self.address, maps::skb_socket());
@@ -109,7 +111,7 @@ impl Skb {
 /// An element of a list.
 #[inline(always)]
 pub fn element(address: u64) -> Element {
-    let len: u32 = field(address, maps::skb_len()).unwrap_or(0);
+    let len: u32 = number(address, maps::skb_len());
     let linear = linear(address, len);
     // Only where there is nothing else it matters whether there are any.
     let frags = if linear == 0 {
@@ -118,7 +120,7 @@ pub fn element(address: u64) -> Element {
         0
     };
     let bit = maps::skb_head_frag();
-    let bits: u8 = field(address, bit / 8).unwrap_or(0);
+    let bits: u8 = number(address, bit / 8);
     Element {
         len,
         linear,
@@ -136,15 +138,26 @@ pub fn next(address: u64) -> u64 {
 /// How many bytes lie in a packet's own buffer (`skb_headlen`).
 #[inline(always)]
 fn linear(address: u64, len: u32) -> u32 {
-    let in_pages: u32 = field(address, maps::skb_data_len()).unwrap_or(0);
+    let in_pages: u32 = number(address, maps::skb_data_len());
     len.wrapping_sub(in_pages)
 }
 
 /// The first member of a structure, an address.
 #[inline(always)]
 fn first(address: u64) -> u64 {
-    // SAFETY: the helper fails, rather than faults, on a bad address.
-    unsafe { read(address as *const u64) }.unwrap_or(0)
+    number(address, 0)
+}
+
+/// What lies at `offset` behind `address`; zero where that is no memory. Without a
+/// branch: where it is read in a loop, each would double what the verifier walks through.
+#[inline(always)]
+fn number<T: Copy + Default>(address: u64, offset: u64) -> T {
+    let mut number = T::default();
+    let from = (address + offset) as *const _;
+    // SAFETY: the helper writes the size of `number`, zeros if it fails, and does not
+    // fault on a bad address.
+    unsafe { bpf_probe_read_kernel((&raw mut number).cast(), size_of::<T>() as u32, from) };
+    number
 }
 
 /// Writes down the first elements of a list; how many.

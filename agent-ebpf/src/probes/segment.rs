@@ -1,9 +1,16 @@
 //! A packet is about to be taken apart (`skb_segment`, net/core/skbuff.c): would the
 //! kernel stop at it? Then that is told, and waited for, before it does.
 
+#[cfg(feature = "basic")]
+#[path = "segment/basic.rs"]
+mod walk;
+#[cfg(not(feature = "basic"))]
+#[path = "segment/looped.rs"]
+mod walk;
+
 use agent_common::{
     hold,
-    segment::{ELEMENTS_MAX, List, Plan, Segments, check},
+    segment::{List, Plan, Segments, check},
 };
 use aya_ebpf::{
     EbpfContext,
@@ -28,87 +35,127 @@ fn skb_segment<C: EbpfContext>(context: &C, address: u64, features: u64) {
     unsafe { (*seen).packets += 1 };
     let packet = Skb::at(address);
     // Mostly none, and then nothing is to be checked.
-    let list = packet.list();
-    if list == 0 {
+    if packet.list() == 0 {
         return;
     }
-    let head = packet.head(features);
-    let Some(whole) = whole(list, seen) else {
-        // SAFETY: as above.
-        unsafe { (*seen).unjudged += 1 };
-        return;
-    };
-    let Some(mut plan) = Plan::of(&head, &whole) else {
-        return;
-    };
-    if !find(list, &mut plan, seen) {
-        return;
-    }
-    // SAFETY: as above. Read from the map, so that the verifier goes on here once, and
-    // not once for each element.
-    let (element, found) = unsafe {
-        (*seen).foreseen += 1;
-        (
-            (&raw const (*seen).element).read_volatile(),
-            (&raw const (*seen).found).read_volatile(),
-        )
-    };
-    if emit::foresee(|into| {
-        // SAFETY: `into` is in a map value.
-        unsafe {
-            (*into).check = found;
-            (*into).element = element;
-            (*into).elements = (&raw const (*seen).elements).read_volatile();
-            packet.describe(context, &head, into);
+    // SAFETY: as above; an interrupt leaves it as it was.
+    unsafe {
+        if (&raw const (*seen).busy).read_volatile() != 0 {
+            (*seen).unjudged += 1;
+            return;
         }
-    }) {
+        (&raw mut (*seen).busy).write_volatile(1);
+    }
+    judge(packet, features, seen);
+    // SAFETY: as above.
+    unsafe {
+        if (&raw const (*seen).found).read_volatile() != u32::from(check::NONE) {
+            (*seen).foreseen += 1;
+            foresee(context, packet, features, seen);
+        }
+        (&raw mut (*seen).busy).write_volatile(0);
+    }
+}
+
+/// Tells of it, and waits until that is out.
+#[inline(always)]
+fn foresee<C: EbpfContext>(context: &C, packet: Skb, features: u64, seen: *const Segments) {
+    let told = emit::foresee(|into| {
+        // SAFETY: `into` is in a map value, and `seen` is one.
+        unsafe {
+            (*into).check = (&raw const (*seen).found).read_volatile() as u8;
+            (*into).element = (&raw const (*seen).element).read_volatile();
+            (*into).elements = (&raw const (*seen).elements).read_volatile();
+            packet.describe(context, features, into);
+        }
+    });
+    if told {
         until_acked(hold::PREDICTION);
     }
 }
 
-/// All of a list, in short; `None` if it is too long to be looked at.
+/// Leaves in `seen` where the kernel would stop. What one step hands to the next lies in
+/// the map, of whose content the verifier knows nothing: it goes on from each step once,
+/// and not once for each of the ways through the one before.
 #[inline(always)]
-fn whole(first: u64, seen: *mut Segments) -> Option<List> {
-    let mut list = List::begun(packet::element(first));
-    let mut at = packet::next(first);
-    let mut element = 1;
-    while element < ELEMENTS_MAX {
-        if at == 0 {
-            break;
-        }
-        list = list.with(packet::element(at));
-        at = packet::next(at);
-        element += 1;
-    }
-    // SAFETY: a map value of this CPU.
-    unsafe { (*seen).elements = element };
-    (at == 0).then_some(list)
-}
-
-/// Looks for the first element that the kernel would stop at, and leaves it in `seen`.
-#[inline(always)]
-fn find(first: u64, plan: &mut Plan, seen: *mut Segments) -> bool {
-    let mut at = first;
-    let mut element = 0;
-    let mut result = check::NONE;
-    while element < ELEMENTS_MAX {
-        if at == 0 {
-            break;
-        }
-        let found = plan.next(packet::element(at));
-        if found != check::NONE {
-            result = found;
-            break;
-        }
-        at = packet::next(at);
-        element += 1;
-    }
+fn judge(packet: Skb, features: u64, seen: *mut Segments) {
     // SAFETY: a map value of this CPU.
     unsafe {
-        (&raw mut (*seen).element).write_volatile(element);
-        (&raw mut (*seen).found).write_volatile(result);
+        (&raw mut (*seen).found).write_volatile(check::NONE.into());
+        (&raw mut (*seen).list).write_volatile(List::default());
+        (&raw mut (*seen).elements).write_volatile(0);
+        (&raw mut (*seen).at).write_volatile(packet.list());
+        walk::measure_all(seen);
+        if (&raw const (*seen).at).read_volatile() != 0 {
+            (*seen).unjudged += 1;
+            return;
+        }
+        let list = (&raw const (*seen).list).read_volatile();
+        let Some(plan) = Plan::of(&packet.head(features), &list) else {
+            return;
+        };
+        (&raw mut (*seen).plan).write_volatile(plan);
+        (&raw mut (*seen).element).write_volatile(0);
+        (&raw mut (*seen).at).write_volatile(packet.list());
+        walk::look_at_all(seen);
     }
-    result != check::NONE
+}
+
+/// Adds the element that is next to what is known of the list; whether it was behind the
+/// last one.
+///
+/// # Safety
+///
+/// `seen` is a map value.
+#[inline(always)]
+unsafe fn measure(seen: *mut Segments) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let at = (&raw const (*seen).at).read_volatile();
+        if at == 0 {
+            return true;
+        }
+        let element = packet::element(at);
+        let list = (&raw const (*seen).list).read_volatile();
+        let elements = (&raw const (*seen).elements).read_volatile();
+        let list = if elements == 0 {
+            List::begun(element)
+        } else {
+            list.with(element)
+        };
+        (&raw mut (*seen).list).write_volatile(list);
+        (&raw mut (*seen).elements).write_volatile(elements + 1);
+        (&raw mut (*seen).at).write_volatile(packet::next(at));
+    }
+    false
+}
+
+/// Looks whether the kernel would stop at the element that is next; whether there is
+/// none to look at any more.
+///
+/// # Safety
+///
+/// As [`measure`].
+#[inline(always)]
+unsafe fn look(seen: *mut Segments) -> bool {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let at = (&raw const (*seen).at).read_volatile();
+        if at == 0 {
+            return true;
+        }
+        let mut plan = (&raw const (*seen).plan).read_volatile();
+        let found = plan.next(packet::element(at));
+        (&raw mut (*seen).plan).write_volatile(plan);
+        if found != check::NONE {
+            (&raw mut (*seen).found).write_volatile(found.into());
+            return true;
+        }
+        let element = (&raw const (*seen).element).read_volatile();
+        (&raw mut (*seen).element).write_volatile(element + 1);
+        (&raw mut (*seen).at).write_volatile(packet::next(at));
+    }
+    false
 }
 
 #[fentry]

@@ -184,14 +184,20 @@ fn up(name: &str, local: [u8; 4], mask: [u8; 4]) -> Result<()> {
 
 /// Takes a device down.
 pub(crate) fn down(name: &str) -> Result<()> {
+    flags(name, 0)
+}
+
+/// Sets the flags of a device.
+pub(crate) fn flags(name: &str, flags: libc::c_int) -> Result<()> {
     use std::os::fd::AsRawFd;
     let socket = socket()?;
-    // SAFETY: an all-zero ifreq is valid; no flags is what is asked for.
+    // SAFETY: an all-zero ifreq is valid; the union's field is the one that is read.
     unsafe {
         let mut request: libc::ifreq = std::mem::zeroed();
         for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from as libc::c_char;
         }
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
         check(libc::ioctl(
             socket.as_raw_fd(),
             libc::SIOCSIFFLAGS as _,
@@ -433,7 +439,7 @@ pub(crate) fn power_off() -> ! {
     }
 }
 
-fn check(result: libc::c_int) -> io::Result<()> {
+pub(crate) fn check(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
         Err(io::Error::last_os_error())
     } else {

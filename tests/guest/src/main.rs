@@ -10,6 +10,7 @@ mod crash;
 mod flood;
 mod machine;
 mod orders;
+mod traffic;
 mod ways;
 
 use std::io::{BufRead, BufReader, Write};

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use ways::{Step, Way};
 
-use crate::{machine, orders};
+use crate::{machine, orders, traffic};
 
 /// Why this machine cannot die so.
 pub(crate) fn missing(way: &Way) -> Option<String> {
@@ -20,9 +20,19 @@ pub(crate) fn missing(way: &Way) -> Option<String> {
     if let Some(file) = way.files().find(|file| !Path::new(file).exists()) {
         return Some(format!("this kernel has no {file}"));
     }
-    way.needs().find_map(|(file, wanted)| {
+    way.steps.iter().find_map(|step| {
+        let (file, wanted, whole) = match step {
+            Step::Need(file, wanted) => (file, wanted, true),
+            Step::NeedPart(file, wanted) => (file, wanted, false),
+            _ => return None,
+        };
         let text = fs::read_to_string(file).unwrap_or_default();
-        (text.trim() != wanted).then(|| format!("{file} is {} here", text.trim()))
+        let text = text.trim();
+        match (whole, text == *wanted, text.contains(wanted)) {
+            (true, true, _) | (false, _, true) => None,
+            (true, ..) => Some(format!("{file} is {text} here")),
+            (false, ..) => Some(format!("{file} has no {wanted:?} here")),
+        }
     })
 }
 
@@ -44,10 +54,11 @@ fn take(step: &Step) -> Result<()> {
         Step::Order(end) => orders::order(end)?,
         Step::ByPod(by) => orders::by_pod(by)?,
         Step::LoadKernel => machine::load_kernel()?,
+        Step::Traffic => traffic::mangled()?,
         Step::Exit => return Err(machine::exit()),
         Step::Down(name) => machine::down(name)?,
         // The host's, and what was looked at before.
-        Step::Monitor(_) | Step::Need(..) => {}
+        Step::Monitor(_) | Step::Need(..) | Step::NeedPart(..) => {}
         Step::EatMemory => machine::in_child(machine::eat_memory)?,
     }
     Ok(())

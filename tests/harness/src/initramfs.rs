@@ -25,6 +25,9 @@ const MODULES: &[&str] = &[
 /// Modules for the kinds of network that a node may have, loaded if a case asks.
 const NETWORKS: &[&str] = &["8021q", "bonding", "bridge", "veth"];
 
+/// Modules for traffic as of an overlay network, likewise.
+const TRAFFIC: &[&str] = &["tun", "sch_ingress", "cls_bpf"];
+
 /// Where a kernel can keep the log of its death; loaded if a case asks.
 const KEEPERS: &[&str] = &["reed_solomon", "ramoops", "efi_pstore"];
 
@@ -69,11 +72,19 @@ pub fn modules(kernel: &Kernel) -> Result<Vec<File>> {
         loader.add(name)?;
     }
     let networks = std::mem::take(&mut loader.order);
+    for name in TRAFFIC {
+        loader.add(name)?;
+    }
+    let traffic = std::mem::take(&mut loader.order);
     // One by one, with parameters: no list of them.
     for name in KEEPERS {
         loader.add(name)?;
     }
-    let orders = [("/modules/order", always), ("/modules/networks", networks)];
+    let orders = [
+        ("/modules/order", always),
+        ("/modules/networks", networks),
+        ("/modules/traffic", traffic),
+    ];
     let mut files = loader.files;
     files.extend(orders.map(|(path, order)| File {
         path: path.into(),

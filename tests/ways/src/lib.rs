@@ -44,6 +44,8 @@ pub enum Step {
     Write(&'static str, &'static str),
     /// Does nothing; but a machine that has another text in this file cannot die so.
     Need(&'static str, &'static str),
+    /// The same; but any other text has to be around this one.
+    NeedPart(&'static str, &'static str),
     /// Loads the crash module: this fault in this context
     /// (`tests/guest/module/boom.c`).
     Module {
@@ -67,6 +69,9 @@ pub enum Step {
     ByPod(By),
     /// Loads something for [`End::Kexec`] to start.
     LoadKernel,
+    /// Sends network traffic that a kernel with CVE-2024-42281 does not survive
+    /// (`tests/guest/src/traffic.rs`).
+    Traffic,
     /// PID 1 ends.
     Exit,
     /// Takes a network device down.
@@ -203,8 +208,15 @@ impl Way {
                 "segment-copied" => Some(Check::NotInAPage),
                 _ => None,
             },
+            Step::Traffic => Some(Check::HeadTooLong),
             _ => None,
         })
+    }
+
+    /// The known bug that it dies of, if it is one.
+    pub fn bug(&self) -> Option<&'static str> {
+        let is_it = |step: &Step| *step == Step::Traffic;
+        self.steps.iter().any(is_it).then_some("cve-2024-42281")
     }
 
     /// What is written into files for it.
@@ -223,18 +235,10 @@ impl Way {
         })
     }
 
-    /// What files must have in them for it.
-    pub fn needs(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        self.steps.iter().filter_map(|step| match step {
-            Step::Need(path, text) => Some((*path, *text)),
-            _ => None,
-        })
-    }
-
     /// The files that a kernel must have for it.
     pub fn files(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().filter_map(|step| match step {
-            Step::Write(path, _) | Step::Need(path, _) => Some(*path),
+            Step::Write(path, _) | Step::Need(path, _) | Step::NeedPart(path, _) => Some(*path),
             Step::Module { .. } | Step::ModuleInChild { .. } => Some(MODULE),
             _ => None,
         })

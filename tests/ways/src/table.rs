@@ -303,6 +303,17 @@ pub static ALL: &[Way] = &[
     fault!("segment-short", SEGMENT_SHORT, softirq),
     fault!("segment-empty", SEGMENT_EMPTY, softirq),
     fault!("segment-copied", SEGMENT_COPIED, softirq),
+    // The first of them, by nothing but traffic, on the last Debian kernel before the fix.
+    fault!(
+        "segment-traffic",
+        SEGMENT_LONG,
+        Panic,
+        Softirq,
+        &[
+            Step::NeedPart("/proc/version", "Debian 5.10.223-1"),
+            Step::Traffic
+        ]
+    ),
     order(
         "reboot-f",
         &[Step::ByPod(By::Process(End::Restart))],

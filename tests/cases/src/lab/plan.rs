@@ -121,7 +121,10 @@ pub fn scenes<'a>(
             let had = known.iter().filter(of_it).count();
             for run in 0..runs {
                 // Drawn in any case, as above.
-                let task = dice.task(on, How::Scene(scene), true);
+                let task = Task {
+                    next_boot: run == 0,
+                    ..dice.task(on, How::Scene(scene), true)
+                };
                 if run >= had {
                     tasks.push_back(task);
                 }

