@@ -19,8 +19,9 @@ use basic::spin;
 #[cfg(not(feature = "basic"))]
 use looped::spin;
 
-/// A prediction may use one in so many of the time that a death may be held for.
-const PREDICTION_SHARE: u64 = 4;
+/// A prediction leaves one in so many of the time that a death may be held for to the
+/// death. The threads are awake then, and their way out is warm.
+const DEATH_SHARE: u64 = 5;
 
 /// One hold.
 struct Wait {
@@ -54,9 +55,8 @@ pub fn until_acked(point: u8) {
             (*control).hold_used_ns,
         )
     };
-    // What is foretold may not come; if it does, most is left for it.
     let limit = if point == hold::PREDICTION {
-        limit / PREDICTION_SHARE
+        limit - limit / DEATH_SHARE
     } else {
         limit
     };

@@ -187,6 +187,16 @@ pub(crate) fn down(name: &str) -> Result<()> {
     flags(name, 0)
 }
 
+/// Locks as much memory as it takes: before 5.11 BPF programs and maps count as that.
+pub(crate) fn lock_any_memory() -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: libc::RLIM_INFINITY,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: the limit is read, and nothing else.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) })
+}
+
 /// Sets the flags of a device.
 pub(crate) fn flags(name: &str, flags: libc::c_int) -> Result<()> {
     use std::os::fd::AsRawFd;

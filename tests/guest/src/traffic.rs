@@ -45,6 +45,7 @@ pub(crate) fn mangled() -> Result<()> {
     let attribute = |name: &str| format!("/sys/class/net/{IN}/{name}");
     fs::write(attribute("gro_flush_timeout"), "200000000")?;
     fs::write(attribute("napi_defer_hard_irqs"), "100")?;
+    machine::lock_any_memory()?;
     let program = load(index(OUT)?).context("the BPF program")?;
     attach(&program, index(IN)?).context("attaching the BPF program")?;
     let mut sequence = 1000;
