@@ -6,6 +6,11 @@
 //! with `BUG_ON`: a packet that is otherwise ends the machine. Here the same is checked
 //! before. The conditions have been the same from 5.10 to 7.3.
 
+#![expect(
+    clippy::inline_always,
+    reason = "in an eBPF program, what is not inlined is a call with limits of its own"
+)]
+
 use crate::COMM_MAX;
 use crate::asked::{CGROUP_MAX, CGROUPS_MAX};
 

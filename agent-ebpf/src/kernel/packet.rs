@@ -4,9 +4,7 @@
 use agent_common::segment::{Element, Head, NAME_MAX, Packet, TOLD_MAX};
 use aya_ebpf::{
     EbpfContext,
-    helpers::{
-        generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
-    },
+    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
 };
 
 use super::{cgroup, field, pointer, stack};
@@ -68,7 +66,10 @@ impl Skb {
         // Read once more, rather than known since: see `probes::segment::judge`.
         let head = self.head(features);
         let device = pointer(self.address, maps::skb_device());
-        let driver = pointer(pointer(device, maps::device_parent()), maps::device_driver());
+        let driver = pointer(
+            pointer(device, maps::device_parent()),
+            maps::device_driver(),
+        );
         let socket = pointer(self.address, maps::skb_socket());
         // SAFETY: the caller's promise; the helpers write at most as many bytes as they
         // are told, and fail, rather than fault, on a bad address.
@@ -79,11 +80,8 @@ impl Skb {
             (*into).len = head.len;
             (*into).linear = head.linear;
             (*into).frags = self.frags().into();
-            (*into).netns = field(
-                pointer(device, maps::device_net()),
-                maps::net_number(),
-            )
-            .unwrap_or(0);
+            (*into).netns =
+                field(pointer(device, maps::device_net()), maps::net_number()).unwrap_or(0);
             (*into).device_index = field(device, maps::device_index()).unwrap_or(0);
             (*into).device[0] = 0;
             if device != 0 {

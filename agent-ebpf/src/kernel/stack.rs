@@ -10,7 +10,8 @@ const FUNCTIONS: usize = 12;
 /// Name and offset of each.
 #[cfg(not(feature = "basic"))]
 #[unsafe(link_section = ".rodata")]
-static FORMAT: [u8; FUNCTIONS * 4 + 1] = *b"\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\0";
+static FORMAT: [u8; FUNCTIONS * 4 + 1] =
+    *b"\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\0";
 
 /// Writes them down, with the kernel's own names.
 ///
@@ -30,7 +31,13 @@ pub unsafe fn write<C: EbpfContext>(context: &C, into: *mut [u8; STACK_MAX]) {
         (*into)[0] = 0;
         let stack = addresses.as_mut_ptr();
         if bpf_get_stack(context.as_ptr(), stack.cast(), len, 0) > 0 {
-            bpf_snprintf(into.cast(), STACK_MAX as u32, FORMAT.as_ptr().cast(), stack, len);
+            bpf_snprintf(
+                into.cast(),
+                STACK_MAX as u32,
+                FORMAT.as_ptr().cast(),
+                stack,
+                len,
+            );
         }
     }
 }

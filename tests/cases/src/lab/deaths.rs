@@ -163,6 +163,7 @@ impl Deaths {
     }
 
     /// With this batch instead of those that it has the draws of.
+    #[must_use]
     pub fn with(mut self, batch: Batch) -> Self {
         let is_in =
             |b: &Batch| b.seed == batch.seed && batch.first <= b.first && b.end <= batch.end;

@@ -153,6 +153,7 @@ pub fn held(points: impl IntoIterator<Item = HoldPoint>) -> Vec<HoldPoint> {
 }
 
 /// What a way's expectations are held against.
+#[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct Facts<'a> {
     ended: bool,
     /// Something was out before the console had the line that says why.
