@@ -1,5 +1,7 @@
 //! The only code that writes to the ring.
 
+use core::arch::asm;
+
 use agent_common::{
     COMM_MAX, Control, DETAIL_PACKET, KIND_LINE, KIND_MARK, LEVEL_UNKNOWN, RING_SLOTS, Slot,
     TEXT_MAX, notice, segment::Packet,
@@ -71,6 +73,24 @@ fn publish(slot: *mut Slot, seq: u64) {
     }
 }
 
+/// No more than [`TEXT_MAX`]. In assembly, because the compiler may compare a register and
+/// use a copy in memory, of which verifiers before 6.8 then know nothing.
+#[inline(always)]
+fn at_most_a_text(len: u32) -> u32 {
+    let mut len = u64::from(len);
+    // SAFETY: a comparison, and a jump over the instruction behind it.
+    unsafe {
+        asm!(
+            "if {len} <= {max} goto +1",
+            "{len} = {max}",
+            len = inout(reg) len,
+            max = const TEXT_MAX,
+            options(pure, nomem, nostack)
+        );
+    }
+    len as u32
+}
+
 /// Keeps one line of the kernel log.
 #[inline(always)]
 pub fn line(text: &Text) {
@@ -80,11 +100,7 @@ pub fn line(text: &Text) {
     let Some((slot, seq)) = take(control, KIND_LINE) else {
         return;
     };
-    let len = if text.len > TEXT_MAX as u32 {
-        TEXT_MAX as u32
-    } else {
-        text.len
-    };
+    let len = at_most_a_text(text.len);
     // SAFETY: `slot` is a map value; the helper writes at most `TEXT_MAX` bytes
     // into its text and fails, rather than faults, on a bad address.
     let failed = unsafe {

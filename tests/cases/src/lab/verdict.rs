@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use agent_core::engine::{self, Engine, Input};
 use agent_core::model::{
-    Asked, Body, Death, DeathState, HoldPoint, KnownBug, Line, Means, Proof, ReasonCode, Timestamp,
-    Word,
+    Asked, Body, Death, DeathState, HoldPoint, Inventory, KnownBug, Line, Means, Proof, ReasonCode,
+    Timestamp, Word,
 };
 use anyhow::{Context as _, Result};
 use harness::vm::{ConsoleLine, Outcome};
@@ -127,6 +127,16 @@ pub fn judge(way: &Way, demand: Demand, since: Instant, outcome: &Outcome) -> Re
         reason: death.map(engine::reason_code),
         channels: BTreeMap::new(),
     })
+}
+
+/// What a boot says that it is made of; `None` until its hello is whole.
+pub fn inventory(said: &[Datagram]) -> Result<Option<Inventory>> {
+    let bodies = Heard::from(said)?.bodies.into_iter();
+    let hello = bodies.filter_map(|(_, body)| match body {
+        Body::Hello(inventory) => Some(*inventory),
+        _ => None,
+    });
+    Ok(hello.last())
 }
 
 /// Whether a boot that said `before`, and no word of its end, is known to be dead
