@@ -132,11 +132,11 @@ pub fn judge(way: &Way, demand: Demand, since: Instant, outcome: &Outcome) -> Re
 /// What a boot says that it is made of; `None` until its hello is whole.
 pub fn inventory(said: &[Datagram]) -> Result<Option<Inventory>> {
     let bodies = Heard::from(said)?.bodies.into_iter();
-    let hello = bodies.filter_map(|(_, body)| match body {
+    let mut hello = bodies.filter_map(|(_, body)| match body {
         Body::Hello(inventory) => Some(*inventory),
         _ => None,
     });
-    Ok(hello.last())
+    Ok(hello.next_back())
 }
 
 /// Whether a boot that said `before`, and no word of its end, is known to be dead
