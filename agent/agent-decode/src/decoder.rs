@@ -77,7 +77,15 @@ static NEEDLES: LazyLock<AhoCorasick> = LazyLock::new(|| {
     let longer = |a: &'static str, b: &'static str| if a.len() >= b.len() { a } else { b };
     let wordings = wording::WORDINGS.iter().map(|w| longer(w.start, w.needs));
     let anywhere = wording::ANYWHERE.iter().map(|(text, _)| *text);
-    let others = ["[ cut here ]", "Linux version ", "DMI: ", ",ncfrag="];
+    let others = [
+        "[ cut here ]",
+        "Linux version ",
+        "DMI: ",
+        ",ncfrag=",
+        // As numbers it has no word in it.
+        "\"MESSAGE\":[",
+        "\"MESSAGE\" : [",
+    ];
     let panics = wording::PANICS.iter().copied();
     let all = wordings.chain(anywhere).chain(others).chain(panics);
     // The words are constants; with none of them nothing would ever be found.

@@ -30,6 +30,7 @@ pub struct Stripped<'a> {
 
 /// The line as text: without colours, line end, and a container that writes JSON.
 pub(crate) fn clean(line: &[u8]) -> Cow<'_, str> {
+    let line = unframed(line);
     let end = line.iter().rposition(|b| !matches!(b, b'\r' | b'\n'));
     let line = String::from_utf8_lossy(&line[..end.map_or(0, |end| end + 1)]);
     let line = match line.starts_with('{').then(|| json(&line)).flatten() {
@@ -40,6 +41,26 @@ pub(crate) fn clean(line: &[u8]) -> Cow<'_, str> {
         return Cow::Owned(plain(&line));
     }
     line
+}
+
+/// The longest text of a journal's field that is looked for, in bytes.
+const FIELD_MAX: u64 = 0xffff;
+
+/// Without the eight bytes of length that a journal's export puts before a text with
+/// control characters, which is on the line behind its field's name (systemd, "Journal
+/// Export Formats"). No text begins so.
+fn unframed(line: &[u8]) -> &[u8] {
+    let Some((length, text)) = line.split_first_chunk() else {
+        return line;
+    };
+    let length = u64::from_le_bytes(*length);
+    // It may have more lines than this one.
+    let at_least = text.strip_suffix(b"\n").unwrap_or(text).len() as u64;
+    if (1..=FIELD_MAX).contains(&length) && length >= at_least {
+        text
+    } else {
+        line
+    }
 }
 
 /// The line without level, time stamp, caller, syslog header and line end, so
@@ -309,6 +330,18 @@ fn plain(line: &str) -> String {
     text
 }
 
+/// What `journalctl -o json` writes as a list of bytes: a text with control characters.
+fn json_bytes(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("\"MESSAGE\"")?;
+    let rest = rest.trim_start().strip_prefix(':')?.trim_start();
+    let list = rest.strip_prefix('[')?.split(']').next()?;
+    let numbers = list
+        .split(',')
+        .map_while(|number| number.trim().parse().ok());
+    let bytes: Vec<u8> = numbers.collect();
+    Some(String::from_utf8_lossy(&bytes).replace(['\n', '\r'], " "))
+}
+
 /// What is logged, of an object as container runtimes and `journalctl -o json` write it.
 fn json(line: &str) -> Option<String> {
     let value = |name: &str| {
@@ -318,13 +351,21 @@ fn json(line: &str) -> Option<String> {
             .trim_start()
             .strip_prefix('"')
     };
-    let text = value("\"MESSAGE\"").or_else(|| value("\"log\""))?;
+    let listed = json_bytes(line);
+    let text = value("\"MESSAGE\"").or_else(|| value("\"log\""));
+    if text.is_none() && listed.is_none() {
+        return None;
+    }
     let by = value("\"SYSLOG_IDENTIFIER\"").or_else(|| value("\"_TRANSPORT\""));
-    let mut out = String::with_capacity(text.len());
+    let mut out = String::with_capacity(line.len());
     if by.is_some_and(|by| !by.starts_with("kernel\"")) {
         out.push_str("program: ");
     }
-    let mut chars = text.chars();
+    if let Some(listed) = listed {
+        out.push_str(listed.trim_end());
+        return Some(out);
+    }
+    let mut chars = text?.chars();
     while let Some(c) = chars.next() {
         match c {
             '"' => break,
@@ -503,6 +544,18 @@ mod tests {
                 b"{\"_TRANSPORT\":\"stdout\",\"MESSAGE\":\"BUG: x\"}",
                 "program: BUG: x",
             ),
+            (
+                b"{\"_TRANSPORT\":\"kernel\",\"MESSAGE\":[66,85,71,58,32,27,91,49,109,120]}",
+                "BUG: x",
+            ),
+            (
+                b"{ \"MESSAGE\" : [ 66, 85, 71, 58, 32, 120, 10 ], \"_TRANSPORT\" : \"stdout\" }",
+                "program: BUG: x",
+            ),
+            // Of an export; the second has another line behind it.
+            (b"\x07\0\0\0\0\0\0\0BUG: \x07x\n", "BUG: \u{7}x"),
+            (b"\x2c\x01\0\0\0\0\0\0BUG: x\n", "BUG: x"),
+            (b"\x02\0\0\0\0\0\0\0BUG: x\n", "\u{2}\0\0\0\0\0\0\0BUG: x"),
             (b"\xff\n", "\u{fffd}"),
             (b"\n", ""),
         ] {

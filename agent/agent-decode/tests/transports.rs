@@ -133,6 +133,14 @@ fn dresses(lines: &[Line<'_>]) -> Vec<(&'static str, Vec<u8>)> {
             }),
         ),
         (
+            "JSON of bytes",
+            each(lines, |log, _, _, text| {
+                let bytes: Vec<String> = text.bytes().map(|b| b.to_string()).collect();
+                let bytes = bytes.join(",");
+                let _ = writeln!(log, "{{\"_TRANSPORT\":\"kernel\",\"MESSAGE\":[{bytes}]}}");
+            }),
+        ),
+        (
             "netconsole",
             each(lines, |log, at, s, text| {
                 let _ = writeln!(log, "6.1.0,4,{},{:.0},-;{text}", at + 100, s * 1e6);
