@@ -280,17 +280,29 @@ pub struct Packet {
     pub stack: [u8; STACK_MAX],
 }
 
+/// CPUs that [`Segments`] are kept of; packets on others are not looked at.
+pub const CPUS_MAX: u32 = 512;
+
+/// Of so many packets the time is taken for one; a power of two.
+pub const SAMPLE_EVERY: u64 = 256;
+
 /// What one CPU has seen of packets that are taken apart.
-#[repr(C)]
+#[repr(C, align(64))]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Segments {
     /// All of them.
     pub packets: u64,
+    /// Those of which the time was taken.
+    pub sampled: u64,
+    /// And how much that was, in nanoseconds.
+    pub sampled_ns: u64,
     /// Not judged: with a list too long to be looked at, or in an interrupt while another
     /// one was.
     pub unjudged: u64,
     /// That the kernel would stop at.
     pub foreseen: u64,
+    /// When the last sample began.
+    pub started_ns: u64,
     /// The element that is next, or zero. This and what is below is of the packet that is
     /// looked at.
     pub at: u64,
@@ -308,7 +320,8 @@ pub struct Segments {
     pub busy: u32,
 }
 
-const _: () = assert!(size_of::<Segments>() == 80);
+const _: () = assert!(size_of::<Segments>() == 128);
+const _: () = assert!(SAMPLE_EVERY.is_power_of_two());
 const _: () = assert!(size_of::<Packet>() <= crate::TEXT_MAX);
 const _: () = assert!(core::mem::offset_of!(crate::Slot, text) % align_of::<Packet>() == 0);
 

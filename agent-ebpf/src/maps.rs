@@ -3,7 +3,7 @@
 use agent_common::{
     Control, RING_SLOTS, Slot,
     asked::{MEANS, TOLD_ENTRIES, Told},
-    segment::Segments,
+    segment::{CPUS_MAX, Segments},
 };
 use aya_ebpf::{
     macros::map,
@@ -68,9 +68,9 @@ pub struct Sprint {
     pub arguments: u64,
 }
 
-/// What was seen of packets that are taken apart.
+/// What was seen of packets that are taken apart: an entry a CPU, in memory that user space maps.
 #[map]
-pub static SEGMENTS: PerCpuArray<Segments> = PerCpuArray::with_max_entries(1, 0);
+pub static SEGMENTS: Array<Segments> = Array::with_max_entries(CPUS_MAX, MMAPABLE);
 
 /// When the last one was foretold (`bpf_ktime_get_ns`).
 #[map]

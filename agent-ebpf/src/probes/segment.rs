@@ -10,10 +10,11 @@ mod walk;
 
 use agent_common::{
     hold,
-    segment::{List, Plan, Segments, check},
+    segment::{List, Plan, SAMPLE_EVERY, Segments, check},
 };
 use aya_ebpf::{
     EbpfContext,
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
     macros::{fentry, kprobe},
     programs::{FEntryContext, ProbeContext},
 };
@@ -28,21 +29,57 @@ use crate::{
 /// `struct sk_buff *skb_segment(struct sk_buff *head_skb, netdev_features_t features)`
 #[inline(always)]
 fn skb_segment<C: EbpfContext>(context: &C, address: u64, features: u64) {
-    let Some(seen) = SEGMENTS.get_ptr_mut(0) else {
+    let Some(seen) = of_this_cpu() else {
         return;
     };
     // SAFETY: a map value of this CPU. An interrupt in between costs one count.
-    unsafe { (*seen).packets += 1 };
-    let packet = Skb::at(address);
-    // Mostly none, and then nothing is to be checked.
-    if packet.list() == 0 {
-        return;
+    let count = unsafe { (*seen).packets };
+    // SAFETY: as above.
+    unsafe { (*seen).packets = count + 1 };
+    if count & (SAMPLE_EVERY - 1) == 0 {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*seen).started_ns).write_volatile(bpf_ktime_get_ns()) };
     }
-    // SAFETY: as above; an interrupt leaves it as it was.
+    let packet = Skb::at(address);
+    let is_bad = is_bad(packet, features, seen);
+    // Read once more, or the compiler would make two programs of one, for samples and all
+    // others.
+    // SAFETY: as above.
+    unsafe {
+        let count = (&raw const (*seen).packets).read_volatile();
+        if count & (SAMPLE_EVERY - 1) == 1 {
+            let started = (&raw const (*seen).started_ns).read_volatile();
+            (*seen).sampled += 1;
+            (*seen).sampled_ns += bpf_ktime_get_ns().wrapping_sub(started);
+        }
+    }
+    if is_bad {
+        foresee(context, packet, features, seen);
+        // SAFETY: as above.
+        unsafe { (&raw mut (*seen).busy).write_volatile(0) };
+    }
+}
+
+/// What this CPU has seen.
+#[inline(always)]
+fn of_this_cpu() -> Option<*mut Segments> {
+    // SAFETY: a helper without arguments.
+    SEGMENTS.get_ptr_mut(unsafe { bpf_get_smp_processor_id() })
+}
+
+/// Whether the kernel would stop at a packet; then `seen` says where, and is busy until
+/// that is told.
+#[inline(always)]
+fn is_bad(packet: Skb, features: u64, seen: *mut Segments) -> bool {
+    // Mostly there is no list, and then nothing is to be checked.
+    if packet.list() == 0 {
+        return false;
+    }
+    // SAFETY: a map value of this CPU; an interrupt leaves it as it was.
     unsafe {
         if (&raw const (*seen).busy).read_volatile() != 0 {
             (*seen).unjudged += 1;
-            return;
+            return false;
         }
         (&raw mut (*seen).busy).write_volatile(1);
     }
@@ -51,10 +88,11 @@ fn skb_segment<C: EbpfContext>(context: &C, address: u64, features: u64) {
     unsafe {
         if (&raw const (*seen).found).read_volatile() != u32::from(check::NONE) {
             (*seen).foreseen += 1;
-            foresee(context, packet, features, seen);
+            return true;
         }
         (&raw mut (*seen).busy).write_volatile(0);
     }
+    false
 }
 
 /// Tells of it, and waits until that is out.

@@ -1,5 +1,7 @@
 //! `lastgasp agent`.
 
+mod predictor;
+
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
+use self::predictor::Predictor;
 use crate::config::{self, agent::Agent, agent::Netconsole as Wanted};
 use crate::gasp::beacon;
 use crate::gasp::drain::{Drain, Losses, MAX_COLLECTORS, Reserve, Shared};
@@ -73,6 +76,7 @@ struct Started {
     attached: Attached,
     threads: Vec<JoinHandle<()>>,
     tellers: Tellers,
+    predictor: Predictor,
     collectors: Vec<SocketAddr>,
     ports: Vec<u16>,
     netconsole: Option<Netconsole>,
@@ -105,7 +109,9 @@ impl Started {
             .map(|s| s.local_addr().map_or(0, |a| a.port()))
             .collect();
         let cpus = drain_cpus(agent)?;
-        let (attached, memory) = attach::attach(&probes::roles(), agent.ebpf_log)?;
+        let mut roles = probes::roles();
+        roles.retain(|role| agent.predict_cost_max > 0 || role.name != probes::segment::NAME);
+        let (attached, memory) = attach::attach(&roles, agent.ebpf_log)?;
         report(&attached);
 
         let hold = if cpus.len() > 1 {
@@ -160,6 +166,7 @@ impl Started {
             attached,
             threads,
             tellers: memory.tellers,
+            predictor: Predictor::new(memory.segments, agent.predict_cost_max),
             collectors,
             ports,
             netconsole,
@@ -178,12 +185,6 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
             .log()
             .context("cannot read the eBPF programs' diagnostics")?;
     }
-    let statuses: Vec<(String, String)> = started
-        .attached
-        .statuses
-        .iter()
-        .map(|s| (s.role.to_owned(), s.summary()))
-        .collect();
     let (connection, netlink, _) = rtnetlink::new_connection().context("cannot open netlink")?;
     tokio::spawn(connection);
     if let Some((leftovers, own, keys)) = started.leftovers.take() {
@@ -211,7 +212,9 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         }
         shared.ring.set_crash_kernel(crash_kernel_loaded());
         if next_hello <= Instant::now() {
-            let mut statuses = statuses.clone();
+            let statuses = started.attached.statuses.iter();
+            let mut statuses: Vec<(String, String)> =
+                statuses.map(|s| (s.role.to_owned(), s.summary())).collect();
             let netconsole = beside.as_ref().map(|beside| beside.status.borrow().clone());
             let netconsole = netconsole.unwrap_or_else(|| "off".to_owned());
             statuses.push(("netconsole".to_owned(), netconsole));
@@ -223,6 +226,11 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         }
         beacon::heartbeat(&shared);
         say_losses(&shared.losses, &mut lost);
+        if let Some(why) = started.predictor.look() {
+            warn!("packets are not looked at any more: {why}");
+            started.attached.turn_off(probes::segment::NAME, why);
+            next_hello = Instant::now();
+        }
         if !agent.udp_only {
             ways.refresh(&netlink, &started, &shared).await;
             if let Some(beside) = &mut beside

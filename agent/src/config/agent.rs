@@ -60,6 +60,11 @@ pub struct Low {
     /// milliseconds, 500 to 60000 [default: 3000].
     #[arg(long, env = "LASTGASP_SURVIVED_MS", value_name = "MS")]
     pub survived_ms: Option<u64>,
+    /// Most that looking at packets before the kernel takes them apart (`skb_segment`) may
+    /// cost, in percent of one CPU, 0 to 100: above it for ten seconds, the probe is taken
+    /// away until the agent starts again; 0 never attaches it [default: 2].
+    #[arg(long, env = "LASTGASP_PREDICT_COST_MAX", value_name = "PERCENT")]
+    pub predict_cost_max: Option<u32>,
     /// Send by UDP only, not below it.
     #[arg(long, env = "LASTGASP_UDP_ONLY", num_args = 0..=1, default_missing_value = "true")]
     pub udp_only: Option<bool>,
@@ -163,6 +168,8 @@ pub struct Agent {
     pub priority: u8,
     /// Their CPUs, if given.
     pub cpus: Option<Vec<u32>>,
+    /// Most that looking at packets may cost, in percent of one CPU.
+    pub predict_cost_max: u32,
     /// No AF_PACKET.
     pub udp_only: bool,
     /// Whether netconsole is set up.
@@ -252,6 +259,11 @@ impl Low {
             },
             priority: in_range("priority", self.priority.unwrap_or(90), 1..=99)?,
             cpus: self.cpus,
+            predict_cost_max: in_range(
+                "predict-cost-max",
+                self.predict_cost_max.unwrap_or(2),
+                0..=100,
+            )?,
             udp_only: self.udp_only.unwrap_or(false),
             netconsole: self.netconsole.unwrap_or_default(),
             netconsole_port: in_range(

@@ -18,6 +18,7 @@ use super::fits::{Kernel, Plan};
 use super::ring::CrashRing;
 use super::role::{Candidate, How, Role};
 use super::sched;
+use super::segments::SegmentCounts;
 use super::told::Tellers;
 
 /// The object built from `agent-ebpf` (`cargo xtask build-ebpf`).
@@ -48,6 +49,9 @@ pub struct Status {
     pub without: &'static str,
     /// What was tried, in order; the last one is attached, if any is.
     pub attempts: Vec<Attempt>,
+    /// The program that is attached.
+    #[serde(skip)]
+    program: Option<&'static str>,
 }
 
 impl Status {
@@ -133,6 +137,8 @@ pub struct Shared {
     pub bells: [Bell; 2],
     /// Who told PID 1 to stop the machine.
     pub tellers: Tellers,
+    /// What was seen of packets that are taken apart.
+    pub segments: SegmentCounts,
 }
 
 /// Loads the object and attaches every role.
@@ -166,12 +172,18 @@ pub fn attach(roles: &[&'static Role], verbose: bool) -> Result<(Attached, Share
     };
     let tellers = Tellers::map(array(&ebpf, "TOLD")?.fd());
     let tellers = tellers.map_err(|e| Error::Mapping("TOLD", e))?;
+    let segments = SegmentCounts::map(array(&ebpf, "SEGMENTS")?.fd());
+    let segments = segments.map_err(|e| Error::Mapping("SEGMENTS", e))?;
     let bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
 
-    let statuses = plans.into_iter().map(|plan| Status {
-        role: plan.role.name,
-        without: plan.role.without,
-        attempts: fill(&mut ebpf, plan.ways, btf.as_ref()),
+    let statuses = plans.into_iter().map(|plan| {
+        let (attempts, program) = fill(&mut ebpf, plan.ways, btf.as_ref());
+        Status {
+            role: plan.role.name,
+            without: plan.role.without,
+            attempts,
+            program,
+        }
     });
     let statuses = statuses.collect();
     let attached = Attached {
@@ -183,11 +195,31 @@ pub fn attach(roles: &[&'static Role], verbose: bool) -> Result<(Attached, Share
         ring,
         bells,
         tellers,
+        segments,
     };
     Ok((attached, shared))
 }
 
 impl Attached {
+    /// Takes the program of a role away for good, and says why in its status.
+    pub fn turn_off(&mut self, role: &str, why: String) {
+        let Some(status) = self.statuses.iter_mut().find(|s| s.role == role) else {
+            return;
+        };
+        let Some(program) = status.program.take() else {
+            return;
+        };
+        // Its links go with it. What cannot be unloaded is not loaded.
+        let _ = match self.ebpf.program_mut(program) {
+            Some(Program::FEntry(program)) => program.unload(),
+            Some(Program::KProbe(program)) => program.unload(),
+            _ => Ok(()),
+        };
+        if let Some(attempt) = status.attempts.last_mut() {
+            attempt.refused = Some(why);
+        }
+    }
+
     /// Passes the programs' own diagnostics on to the agent's log. Must be
     /// called inside a tokio runtime.
     pub fn log(&mut self) -> Result<(), aya_log::Error> {
@@ -226,12 +258,12 @@ fn loops() -> bool {
     asked.unwrap_or(true)
 }
 
-/// Tries the ways in turn.
+/// Tries the ways in turn; gives also the program that is attached.
 fn fill(
     ebpf: &mut Ebpf,
     ways: Vec<(&'static Candidate, Result<(), String>)>,
     btf: Option<&aya::Btf>,
-) -> Vec<Attempt> {
+) -> (Vec<Attempt>, Option<&'static str>) {
     let mut attempts = Vec::new();
     for (candidate, fits) in ways {
         let result = fits.and_then(|()| attach_one(ebpf, candidate, btf));
@@ -243,10 +275,10 @@ fn fill(
             refused,
         });
         if done {
-            break;
+            return (attempts, Some(candidate.program));
         }
     }
-    attempts
+    (attempts, None)
 }
 
 fn attach_one(

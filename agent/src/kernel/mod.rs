@@ -11,6 +11,7 @@ pub mod packet;
 pub mod ring;
 pub mod role;
 pub mod sched;
+pub mod segments;
 pub mod symbols;
 pub mod told;
 pub mod udp;

@@ -6,7 +6,7 @@ mod oops;
 mod panic;
 mod printk;
 mod restart;
-mod segment;
+pub mod segment;
 mod stall;
 mod stop;
 mod told;

@@ -24,8 +24,11 @@ const ONLY_WITH: (Thing, &str) = (
     "this kernel does not tell where a packet's fields lie",
 );
 
+/// The role's name.
+pub const NAME: &str = "packets of death";
+
 pub(super) const ROLES: &[Role] = &[Role {
-    name: "packets of death",
+    name: NAME,
     without: "a packet that the kernel is about to stop at (BUG in skb_segment) is not told beforehand",
     candidates: &[
         Candidate {

@@ -18,6 +18,7 @@
 //! | `churn CPU` | maps and unmaps memory on a CPU from now on |
 //! | `still CPU` | has a CPU stand still, with its interrupts off, for some seconds from now on |
 //! | `pour ADDRESS:PORT THREADS` | sends UDP as fast as that goes, from now on |
+//! | `merged PACKETS` | has GRO merge packets and sends them on by a device that has them taken apart; answers with how many segments that made |
 //! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
 //! | `wake US MS` | wakes two threads this often for this time, for nothing |
 //! | `clock MS` | compares the clock of two CPUs for this long |
@@ -35,7 +36,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{clock, crash, flood, machine, orders, ways};
+use crate::{clock, crash, flood, machine, orders, traffic, ways};
 
 /// What a machine that has a shell has it in.
 const SHELL: &str = "/bin/busybox";
@@ -98,6 +99,7 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
                 std::thread::spawn(move || flood::pour(&socket, to));
             }
         }
+        "merged" => return Ok(traffic::merged(first.parse()?)?.to_string()),
         "flood" => return flood::flood(first.parse()?, Duration::from_millis(second.parse()?)),
         "clock" => return clock::check(Duration::from_millis(first.parse()?)),
         "wake" => {

@@ -30,7 +30,10 @@ const SEGMENTS: usize = 19;
 const HEADER: i32 = 50;
 
 /// Once is enough; a packet that GRO sent on too early is made up for.
-const ROUNDS: u16 = 20;
+const ROUNDS: u32 = 20;
+
+/// GRO waits so long for more.
+const FLUSH: Duration = Duration::from_millis(200);
 const PAUSE: Duration = Duration::from_millis(300);
 
 /// `IFF_NAPI` (include/uapi/linux/if_tun.h): through GRO, as a card does.
@@ -38,25 +41,46 @@ const NAPI: libc::c_int = 0x0010;
 
 /// Sends it; returns if the kernel lives on.
 pub(crate) fn mangled() -> Result<()> {
+    send(true, ROUNDS, FLUSH, PAUSE).map(drop)
+}
+
+/// Sends as many merged packets that are as they should be; gives how many segments left
+/// by the other device.
+pub(crate) fn merged(packets: u32) -> Result<u64> {
+    send(
+        false,
+        packets,
+        Duration::from_millis(2),
+        Duration::from_millis(4),
+    )
+}
+
+fn send(mangle: bool, rounds: u32, flush: Duration, pause: Duration) -> Result<u64> {
     machine::load(MODULES)?;
     let mut inside = tap(IN, NAPI).context(IN)?;
     let _outside = tap(OUT, 0).context(OUT)?;
     // GRO waits for all of them.
     let attribute = |name: &str| format!("/sys/class/net/{IN}/{name}");
-    fs::write(attribute("gro_flush_timeout"), "200000000")?;
+    fs::write(attribute("gro_flush_timeout"), flush.as_nanos().to_string())?;
     fs::write(attribute("napi_defer_hard_irqs"), "100")?;
     machine::lock_any_memory()?;
-    let program = load(index(OUT)?).context("the BPF program")?;
+    let program = load(index(OUT)?, mangle).context("the BPF program")?;
     attach(&program, index(IN)?).context("attaching the BPF program")?;
     let mut sequence = 1000;
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
+        // A flow of its own, so that none is merged with the one before.
+        let port = 1000 + (round % 50_000) as u16;
         for number in 0..SEGMENTS as u16 {
-            inside.write_all(&frame(1000 + round, number + 1, sequence))?;
-            sequence += SEGMENT as u32;
+            inside.write_all(&frame(port, number + 1, sequence))?;
+            sequence = sequence.wrapping_add(SEGMENT as u32);
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(pause);
     }
-    Ok(())
+    let sent = format!("/sys/class/net/{OUT}/statistics/tx_packets");
+    let dropped = format!("/sys/class/net/{OUT}/statistics/tx_dropped");
+    let number = |path: &str| -> Result<u64> { Ok(fs::read_to_string(path)?.trim().parse()?) };
+    // Nobody reads them there: what its queue has no room for was taken apart as well.
+    Ok(number(&sent)? + number(&dropped)?)
 }
 
 /// A TAP device that is up.
@@ -163,8 +187,9 @@ const BEHIND_MAC: i32 = 1;
 const KEEP_SIZE: i32 = 1;
 const DROP: i32 = 2;
 
-/// Loads the program that sends what GRO merged on by `out`, and drops the rest.
-fn load(out: u32) -> Result<File> {
+/// Loads the program that sends what GRO merged on by `out`, mangled or as it is, and
+/// drops the rest.
+fn load(out: u32, mangle: bool) -> Result<File> {
     let adjust = |bytes: i32, flags: i32| {
         [
             instruction(COPY, 0x61, 0, 0),
@@ -178,10 +203,12 @@ fn load(out: u32) -> Result<File> {
         instruction(COPY, 0x16, 0, 0),
         instruction(LOAD, 0x10, GSO_SIZE, 0),
         // Over all that follows, to the last two.
-        instruction(JUMP_IF_EQUAL, 0, 14, 0),
+        instruction(JUMP_IF_EQUAL, 0, if mangle { 14 } else { 4 }, 0),
     ];
-    program.extend(adjust(HEADER, 0));
-    program.extend(adjust(-HEADER, KEEP_SIZE));
+    if mangle {
+        program.extend(adjust(HEADER, 0));
+        program.extend(adjust(-HEADER, KEEP_SIZE));
+    }
     program.extend([
         instruction(SET, 1, 0, out as i32),
         instruction(SET, 2, 0, 0),

@@ -6,8 +6,6 @@ use core::ptr::null_mut;
 use agent_common::segment::{ELEMENTS_MAX, Segments};
 use aya_ebpf::helpers::generated::bpf_loop;
 
-use crate::maps::SEGMENTS;
-
 /// Goes through a list. The steps find `seen` again by themselves.
 ///
 /// # Safety
@@ -32,7 +30,7 @@ pub(super) unsafe fn look_at_all(_seen: *mut Segments) {
 
 /// 1 ends the loop, 0 goes on.
 unsafe extern "C" fn measure(_element: u32, _context: *mut c_void) -> i64 {
-    let Some(seen) = SEGMENTS.get_ptr_mut(0) else {
+    let Some(seen) = super::of_this_cpu() else {
         return 1;
     };
     // SAFETY: a map value.
@@ -41,7 +39,7 @@ unsafe extern "C" fn measure(_element: u32, _context: *mut c_void) -> i64 {
 
 /// Likewise.
 unsafe extern "C" fn look(_element: u32, _context: *mut c_void) -> i64 {
-    let Some(seen) = SEGMENTS.get_ptr_mut(0) else {
+    let Some(seen) = super::of_this_cpu() else {
         return 1;
     };
     // SAFETY: a map value.

@@ -385,6 +385,7 @@ impl Case {
             self.stale |= self.death.notice.is_some();
             self.death.notice = None;
             self.death.word = None;
+            self.death.packet = None;
             self.death.report = None;
             self.death.happened_at = at;
         }

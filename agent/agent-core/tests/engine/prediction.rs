@@ -135,3 +135,15 @@ fn what_does_not_come_was_survived() {
     let marks = |action: &Action| matches!(action, Action::MarkNode(_) | Action::AnnotatePods(_));
     assert!(!actions.iter().any(marks), "{actions:?}");
 }
+
+#[test]
+fn a_later_end_without_a_word_is_not_what_was_foretold_and_survived() {
+    let (death, _) = story([
+        gasp(1, 1, hello(None)),
+        gasp(1, 2, foretold(2)),
+        gasp(1, 6, Body::Survived),
+        gasp(2, 1, hello(Some((1, false)))),
+    ]);
+    assert_eq!((death.state, death.packet), (DeathState::Returned, None));
+    assert!(death.notice.is_none());
+}

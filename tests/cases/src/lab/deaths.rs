@@ -287,6 +287,15 @@ mod tests {
     }
 
     #[test]
+    fn the_table_in_docs_is_what_the_batches_there_say() -> Result<()> {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let text = fs::read_to_string(docs.join("deaths.md"))?;
+        let is_same = Deaths::read(&docs)?.markdown() == text;
+        assert!(is_same, "docs/deaths.md is not of docs/deaths.json");
+        Ok(())
+    }
+
+    #[test]
     fn a_later_run_goes_on_behind_what_is_kept() -> Result<()> {
         let batch = |draws: std::ops::Range<u64>| {
             let records: Vec<DeathRecord> = draws.map(drawn).collect();

@@ -323,6 +323,12 @@ pub static ALL: &[Scene] = &[
         plot: Plot::Story(stories::uplink_flap, None),
     },
     Scene {
+        name: "merged-traffic",
+        about: "packets that GRO merged are sent on and taken apart, thousands of them: none is foretold to kill the kernel",
+        cpus: 2,
+        plot: Plot::Story(stories::merged_traffic, None),
+    },
+    Scene {
         name: "orderly-reboot",
         about: "somebody asks for it, the agent is told to stop, then the machine reboots: no death, and who asked is told",
         cpus: 2,

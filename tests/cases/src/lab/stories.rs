@@ -276,3 +276,21 @@ pub fn agent_upgrade(stage: &mut Stage) -> Result<()> {
     beats(&mut vm, 12)?;
     stage.no_death()
 }
+
+/// Packets that are taken apart in the story of them, and of how many each is made
+/// (`tests/guest/src/traffic.rs`).
+const MERGED: u64 = 3000;
+const SEGMENTS: u64 = 19;
+
+/// Merged packets with a list, as they should be, are nothing to tell of.
+pub fn merged_traffic(stage: &mut Stage) -> Result<()> {
+    let mut vm = stage.boot()?;
+    let segments: u64 = vm.ask(&format!("merged {MERGED}"))?.parse()?;
+    // Some come too late to be merged with the others, and are taken apart all the same.
+    ensure!(
+        segments > MERGED * SEGMENTS / 2,
+        "only {segments} segments were made of {MERGED} packets"
+    );
+    beats(&mut vm, 3)?;
+    stage.no_death()
+}
