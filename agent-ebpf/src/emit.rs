@@ -22,8 +22,9 @@ use crate::{
     told,
 };
 
-/// Longer than what was only foretold is taken for a death (`survived` in user space).
-const FORESEE_EVERY_NS: u64 = 10_000_000_000;
+/// Longer than what was only foretold may be taken for a death: the agent's
+/// `--survived-ms` is a minute at most.
+const FORESEE_EVERY_NS: u64 = 61_000_000_000;
 
 /// One text to keep: where it lies in the kernel, and what is known of it.
 pub struct Text {

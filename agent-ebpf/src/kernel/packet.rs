@@ -91,6 +91,7 @@ impl Skb {
                 bpf_probe_read_kernel(name, NAME_MAX as u32, from as *const _);
             }
             (*into).driver[0] = 0;
+            // The name is the first member of `struct device_driver`.
             let from = if driver == 0 { 0 } else { first(driver) };
             if from != 0 {
                 let name = (&raw mut (*into).driver).cast();

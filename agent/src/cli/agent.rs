@@ -109,10 +109,12 @@ impl Started {
             .map(|s| s.local_addr().map_or(0, |a| a.port()))
             .collect();
         let cpus = drain_cpus(agent)?;
-        let mut roles = probes::roles();
-        roles.retain(|role| agent.predict_cost_max > 0 || role.name != probes::segment::NAME);
-        let (attached, memory) = attach::attach(&roles, agent.ebpf_log)?;
+        let (mut attached, memory) = attach::attach(&probes::roles(), agent.ebpf_log)?;
         report(&attached);
+        if agent.predict_cost_max == 0 {
+            let why = "--predict-cost-max is 0".to_owned();
+            attached.turn_off(probes::segment::NAME, why);
+        }
 
         let hold = if cpus.len() > 1 {
             agent.hold_max

@@ -62,7 +62,7 @@ pub struct Low {
     pub survived_ms: Option<u64>,
     /// Most that looking at packets before the kernel takes them apart (`skb_segment`) may
     /// cost, in percent of one CPU, 0 to 100: above it for ten seconds, the probe is taken
-    /// away until the agent starts again; 0 never attaches it [default: 2].
+    /// away until the agent starts again, with 0 at once [default: 2].
     #[arg(long, env = "LASTGASP_PREDICT_COST_MAX", value_name = "PERCENT")]
     pub predict_cost_max: Option<u32>,
     /// Send by UDP only, not below it.

@@ -206,14 +206,14 @@ impl Attached {
         let Some(status) = self.statuses.iter_mut().find(|s| s.role == role) else {
             return;
         };
-        let Some(program) = status.program.take() else {
-            return;
-        };
+        let program = status.program.take();
+        let program = program.and_then(|name| self.ebpf.program_mut(name));
         // Its links go with it. What cannot be unloaded is not loaded.
-        let _ = match self.ebpf.program_mut(program) {
+        let _ = match program {
             Some(Program::FEntry(program)) => program.unload(),
             Some(Program::KProbe(program)) => program.unload(),
-            _ => Ok(()),
+            // Not attached, or of a kind that is never turned off.
+            _ => return,
         };
         if let Some(attempt) = status.attempts.last_mut() {
             attempt.refused = Some(why);

@@ -20,19 +20,17 @@ pub(crate) fn missing(way: &Way) -> Option<String> {
     if let Some(file) = way.files().find(|file| !Path::new(file).exists()) {
         return Some(format!("this kernel has no {file}"));
     }
-    way.steps.iter().find_map(|step| {
-        let (file, wanted, whole) = match step {
-            Step::Need(file, wanted) => (file, wanted, true),
-            Step::NeedPart(file, wanted) => (file, wanted, false),
-            _ => return None,
-        };
-        let text = fs::read_to_string(file).unwrap_or_default();
-        let text = text.trim();
-        match (whole, text == *wanted, text.contains(wanted)) {
-            (true, true, _) | (false, _, true) => None,
-            (true, ..) => Some(format!("{file} is {text} here")),
-            (false, ..) => Some(format!("{file} has no {wanted:?} here")),
+    way.steps.iter().find_map(|step| match *step {
+        Step::Need(file, wanted) => {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            let text = text.trim();
+            (text != wanted).then(|| format!("{file} is {text} here"))
         }
+        Step::NeedPart(file, part) => {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            (!text.contains(part)).then(|| format!("{file} has no {part:?} here"))
+        }
+        _ => None,
     })
 }
 
