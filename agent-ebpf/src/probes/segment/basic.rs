@@ -9,14 +9,8 @@ use agent_common::segment::{ELEMENTS_MAX, Segments};
 /// `seen` is a map value.
 #[inline(always)]
 pub(super) unsafe fn measure_all(seen: *mut Segments) {
-    let mut element = 0;
-    while element < ELEMENTS_MAX {
-        // SAFETY: the caller's promise.
-        if unsafe { super::measure(seen) } {
-            break;
-        }
-        element += 1;
-    }
+    // SAFETY: the caller's promise.
+    each(|| unsafe { super::measure(seen) });
 }
 
 /// Looks at each element.
@@ -26,10 +20,16 @@ pub(super) unsafe fn measure_all(seen: *mut Segments) {
 /// As [`measure_all`].
 #[inline(always)]
 pub(super) unsafe fn look_at_all(seen: *mut Segments) {
+    // SAFETY: the caller's promise.
+    each(|| unsafe { super::look(seen) });
+}
+
+/// Takes a step for each element, until one says that it was the last.
+#[inline(always)]
+fn each(step: impl Fn() -> bool) {
     let mut element = 0;
     while element < ELEMENTS_MAX {
-        // SAFETY: the caller's promise.
-        if unsafe { super::look(seen) } {
+        if step() {
             break;
         }
         element += 1;
