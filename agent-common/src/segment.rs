@@ -280,9 +280,6 @@ pub struct Packet {
     pub stack: [u8; STACK_MAX],
 }
 
-/// CPUs that [`Segments`] are kept of; packets on others are not looked at.
-pub const CPUS_MAX: u32 = 512;
-
 /// Of so many packets the time is taken for one; a power of two.
 pub const SAMPLE_EVERY: u64 = 256;
 
@@ -299,6 +296,8 @@ pub struct Segments {
     /// Not judged: with a list too long to be looked at, or in an interrupt while another
     /// one was.
     pub unjudged: u64,
+    /// That had a list, and were judged by it.
+    pub judged: u64,
     /// That the kernel would stop at.
     pub foreseen: u64,
     /// When the last sample began.

@@ -3,7 +3,7 @@
 use agent_common::{
     Control, RING_SLOTS, Slot,
     asked::{MEANS, TOLD_ENTRIES, Told},
-    segment::{CPUS_MAX, Segments},
+    segment::Segments,
 };
 use aya_ebpf::{
     macros::map,
@@ -68,9 +68,10 @@ pub struct Sprint {
     pub arguments: u64,
 }
 
-/// What was seen of packets that are taken apart: an entry a CPU, in memory that user space maps.
+/// What was seen of packets that are taken apart, in memory that user space maps: an entry a
+/// CPU, of which user space knows the number.
 #[map]
-pub static SEGMENTS: Array<Segments> = Array::with_max_entries(CPUS_MAX, MMAPABLE);
+pub static SEGMENTS: Array<Segments> = Array::with_max_entries(1, MMAPABLE);
 
 /// When the last one was foretold (`bpf_ktime_get_ns`).
 #[map]

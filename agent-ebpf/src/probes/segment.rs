@@ -128,6 +128,7 @@ fn judge(packet: Skb, features: u64, seen: *mut Segments) {
             (*seen).unjudged += 1;
             return;
         }
+        (*seen).judged += 1;
         let list = (&raw const (*seen).list).read_volatile();
         let Some(plan) = Plan::of(&packet.head(features), &list) else {
             return;

@@ -59,6 +59,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let low = config::layer(&args.low, args.config.as_deref(), "agent")?;
     telemetry::log::start(low.log_format.unwrap_or_default());
     let agent = low.check()?;
+    not_ready(&agent)?;
     let started = Started::new(&agent)?;
     if !agent.keep_capabilities {
         caps::drop_all().context("cannot drop capabilities (--keep-capabilities keeps them)")?;
@@ -255,11 +256,15 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
     let told = started.tellers.newest(sched::monotonic_ns());
     // First the probes, so that nothing declares a death after the goodbye.
     drop(started.attached);
+    started.predictor.sum();
     shared.stop.store(true, Ordering::Relaxed);
     for thread in started.threads {
         let _ = thread.join();
     }
     beacon::goodbye(&shared, told.as_ref());
+    if let Err(error) = not_ready(agent) {
+        warn!("{error:#}");
+    }
     if let Err(error) = started.marker.stop() {
         warn!("{:#}", anyhow::Error::from(error));
     }
@@ -268,6 +273,19 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         let _ = thread.join();
     }
     Ok(())
+}
+
+/// Takes the ready file away: that of an agent that was killed would speak for this one.
+fn not_ready(agent: &Agent) -> anyhow::Result<()> {
+    let Some(path) = &agent.ready_file else {
+        return Ok(());
+    };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove the ready file {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Says what was lost since `before`, what was said last.

@@ -111,7 +111,7 @@ pub struct Low {
     /// place is small, and a full one keeps no new record.
     #[arg(long, env = "LASTGASP_PSTORE_DELETE", num_args = 0..=1, default_missing_value = "true")]
     pub pstore_delete: Option<bool>,
-    /// A file that is made once everything is attached and said hello.
+    /// A file that is made once everything is attached and said hello, and goes with the agent.
     #[arg(long, env = "LASTGASP_READY_FILE", value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
     /// Show the eBPF programs' own diagnostics in the log.

@@ -11,7 +11,7 @@ use agent_core::model::NOT_ATTACHED;
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, ProgramType};
 use aya::sys::{BpfHelper, is_helper_supported};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfLoader, util::nr_cpus};
 use tokio::io::unix::AsyncFd;
 
 use super::fits::{Kernel, Plan};
@@ -97,6 +97,9 @@ pub enum Error {
     /// A map cannot be used.
     #[error("cannot map the eBPF array {0} into memory")]
     Mapping(&'static str, #[source] io::Error),
+    /// The kernel does not say how many CPUs it may have.
+    #[error("cannot read how many CPUs there may be from {0}; is sysfs mounted?")]
+    Cpus(&'static str, #[source] io::Error),
     /// A bell cannot be used.
     #[error("cannot open the eBPF ring buffer {0}")]
     Bell(&'static str, #[source] aya::maps::MapError),
@@ -161,6 +164,9 @@ pub fn attach(roles: &[&'static Role], verbose: bool) -> Result<(Attached, Share
     for (name, value) in &globals {
         loader.override_global(name, value, true);
     }
+    // Numbered from zero, those included that may be plugged in later.
+    let cpus = nr_cpus().map_err(|(path, error)| Error::Cpus(path, error))?;
+    loader.map_max_entries("SEGMENTS", cpus.get());
     let mut ebpf = loader
         .load(object)
         .map_err(|error| Error::Load(last_words(&error.to_string())))?;
@@ -172,7 +178,7 @@ pub fn attach(roles: &[&'static Role], verbose: bool) -> Result<(Attached, Share
     };
     let tellers = Tellers::map(array(&ebpf, "TOLD")?.fd());
     let tellers = tellers.map_err(|e| Error::Mapping("TOLD", e))?;
-    let segments = SegmentCounts::map(array(&ebpf, "SEGMENTS")?.fd());
+    let segments = SegmentCounts::map(array(&ebpf, "SEGMENTS")?.fd(), cpus.get());
     let segments = segments.map_err(|e| Error::Mapping("SEGMENTS", e))?;
     let bells = [bell(&mut ebpf, "BELL_A")?, bell(&mut ebpf, "BELL_B")?];
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agent_common::segment::{CPUS_MAX, Segments};
+use agent_common::segment::Segments;
 
 use super::ring::Mapping;
 
@@ -17,6 +17,8 @@ const ENTRY_NS: u64 = 20;
 pub struct Seen {
     /// Packets that were taken apart.
     pub packets: u64,
+    /// That had a list, and were judged by it.
+    pub judged: u64,
     /// Not judged: their list was too long, or they came while another was looked at.
     pub unjudged: u64,
     /// That the kernel would stop at.
@@ -33,6 +35,7 @@ impl Seen {
     pub fn since(self, before: Self) -> Self {
         Self {
             packets: self.packets.saturating_sub(before.packets),
+            judged: self.judged.saturating_sub(before.judged),
             unjudged: self.unjudged.saturating_sub(before.unjudged),
             foreseen: self.foreseen.saturating_sub(before.foreseen),
             sampled: self.sampled.saturating_sub(before.sampled),
@@ -42,30 +45,38 @@ impl Seen {
 
     /// What all of it cost, in nanoseconds of CPU; as much as the samples tell.
     pub fn cost_ns(self) -> u64 {
-        let each = self.sampled_ns.checked_div(self.sampled).unwrap_or(0);
-        self.packets.saturating_mul(each + ENTRY_NS)
+        self.packets.saturating_mul(self.each_ns())
+    }
+
+    /// What one of them cost, likewise.
+    pub fn each_ns(self) -> u64 {
+        let inside = self.sampled_ns.checked_div(self.sampled).unwrap_or(0);
+        inside + ENTRY_NS
     }
 }
 
 /// The memory that it is kept in.
-pub struct SegmentCounts(Mapping);
+pub struct SegmentCounts {
+    memory: Mapping,
+    cpus: u32,
+}
 
 // SAFETY: the mapping lives as long as this value, and all access is by atomics.
 unsafe impl Send for SegmentCounts {}
 
 impl SegmentCounts {
-    /// Maps the array of the object.
-    pub fn map(segments: &impl AsFd) -> io::Result<Self> {
-        let len = CPUS_MAX as usize * size_of::<Segments>();
-        Mapping::new(segments, len, false).map(Self)
+    /// Maps the array of the object, which has an entry for each of `cpus`.
+    pub fn map(segments: &impl AsFd, cpus: u32) -> io::Result<Self> {
+        let memory = Mapping::new(segments, cpus as usize * size_of::<Segments>(), false)?;
+        Ok(Self { memory, cpus })
     }
 
     /// All counts, as of now.
     pub fn seen(&self) -> Seen {
         let mut all = Seen::default();
-        for cpu in 0..CPUS_MAX as usize {
+        for cpu in 0..self.cpus {
             // SAFETY: below the number of entries mapped; a mapping begins at a page.
-            let of = unsafe { self.0.start.cast::<Segments>().add(cpu) }.as_ptr();
+            let of = unsafe { self.memory.start.cast::<Segments>().add(cpu as usize) }.as_ptr();
             // SAFETY: aligned numbers of the mapping. It is mapped read-only, and a load
             // does not write.
             let read =
@@ -73,6 +84,7 @@ impl SegmentCounts {
             // SAFETY: places of fields within the entry.
             unsafe {
                 all.packets += read(&raw mut (*of).packets);
+                all.judged += read(&raw mut (*of).judged);
                 all.unjudged += read(&raw mut (*of).unjudged);
                 all.foreseen += read(&raw mut (*of).foreseen);
                 all.sampled += read(&raw mut (*of).sampled);

@@ -192,6 +192,8 @@ pub fn doctor(vm: &mut Vm) -> Result<String> {
 /// Starts the agent in the machine, waits until it is ready, and gives its PID. `flags` are
 /// added to what every node has.
 pub fn start_agent(vm: &mut Vm, flags: &str) -> Result<u32> {
+    // An agent that was killed leaves it.
+    vm.ask("sh /bin/busybox rm -f /run/ready")?;
     let pid = vm.ask(&format!(
         "run /lastgasp agent --collector 10.0.2.2:{COLLECTOR_PORT} --key-file /key \
          --node-name {NAME} --ready-file /run/ready {flags}"

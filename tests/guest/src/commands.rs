@@ -6,7 +6,7 @@
 //! | `mkdir PATH` | makes a directory and its parents |
 //! | `run PROGRAM ARGUMENTS…` | starts a program in the background; answers with its PID |
 //! | `sh SCRIPT` | has a shell do it; fails with what it says if it fails |
-//! | `networks` | loads the modules for VLANs, bonds, bridges and veths |
+//! | `networks` | loads the modules for VLANs, bonds, bridges, veths and VXLAN |
 //! | `crash-kernel` | loads the crash kernel, which takes over when this one dies |
 //! | `wait PATH MS` | waits until the file exists |
 //! | `output MS PROGRAM ARGUMENTS…` | runs a program to its end; answers with what it says, newlines as U+001E |
@@ -19,10 +19,12 @@
 //! | `still CPU` | has a CPU stand still, with its interrupts off, for some seconds from now on |
 //! | `pour ADDRESS:PORT THREADS` | sends UDP as fast as that goes, from now on |
 //! | `merged PACKETS` | has GRO merge packets and sends them on by a device that has them taken apart; answers with how many segments that made |
+//! | `between-pods KIND MS` | has one pod send to another, `tcp`, `vxlan` (TCP in a tunnel) or `udp`, through devices that take nothing apart; answers with how many bytes arrived |
 //! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
 //! | `wake US MS` | wakes two threads this often for this time, for nothing |
 //! | `clock MS` | compares the clock of two CPUs for this long |
 //! | `read PATH [START]` | answers with the first line of a file that starts so |
+//! | `last PATH TEXT` | answers with the last line of a file that has this in it |
 //! | `symbols ADDRESS…` | answers with the function of the kernel that each is in |
 //! | `list PATH` | answers with the names in a directory |
 
@@ -36,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{clock, crash, flood, machine, orders, traffic, ways};
+use crate::{clock, crash, flood, machine, orders, roads, traffic, ways};
 
 /// What a machine that has a shell has it in.
 const SHELL: &str = "/bin/busybox";
@@ -61,6 +63,11 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
             let text = fs::read_to_string(first)?;
             let mut lines = text.lines().filter(|line| line.starts_with(second));
             return Ok(lines.next().unwrap_or_default().to_owned());
+        }
+        "last" => {
+            let text = fs::read_to_string(first)?;
+            let mut lines = text.lines().filter(|line| line.contains(second));
+            return Ok(lines.next_back().unwrap_or_default().to_owned());
         }
         "list" => return list(Path::new(first)),
         "symbols" => return symbols(rest),
@@ -100,6 +107,10 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
             }
         }
         "merged" => return Ok(traffic::merged(first.parse()?)?.to_string()),
+        "between-pods" => {
+            let time = Duration::from_millis(second.parse()?);
+            return Ok(roads::between_pods(first, time)?.to_string());
+        }
         "flood" => return flood::flood(first.parse()?, Duration::from_millis(second.parse()?)),
         "clock" => return clock::check(Duration::from_millis(first.parse()?)),
         "wake" => {

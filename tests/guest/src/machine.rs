@@ -150,7 +150,8 @@ fn address(bytes: [u8; 4]) -> libc::sockaddr {
     }
 }
 
-fn up(name: &str, local: [u8; 4], mask: [u8; 4]) -> Result<()> {
+/// Gives a device an address, and takes it up.
+pub(crate) fn up(name: &str, local: [u8; 4], mask: [u8; 4]) -> Result<()> {
     use std::os::fd::AsRawFd;
     let socket = socket()?;
     // SAFETY: an all-zero ifreq is valid; the union's field is the one that
@@ -217,7 +218,8 @@ pub(crate) fn flags(name: &str, flags: libc::c_int) -> Result<()> {
     Ok(())
 }
 
-fn default_route(gateway: [u8; 4]) -> Result<()> {
+/// Everything else goes by way of `gateway`.
+pub(crate) fn default_route(gateway: [u8; 4]) -> Result<()> {
     use std::os::fd::AsRawFd;
     let socket = socket()?;
     // SAFETY: an all-zero rtentry is valid: any destination, no device.

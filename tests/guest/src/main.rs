@@ -9,7 +9,9 @@ mod commands;
 mod crash;
 mod flood;
 mod machine;
+mod netlink;
 mod orders;
+mod roads;
 mod traffic;
 mod ways;
 

@@ -7,7 +7,7 @@
 //! back. Then it sends the packet on by another device, which has it taken apart.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::Write as _;
 use std::mem::zeroed;
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::machine;
+use crate::netlink::{Netlink, attribute};
 
 /// Names of the modules that it takes; made with the initramfs.
 const MODULES: &str = "/modules/traffic";
@@ -237,7 +238,7 @@ fn attach(program: &File, device: u32) -> Result<()> {
     const FLAGS: u16 = 8;
     const DIRECT: u32 = 1;
 
-    let socket = bpf::netlink()?;
+    let netlink = Netlink::open()?;
     let message = |device: u32, handle: u32, parent: u32, info: u32| -> Vec<u8> {
         [0, device, handle, parent, info]
             .map(u32::to_ne_bytes)
@@ -245,7 +246,9 @@ fn attach(program: &File, device: u32) -> Result<()> {
     };
     let kind = attribute(KIND, b"clsact\0");
     let body = [message(device, HANDLE, CLSACT, 0), kind].concat();
-    bpf::request(&socket, libc::RTM_NEWQDISC, &body).context("the clsact qdisc")?;
+    netlink
+        .create(libc::RTM_NEWQDISC, &body)
+        .context("the clsact qdisc")?;
     let options = [
         attribute(PROGRAM, &(program.as_raw_fd() as u32).to_ne_bytes()),
         attribute(NAME, b"mangle\0"),
@@ -256,16 +259,9 @@ fn attach(program: &File, device: u32) -> Result<()> {
         attribute(KIND, b"bpf\0"),
         attribute(OPTIONS, &options.concat()),
     ];
-    bpf::request(&socket, libc::RTM_NEWTFILTER, &body.concat()).context("the filter")
-}
-
-/// `struct nlattr` and what it holds.
-fn attribute(kind: u16, content: &[u8]) -> Vec<u8> {
-    let len = (4 + content.len()) as u16;
-    let mut bytes = [len.to_ne_bytes(), kind.to_ne_bytes()].concat();
-    bytes.extend(content);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
+    netlink
+        .create(libc::RTM_NEWTFILTER, &body.concat())
+        .context("the filter")
 }
 
 /// The system calls.
@@ -304,36 +300,6 @@ mod bpf {
             let fd = libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>());
             machine::check(fd as libc::c_int)?;
             Ok(File::from_raw_fd(fd as libc::c_int))
-        }
-    }
-
-    pub(super) fn netlink() -> Result<File> {
-        let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
-        // SAFETY: gives a new descriptor.
-        unsafe {
-            let fd = libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE);
-            machine::check(fd)?;
-            Ok(File::from_raw_fd(fd))
-        }
-    }
-
-    /// Asks for something new, and waits for the answer.
-    pub(super) fn request(mut socket: &File, kind: u16, body: &[u8]) -> Result<()> {
-        const HEADER: usize = 16;
-        let flags = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE;
-        let mut bytes = ((HEADER + body.len()) as u32).to_ne_bytes().to_vec();
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend((flags as u16).to_ne_bytes());
-        bytes.extend([1, 0, 0, 0, 0, 0, 0, 0]);
-        bytes.extend(body);
-        socket.write_all(&bytes)?;
-        let mut answer = [0; 1024];
-        let len = io::Read::read(&mut socket, &mut answer)?;
-        let error = answer[..len].get(HEADER..HEADER + 4);
-        let error = error.and_then(|bytes| bytes.try_into().ok());
-        match i32::from_ne_bytes(error.context("an answer that is too short")?) {
-            0 => Ok(()),
-            error => Err(io::Error::from_raw_os_error(-error).into()),
         }
     }
 }

@@ -23,7 +23,7 @@ const MODULES: &[&str] = &[
 ];
 
 /// Modules for the kinds of network that a node may have, loaded if a case asks.
-const NETWORKS: &[&str] = &["8021q", "bonding", "bridge", "veth"];
+const NETWORKS: &[&str] = &["8021q", "bonding", "bridge", "veth", "vxlan"];
 
 /// Modules for traffic as of an overlay network, likewise.
 const TRAFFIC: &[&str] = &["tun", "sch_ingress", "cls_bpf"];

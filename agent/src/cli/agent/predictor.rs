@@ -2,12 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::kernel::segments::{Seen, SegmentCounts};
 
 /// Looks in a row above the limit after which it is too much; one look a second.
 const PATIENCE: u32 = 10;
+
+/// What the numbers are of.
+const SAID: &str = "packets that skb_segment took apart";
 
 /// What was not judged is said this often.
 const SAY_EVERY: Duration = Duration::from_secs(60);
@@ -36,6 +39,22 @@ impl Predictor {
         }
     }
 
+    /// Says what it came to, in all.
+    pub(super) fn sum(&self) {
+        let seen = self.counts.seen();
+        if seen.packets > 0 {
+            let Seen {
+                packets,
+                judged,
+                unjudged,
+                foreseen,
+                ..
+            } = seen;
+            let each_ns = seen.each_ns();
+            info!(packets, judged, unjudged, foreseen, each_ns, "{SAID}");
+        }
+    }
+
     /// One look. `Some`: it costs too much; why, for people.
     pub(super) fn look(&mut self) -> Option<String> {
         let (now, seen) = (Instant::now(), self.counts.seen());
@@ -44,7 +63,7 @@ impl Predictor {
             let more = seen.since(before);
             if more.unjudged > 0 || more.foreseen > 0 {
                 let (unjudged, foreseen) = (more.unjudged, more.foreseen);
-                warn!(unjudged, foreseen, "packets that skb_segment took apart");
+                warn!(unjudged, foreseen, "{SAID}");
             }
             self.said = (now, seen);
         }

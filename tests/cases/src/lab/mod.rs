@@ -11,5 +11,6 @@ pub mod report;
 pub mod run;
 pub mod scenes;
 pub mod stories;
+pub mod traffic;
 pub mod verdict;
 pub use ::ways;

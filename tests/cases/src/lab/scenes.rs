@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use harness::vm::{Machine, Vm};
 
 use super::next_boot::{Keeper, NextBoot};
-use super::stories;
 use super::ways::{self, Demand, Way};
+use super::{stories, traffic};
 use crate::node;
 
 /// One of them.
@@ -326,7 +326,19 @@ pub static ALL: &[Scene] = &[
         name: "merged-traffic",
         about: "packets that GRO merged are sent on and taken apart, thousands of them: none is foretold to kill the kernel",
         cpus: 2,
-        plot: Plot::Story(stories::merged_traffic, None),
+        plot: Plot::Story(traffic::merged, None),
+    },
+    Scene {
+        name: "pod-traffic",
+        about: "a pod sends to another one, by TCP, through VXLAN and by UDP in batches, over devices that take nothing apart: nothing is foretold",
+        cpus: 2,
+        plot: Plot::Story(traffic::between_pods, None),
+    },
+    Scene {
+        name: "dear-traffic",
+        about: "looking at packets costs more than it may: the agent takes the probe away, and says so",
+        cpus: 2,
+        plot: Plot::Story(traffic::dear, None),
     },
     Scene {
         name: "orderly-reboot",

@@ -69,7 +69,8 @@ impl Stage {
         })
     }
 
-    fn boot(&self) -> Result<Vm> {
+    /// Boots it, with its agent.
+    pub fn boot(&self) -> Result<Vm> {
         let mut vm = Vm::boot(&self.machine)?;
         node::start_agent(&mut vm, "")?;
         beats(&mut vm, 2)?;
@@ -102,7 +103,7 @@ impl Stage {
     }
 
     /// There is none, and there was none.
-    fn no_death(&self) -> Result<()> {
+    pub fn no_death(&self) -> Result<()> {
         let deaths = self.annotator.deaths()?;
         let reasons: Vec<&str> = deaths.iter().map(|d| d.reason.as_str()).collect();
         ensure!(deaths.is_empty(), "false deaths: {reasons:?}");
@@ -111,7 +112,7 @@ impl Stage {
 }
 
 /// Waits for so many heartbeats that were sent from now on.
-fn beats(vm: &mut Vm, count: u32) -> Result<()> {
+pub fn beats(vm: &mut Vm, count: u32) -> Result<()> {
     while vm.datagrams.try_recv().is_ok() {}
     let until = Instant::now() + SIGN + HEARTBEAT * count;
     for _ in 0..count {
@@ -274,23 +275,5 @@ pub fn agent_upgrade(stage: &mut Stage) -> Result<()> {
     let pid = node::start_agent(&mut vm, "")?;
     ensure!(pid > 1, "the agent has no PID of its own");
     beats(&mut vm, 12)?;
-    stage.no_death()
-}
-
-/// Packets that are taken apart in the story of them, and of how many each is made
-/// (`tests/guest/src/traffic.rs`).
-const MERGED: u64 = 3000;
-const SEGMENTS: u64 = 19;
-
-/// Merged packets with a list, as they should be, are nothing to tell of.
-pub fn merged_traffic(stage: &mut Stage) -> Result<()> {
-    let mut vm = stage.boot()?;
-    let segments: u64 = vm.ask(&format!("merged {MERGED}"))?.parse()?;
-    // Some come too late to be merged with the others, and are taken apart all the same.
-    ensure!(
-        segments > MERGED * SEGMENTS / 2,
-        "only {segments} segments were made of {MERGED} packets"
-    );
-    beats(&mut vm, 3)?;
     stage.no_death()
 }
