@@ -269,7 +269,8 @@ pub struct Packet {
     pub device_index: u32,
     /// Name of the device.
     pub device: [u8; NAME_MAX],
-    /// Name of the device's driver; empty where it has no hardware.
+    /// Name of the device's driver; without hardware, its kind (`rtnl_link_ops`). Empty where
+    /// not known.
     pub driver: [u8; NAME_MAX],
     /// Names of the cgroups of the socket that it comes from, its own first.
     pub cgroups: [[u8; CGROUP_MAX]; CGROUPS_MAX],

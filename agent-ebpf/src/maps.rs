@@ -169,6 +169,10 @@ globals! {
     device_parent, DEVICE_PARENT: u64;
     /// Offset of `driver` in `struct device`, or zero if not known.
     device_driver, DEVICE_DRIVER: u64;
+    /// Offset of `rtnl_link_ops` in `struct net_device`, or zero if not known.
+    device_link, DEVICE_LINK: u64;
+    /// Offset of `kind` in `struct rtnl_link_ops`, or zero if not known.
+    link_kind, LINK_KIND: u64;
     /// Offset of `sk_cgrp_data.cgroup` in `struct sock`, or zero if not known.
     socket_cgroup, SOCKET_CGROUP: u64;
     /// Offset of `name` in `struct kernfs_node`, or zero if not known.

@@ -92,7 +92,12 @@ impl Skb {
             }
             (*into).driver[0] = 0;
             // The name is the first member of `struct device_driver`.
-            let from = if driver == 0 { 0 } else { first(driver) };
+            let from = if driver == 0 {
+                let link = pointer(device, maps::device_link());
+                pointer(link, maps::link_kind())
+            } else {
+                first(driver)
+            };
             if from != 0 {
                 let name = (&raw mut (*into).driver).cast();
                 bpf_probe_read_kernel_str(name, NAME_MAX as u32, from as *const _);

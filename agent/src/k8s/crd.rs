@@ -169,7 +169,7 @@ pub struct Foreseen {
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16))]
     pub device: String,
-    /// The device's driver; absent where it has no hardware.
+    /// The device's driver; without hardware, its kind, such as veth. Absent where not known.
     #[serde(skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16))]
     pub driver: String,

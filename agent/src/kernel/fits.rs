@@ -37,6 +37,8 @@ const OFFSETS: &[(&str, &str, &str)] = &[
     ("DEVICE_INDEX", "net_device", "ifindex"),
     ("DEVICE_NET", "net_device", "nd_net"),
     ("DEVICE_DRIVER", "device", "driver"),
+    ("DEVICE_LINK", "net_device", "rtnl_link_ops"),
+    ("LINK_KIND", "rtnl_link_ops", "kind"),
 ];
 
 /// The running kernel, as far as it tells.

@@ -231,7 +231,8 @@ static noinline void boom_segment(const struct boom_packet *packet)
 	skb_set_network_header(skb, ETH_HLEN);
 	skb_set_transport_header(skb, ETH_HLEN + sizeof(struct iphdr));
 	skb->protocol = htons(ETH_P_IP);
-	skb->dev = first_net_device(&init_net);
+	/* Of the devices, one that has a driver. */
+	skb->dev = __dev_get_by_name(&init_net, "eth0");
 	__skb_pull(skb, BOOM_HEADERS);
 	last = &skb_shinfo(skb)->frag_list;
 	for (i = 0; i < packet->elements; i++) {

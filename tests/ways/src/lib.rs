@@ -37,6 +37,23 @@ pub struct Way {
     pub demand: Demand,
 }
 
+/// A packet that the kernel stops at, and what is to be told of it before.
+#[derive(Debug)]
+pub struct Foreseen {
+    /// What the crash module calls it (`boom.c`); `traffic` is that of [`Step::Traffic`].
+    pub kind: &'static str,
+    /// What the kernel stops at.
+    pub check: Check,
+    /// Its `gso_size`.
+    pub gso_size: u32,
+    /// Bytes of the elements of its list.
+    pub list: &'static [u32],
+    /// The device that it leaves by, and the driver of that.
+    pub device: (&'static str, &'static str),
+    /// A function on the way there.
+    pub caller: &'static str,
+}
+
 /// One thing that PID 1 does, or the machine's surroundings do to it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
@@ -198,17 +215,12 @@ impl Way {
         })
     }
 
-    /// What a packet is about to do to the kernel, which is told beforehand.
-    pub fn foreseen(&self) -> Option<Check> {
+    /// The packet that it dies of, which is told beforehand.
+    pub fn foreseen(&self) -> Option<&'static Foreseen> {
+        let of = |kind: &str| table::FORESEEN.iter().find(|f| f.kind == kind);
         self.steps.iter().find_map(|step| match step {
-            Step::Module { kind, .. } | Step::ModuleInChild { kind, .. } => match *kind {
-                "segment-long" => Some(Check::HeadTooLong),
-                "segment-short" => Some(Check::TooShort),
-                "segment-empty" => Some(Check::Empty),
-                "segment-copied" => Some(Check::NotInAPage),
-                _ => None,
-            },
-            Step::Traffic => Some(Check::HeadTooLong),
+            Step::Module { kind, .. } | Step::ModuleInChild { kind, .. } => of(kind),
+            Step::Traffic => of("traffic"),
             _ => None,
         })
     }

@@ -1,8 +1,8 @@
 //! Every way. What is expected was seen on the lab's kernels.
 
-use agent_core::model::{Context, Notice, ReasonCode};
+use agent_core::model::{Check, Context, Notice, ReasonCode};
 
-use super::{By, Demand, End, Step, Way};
+use super::{By, Demand, End, Foreseen, Step, Way};
 
 const PANIC_ON_OOPS: Step = Step::Write("/proc/sys/kernel/panic_on_oops", "1");
 const OOPS_IS_SURVIVED: Step = Step::Write("/proc/sys/kernel/panic_on_oops", "0");
@@ -69,6 +69,34 @@ const SEGMENT_LONG: Fault = packet("segment-long");
 const SEGMENT_SHORT: Fault = packet("segment-short");
 const SEGMENT_EMPTY: Fault = packet("segment-empty");
 const SEGMENT_COPIED: Fault = packet("segment-copied");
+
+/// One of the crash module.
+const fn made(kind: &'static str, check: Check, gso_size: u32, list: &'static [u32]) -> Foreseen {
+    Foreseen {
+        kind,
+        check,
+        gso_size,
+        list,
+        device: ("eth0", "virtio_net"),
+        caller: "boom_segment",
+    }
+}
+
+/// The packets that kernels die of.
+pub(crate) const FORESEEN: &[Foreseen] = &[
+    made("segment-long", Check::HeadTooLong, 75, &[125]),
+    made("segment-short", Check::TooShort, 450, &[400, 400]),
+    made("segment-empty", Check::Empty, 75, &[0, 125]),
+    made("segment-copied", Check::NotInAPage, 75, &[125]),
+    Foreseen {
+        kind: "traffic",
+        check: Check::HeadTooLong,
+        gso_size: 75,
+        list: &[125],
+        device: ("tap1", "tun"),
+        caller: "tcp_gso_segment",
+    },
+];
 
 const GPF: Fault = Fault {
     kind: "gpf",

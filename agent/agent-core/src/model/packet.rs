@@ -29,7 +29,7 @@ pub struct Packet {
     pub device: String,
     /// Index of that device.
     pub device_index: u32,
-    /// Its driver; empty where it has no hardware.
+    /// Its driver; without hardware, its kind, such as `veth`. Empty where not known.
     pub driver: String,
     /// Its network namespace, as `/proc/PID/ns/net` has it; zero where not known.
     pub netns: u32,

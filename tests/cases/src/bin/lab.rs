@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use cases::lab::bless;
-use cases::lab::coverage::{self, Coverage};
+use cases::lab::coverage::Coverage;
 use cases::lab::deaths::{Batch, Deaths};
+use cases::lab::kept;
 use cases::lab::plan::{self, Dice, Times};
 use cases::lab::record::{self, DeathRecord, Log};
 use cases::lab::report::{self, Cell, Matrix, Place};
@@ -277,7 +278,7 @@ fn lab(args: &Args) -> Result<bool> {
     let mut dice = Dice(run.seed);
     let mut first = match args.random {
         Some(count) => {
-            let kept = Deaths::read(Path::new(coverage::FOLDER))?;
+            let kept = Deaths::read(Path::new(kept::FOLDER))?;
             plan::drawn(usual, &ways, count, run.seed, &run.records, &kept)
         }
         None => plan::all(usual, &ways, args.times(), &run.records, &mut dice),
@@ -320,7 +321,7 @@ fn lab(args: &Args) -> Result<bool> {
 
 /// Keeps what is known of every cell; how many got worse, or are not told at all.
 fn cover(matrix: &Matrix) -> Result<usize> {
-    let dir = Path::new(coverage::FOLDER);
+    let dir = Path::new(kept::FOLDER);
     let coverage = Coverage::of(matrix);
     let before = Coverage::read(dir)?;
     let worse = coverage.worse_than(&before);
@@ -341,7 +342,7 @@ fn cover(matrix: &Matrix) -> Result<usize> {
 /// Keeps the sum of the deaths that were drawn, so that another machine goes on behind
 /// them.
 fn keep(records: &[DeathRecord], seed: u64) -> Result<()> {
-    let dir = Path::new(coverage::FOLDER);
+    let dir = Path::new(kept::FOLDER);
     let Some(batch) = Batch::of(records, seed) else {
         return Ok(());
     };

@@ -2,21 +2,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use harness::kernels;
 use serde::{Deserialize, Serialize};
 
 use super::channels::NETCONSOLE;
+use super::kept;
 use super::next_boot::{KDUMP, PSTORE};
 use super::report::{Cell, Matrix, Place};
 use super::scenes;
 use super::ways::{self, Demand};
 
-/// Where it is kept, from the root of the work tree.
-pub const FOLDER: &str = "docs";
+/// Of its files.
+const NAME: &str = "coverage";
 
 /// Of all deaths of a cell, this share must have brought out all that they have to,
 /// in percent.
@@ -90,7 +90,6 @@ pub struct Entry {
 
 impl Entry {
     fn new(place: &Place, cell: &Cell) -> Self {
-        let tenth = |ms: (f64, f64)| ((ms.0 * 10.0).round() / 10.0, (ms.1 * 10.0).round() / 10.0);
         Self {
             kernel: place.kernel.clone(),
             release: cell.release.clone(),
@@ -102,8 +101,8 @@ impl Entry {
             good: cell.good,
             words: cell.words,
             whole: cell.complete,
-            word_ms: tenth(cell.word_ms()),
-            hold_ms: tenth(cell.hold_ms()),
+            word_ms: kept::tenths(cell.word_ms()),
+            hold_ms: kept::tenths(cell.hold_ms()),
             channels: cell.said(),
         }
     }
@@ -205,13 +204,7 @@ impl Coverage {
 
     /// The one that is kept in `dir`; empty if there is none.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("coverage.json");
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .with_context(|| format!("{} is no coverage", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-        }
+        kept::read(dir, NAME)
     }
 
     /// Keeps it in `dir`, for machines and for people.
@@ -222,11 +215,7 @@ impl Coverage {
             .map(serde_json::to_string)
             .collect::<Result<_, _>>()?;
         let json = format!("{{\"cells\": [\n{}\n]}}\n", lines.join(",\n"));
-        for (name, text) in [("coverage.json", json), ("coverage.md", self.markdown()?)] {
-            let path = dir.join(name);
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
+        kept::write(dir, NAME, &json, &self.markdown()?)
     }
 
     /// Cells of which `before` knew better.
@@ -567,7 +556,7 @@ mod tests {
     #[test]
     fn the_table_in_docs_is_what_the_cells_there_say() -> Result<()> {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
-        let text = fs::read_to_string(docs.join("coverage.md"))?;
+        let text = std::fs::read_to_string(docs.join("coverage.md"))?;
         let is_same = Coverage::read(&docs)?.markdown()? == text;
         assert!(is_same, "docs/coverage.md is not of docs/coverage.json");
         Ok(())
@@ -580,7 +569,7 @@ mod tests {
         let coverage = one(Grade::Yes, 9);
         coverage.write(dir.path())?;
         assert_eq!(Coverage::read(dir.path())?, coverage);
-        let text = fs::read_to_string(dir.path().join("coverage.md"))?;
+        let text = std::fs::read_to_string(dir.path().join("coverage.md"))?;
         assert!(text.contains("| sysrq-c | **9/10**, 3.2 ms |"), "{text}");
         Ok(())
     }

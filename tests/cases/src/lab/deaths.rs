@@ -3,14 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::kept;
 use super::record::{self, Case, DeathRecord};
 use super::report::Cell;
+
+/// Of its files.
+const NAME: &str = "deaths";
 
 /// Deaths of one kernel on machines with as many CPUs.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -120,7 +123,6 @@ impl Sum {
             all.add(death);
             ways.insert(&death.way);
         }
-        let tenth = |ms: (f64, f64)| ((ms.0 * 10.0).round() / 10.0, (ms.1 * 10.0).round() / 10.0);
         Self {
             kernel: kernel.to_owned(),
             cpus,
@@ -129,8 +131,8 @@ impl Sum {
             words: all.words,
             whole: all.complete,
             good: all.good,
-            word_ms: tenth(all.word_ms()),
-            hold_ms: tenth(all.hold_ms()),
+            word_ms: kept::tenths(all.word_ms()),
+            hold_ms: kept::tenths(all.hold_ms()),
             expired: all.expired,
             release: all.release,
         }
@@ -147,13 +149,7 @@ pub struct Deaths {
 impl Deaths {
     /// What is kept in `dir`; empty if there is nothing.
     pub fn read(dir: &Path) -> Result<Self> {
-        let path = dir.join("deaths.json");
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .with_context(|| format!("{} has no deaths", path.display())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
-        }
+        kept::read(dir, NAME)
     }
 
     /// Whether this draw was died.
@@ -176,11 +172,7 @@ impl Deaths {
     /// Keeps it in `dir`, for machines and for people.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let json = serde_json::to_string_pretty(self)? + "\n";
-        for (name, text) in [("deaths.json", json), ("deaths.md", self.markdown())] {
-            let path = dir.join(name);
-            fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
+        kept::write(dir, NAME, &json, &self.markdown())
     }
 
     /// One line: how many, and what was missed.
@@ -289,7 +281,7 @@ mod tests {
     #[test]
     fn the_table_in_docs_is_what_the_batches_there_say() -> Result<()> {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
-        let text = fs::read_to_string(docs.join("deaths.md"))?;
+        let text = std::fs::read_to_string(docs.join("deaths.md"))?;
         let is_same = Deaths::read(&docs)?.markdown() == text;
         assert!(is_same, "docs/deaths.md is not of docs/deaths.json");
         Ok(())
@@ -315,7 +307,7 @@ mod tests {
             kept.summary()
                 .starts_with("7 deaths: 0 without a first word")
         );
-        let text = fs::read_to_string(dir.path().join("deaths.md"))?;
+        let text = std::fs::read_to_string(dir.path().join("deaths.md"))?;
         assert!(text.contains("draws 5 to 6"), "{text}");
         Ok(())
     }

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use agent_core::engine::{self, Engine, Input};
 use agent_core::model::{
-    Asked, Body, Death, DeathState, HoldPoint, Inventory, KnownBug, Line, Means, Proof, ReasonCode,
-    Timestamp, Word,
+    Asked, Body, Death, DeathState, HoldPoint, Inventory, KnownBug, Line, Means, Packet, Proof,
+    ReasonCode, Timestamp, Word,
 };
 use anyhow::{Context as _, Result};
 use harness::vm::{ConsoleLine, Outcome};
@@ -20,7 +20,7 @@ use lastgasp::gasp::protocol::{Frame, Key, KeyRing, Kind};
 use lastgasp::gasp::queue::queue;
 use lastgasp::gasp::receiver::{self, Handler};
 
-use super::ways::{self, Demand, Way};
+use super::ways::{self, Demand, Foreseen, Way};
 use crate::node;
 
 /// What became of one death.
@@ -162,6 +162,18 @@ pub fn held(points: impl IntoIterator<Item = HoldPoint>) -> Vec<HoldPoint> {
     held
 }
 
+/// Whether this is the packet that was to be foreseen.
+fn is_told(packet: &Packet, as_is: &Foreseen, is_old: bool) -> bool {
+    let list: Vec<u32> = packet.list.iter().map(|element| element.len).collect();
+    let called = |function: &String| function.contains(as_is.caller);
+    packet.check == as_is.check
+        && packet.gso_size == as_is.gso_size
+        && list == as_is.list
+        && (packet.device.as_str(), packet.driver.as_str()) == as_is.device
+        && packet.netns != 0
+        && (is_old || packet.stack.iter().any(called))
+}
+
 /// What a way's expectations are held against.
 #[expect(clippy::struct_excessive_bools, reason = "independent facts")]
 struct Facts<'a> {
@@ -236,12 +248,17 @@ impl Facts<'_> {
                 format!("not named as {bug} with what helps, but {named:?}")
             });
         }
-        if let Some(check) = way.foreseen() {
+        if let Some(foreseen) = way.foreseen() {
             let first = self.words.first().map(|(_, word)| *word);
             let packet = first.and_then(|word| word.packet.as_deref());
-            must(packet.is_some_and(|packet| packet.check == check), &|| {
-                format!("not foreseen as {check:?}, but {packet:?}")
-            });
+            // Before 5.17 no program can write the names of functions.
+            let report = self.death.and_then(|d| d.report.as_ref());
+            let release = report.and_then(|report| report.kernel_release.as_deref());
+            let is_old = release.is_some_and(|release| release.starts_with("5.1"));
+            must(
+                packet.is_some_and(|packet| is_told(packet, foreseen, is_old)),
+                &|| format!("not foreseen as {foreseen:?}, but {packet:?}"),
+            );
             must(self.is_ahead, &|| {
                 "foreseen, but not outside before it happened".to_owned()
             });
