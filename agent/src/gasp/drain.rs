@@ -283,32 +283,39 @@ impl<'a> Drain<'a> {
             // Nothing goes before the first word; it waits for its line, not for long.
             return self.pause(death, now);
         }
+        let head = ring.head();
         self.lines(death, now);
-        self.outlet.flush_udp();
-        if death.cursor >= ring.head() && !self.is_closing(death) {
+        self.close(death);
+        // By UDP as well; what comes meanwhile goes below it before the rest of that.
+        let is_out = self.outlet.flush_udp(|| ring.head() > head);
+        if is_out && death.cursor >= ring.head() && !self.is_in_flight(death) {
             ring.ack(death.cursor);
         }
         self.rest_if_over(death, now)
     }
 
-    /// Everything is with the device. Of a held kernel that is said once, and
-    /// then the device is waited for, a little.
-    fn is_closing(&mut self, death: &mut Progress) -> bool {
+    /// To a held kernel's death there is a last word: everything is out, and this is what
+    /// it cost.
+    fn close(&mut self, death: &mut Progress) {
         let now = sched::monotonic_ns();
         let (held, holding) = self.shared.ring.held(now);
-        if !holding {
-            return false;
+        let is_said = death.closing.is_some_and(|(at, _)| at == death.cursor);
+        if !holding || is_said || death.cursor < self.shared.ring.head() {
+            return;
         }
-        if death.closing.is_none_or(|(at, _)| at != death.cursor) {
-            // The last word: everything is out, and this is what it cost. What was
-            // sent since the search may hold the cause.
-            self.search(death);
-            self.say(death, held);
-            self.outlet.flush_udp();
-            death.closing = Some((death.cursor, now));
-        }
+        // What was sent since the search may hold the cause.
+        self.search(death);
+        self.say(death, held);
+        death.closing = Some((death.cursor, now));
+    }
+
+    /// A held kernel waits, a little, for the device to let go of the frames.
+    fn is_in_flight(&self, death: &Progress) -> bool {
+        let now = sched::monotonic_ns();
         let since = death.closing.map_or(now, |(_, since)| since);
-        self.outlet.is_in_flight() && now.saturating_sub(since) < IN_FLIGHT_NS
+        self.shared.ring.held(now).1
+            && now.saturating_sub(since) < IN_FLIGHT_NS
+            && self.outlet.is_in_flight()
     }
 
     /// Decides whether the kernel lived on, and how soon to look again.
@@ -329,7 +336,7 @@ impl<'a> Drain<'a> {
                 .begin(&mut self.frame, Kind::Survived)
                 .seal(stamp);
             let _ = self.outlet.send(&self.frame[..len]);
-            self.outlet.flush_udp();
+            self.outlet.flush_udp(|| false);
             let unfinished = death.holes.len() as u64;
             let losses = &self.shared.losses;
             losses.unfinished.fetch_add(unfinished, Ordering::Relaxed);

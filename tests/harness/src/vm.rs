@@ -18,6 +18,7 @@ use tempfile::TempDir;
 
 use crate::arch::Arch;
 use crate::autopsy;
+use crate::host;
 use crate::progress;
 use crate::qmp::{self, Qmp};
 use crate::wire::{Datagram, Wire};
@@ -92,6 +93,9 @@ pub struct Outcome {
     pub datagrams: Vec<Datagram>,
     /// From start to end.
     pub wall: Duration,
+    /// For how long its threads had no CPU of the host while its end was waited for, in
+    /// milliseconds, if that is known. Four virtual CPUs on two always wait a little.
+    pub waited_ms: Option<u64>,
     /// If it had to be ended after all that time: where its CPUs were (`autopsy::look`).
     pub autopsy: Vec<String>,
 }
@@ -317,7 +321,10 @@ impl Vm {
     /// Waits for the end, or `at_most`; what is still there then is ended.
     pub fn finish(mut self, at_most: Duration) -> Result<Outcome> {
         let until = (Instant::now() + at_most).min(self.deadline);
+        let before = host::waited_ms(self.qemu.id());
+        let mut now = before;
         let ended = loop {
+            now = host::waited_ms(self.qemu.id()).or(now);
             if self.qemu.try_wait()?.is_some() {
                 break true;
             }
@@ -327,6 +334,7 @@ impl Vm {
             std::thread::sleep(Duration::from_millis(5));
         };
         let wall = self.started.elapsed();
+        let waited = now.zip(before);
         // Who waits for nothing does not want to know.
         let autopsy = if ended || at_most < HANGS {
             Vec::new()
@@ -353,6 +361,7 @@ impl Vm {
             console: self.console(),
             datagrams: self.datagrams.try_iter().collect(),
             wall,
+            waited_ms: waited.map(|(now, before)| now.saturating_sub(before)),
             autopsy,
         })
     }

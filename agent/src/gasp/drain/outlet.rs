@@ -21,9 +21,11 @@ pub(super) struct Outlet<'a> {
     links: [Option<Link>; MAX_COLLECTORS],
     links_version: u64,
     wire: Box<[u8; MAX_WIRE]>,
-    /// Frames that went below UDP and are yet to go by UDP.
+    /// Frames that went below UDP and are yet to go by UDP: a ring, of which this many
+    /// from the first one are in use.
     queue: Box<[[u8; MAX_FRAME]]>,
     queued: [usize; UDP_QUEUE],
+    first: usize,
     in_queue: usize,
 }
 
@@ -45,6 +47,7 @@ impl<'a> Outlet<'a> {
             wire: Box::new([0; MAX_WIRE]),
             queue: vec![[0; MAX_FRAME]; UDP_QUEUE].into_boxed_slice(),
             queued: [0; UDP_QUEUE],
+            first: 0,
             in_queue: 0,
         }
     }
@@ -94,32 +97,56 @@ impl<'a> Outlet<'a> {
                 }
             }
         }
-        if self.in_queue == UDP_QUEUE {
-            self.flush_udp();
+        self.keep_for_udp(frame);
+        let is_out = self.below_udp() || self.flush_udp(|| false);
+        if !is_out {
+            self.in_queue -= 1;
         }
-        self.queue[self.in_queue][..frame.len()].copy_from_slice(frame);
-        self.queued[self.in_queue] = frame.len();
-        self.in_queue += 1;
-        self.below_udp() || self.flush_udp()
+        is_out
     }
 
-    /// Sends by UDP what has gone below it. False: not all of it.
-    pub(super) fn flush_udp(&mut self) -> bool {
-        let frames = self.queue.iter().zip(self.queued).take(self.in_queue);
-        self.in_queue = 0;
-        for (frame, len) in frames {
-            for socket in &self.shared.udp {
-                let Some(_sending) = self.shared.ring.begin_sending(self.thread) else {
-                    return false;
-                };
-                release(&mut self.reserve);
-                if socket.send(&frame[..len]).is_err() {
-                    let errors = &self.shared.losses.udp_errors;
-                    errors.fetch_add(1, Ordering::Relaxed);
-                }
+    /// Where there is no place left, the oldest one goes now.
+    pub(super) fn keep_for_udp(&mut self, frame: &[u8]) {
+        if self.in_queue == UDP_QUEUE && !self.send_oldest() {
+            self.drop_oldest();
+        }
+        let place = (self.first + self.in_queue) % UDP_QUEUE;
+        self.queue[place][..frame.len()].copy_from_slice(frame);
+        self.queued[place] = frame.len();
+        self.in_queue += 1;
+    }
+
+    /// Sends by UDP what has gone below it: a frame at least, and the rest unless something
+    /// else is `urgent`. False: not all of it.
+    pub(super) fn flush_udp(&mut self, urgent: impl Fn() -> bool) -> bool {
+        while self.in_queue > 0 {
+            if !self.send_oldest() || (self.in_queue > 0 && urgent()) {
+                return false;
             }
         }
         true
+    }
+
+    /// Sends the frame by UDP that waits for it longest. False: it may not be sent now.
+    fn send_oldest(&mut self) -> bool {
+        let (frame, len) = (&self.queue[self.first], self.queued[self.first]);
+        for socket in &self.shared.udp {
+            let Some(_sending) = self.shared.ring.begin_sending(self.thread) else {
+                return false;
+            };
+            release(&mut self.reserve);
+            if socket.send(&frame[..len]).is_err() {
+                let errors = &self.shared.losses.udp_errors;
+                errors.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        self.drop_oldest();
+        true
+    }
+
+    fn drop_oldest(&mut self) {
+        self.first = (self.first + 1) % UDP_QUEUE;
+        self.in_queue -= 1;
     }
 
     /// Whether a device still holds frames that were sent below UDP.

@@ -276,6 +276,30 @@ fn nothing_is_sent_while_the_cpus_are_about_to_be_stopped_and_nothing_is_lost_by
 }
 
 #[test]
+fn what_is_kept_for_udp_goes_in_order_and_gives_way_to_what_is_urgent() {
+    let kernel = Kernel::new();
+    let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
+    let mut drain = Drain::new(&shared, None, None, None, 0);
+    let numbers = || {
+        let mut byte = [0];
+        std::iter::from_fn(|| collector.recv(&mut byte).ok().map(|_| byte[0])).collect::<Vec<_>>()
+    };
+    for number in 0..34 {
+        drain.outlet.keep_for_udp(&[number]);
+    }
+    assert_eq!(numbers(), [0, 1], "there is place for 32");
+    assert!(!drain.outlet.flush_udp(|| true));
+    assert_eq!(numbers(), [2], "one goes whatever is urgent");
+    kernel.control(offset_of!(Control, closed), 1);
+    assert!(!drain.outlet.flush_udp(|| false));
+    assert_eq!(numbers(), [0; 0]);
+    kernel.control(offset_of!(Control, closed), 0);
+    assert!(drain.outlet.flush_udp(|| false));
+    assert_eq!(numbers(), (3..34).collect::<Vec<u8>>());
+    assert!(drain.outlet.flush_udp(|| true), "nothing is left");
+}
+
+#[test]
 fn a_mark_that_is_seen_late_still_has_its_line() {
     let mut kernel = Kernel::new();
     let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));

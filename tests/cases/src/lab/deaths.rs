@@ -51,6 +51,9 @@ pub struct Miss {
     pub misses: Vec<String>,
     /// For how long the host itself was not run meanwhile, if that is known.
     pub host_stolen_ms: Option<u64>,
+    /// For how long the machine's threads wanted a CPU meanwhile, likewise.
+    #[serde(default)]
+    pub machine_waited_ms: Option<u64>,
 }
 
 /// The deaths of draws that follow one another.
@@ -110,6 +113,7 @@ impl Batch {
                     case: death.case.clone(),
                     misses: death.misses.clone(),
                     host_stolen_ms: death.host_stolen_ms,
+                    machine_waited_ms: death.machine_waited_ms,
                 })
                 .collect(),
         })
@@ -230,20 +234,19 @@ impl Deaths {
                 );
             }
             if !batch.misses.is_empty() {
-                text.push_str("\n| draw | kernel, CPUs | way | host away ms | what was missed |\n|---|---|---|---|---|\n");
+                text.push_str("\n| draw | kernel, CPUs | way | host away ms | machine waited ms | what was missed |\n|---|---|---|---|---|---|\n");
             }
             for miss in &batch.misses {
                 let case = &miss.case;
-                let away = miss
-                    .host_stolen_ms
-                    .map_or("?".to_owned(), |ms| ms.to_string());
+                let known = |ms: Option<u64>| ms.map_or("?".to_owned(), |ms| ms.to_string());
+                let (away, waited) = (known(miss.host_stolen_ms), known(miss.machine_waited_ms));
                 // Lines of a log are in it.
                 let what = miss.misses.join("; ").replace('|', "\\|");
                 let draw = case.draw.unwrap_or_default();
                 let (kernel, cpus, way) = (&case.kernel, case.cpus, &case.way);
                 let _ = writeln!(
                     text,
-                    "| {draw} | {kernel} x{cpus} | {way} | {away} | {what} |"
+                    "| {draw} | {kernel} x{cpus} | {way} | {away} | {waited} | {what} |"
                 );
             }
         }

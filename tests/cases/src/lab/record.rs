@@ -65,6 +65,10 @@ pub struct DeathRecord {
     pub wall_ms: u64,
     /// How much of it the host was not run itself, if that is known.
     pub host_stolen_ms: Option<u64>,
+    /// For how long the machine's threads wanted a CPU and had none while it died, summed, if
+    /// that is known.
+    #[serde(default)]
+    pub machine_waited_ms: Option<u64>,
     /// `yes`, `no`, `not possible`, `error`.
     pub verdict: String,
     /// Why it is not possible.
@@ -129,6 +133,7 @@ impl DeathRecord {
             build: build.into(),
             wall_ms: 0,
             host_stolen_ms: None,
+            machine_waited_ms: None,
             verdict: "error".into(),
             why: None,
             misses: Vec::new(),
@@ -160,6 +165,7 @@ impl DeathRecord {
                 let good = verdict.misses.is_empty();
                 record.verdict = if good { "yes" } else { "no" }.into();
                 record.misses.clone_from(&verdict.misses);
+                record.machine_waited_ms = verdict.waited_ms;
                 record.first_datagram_ms = verdict.first_ms;
                 record.first_word_ms = verdict.word_ms;
                 record.lines_expected = verdict.lines_expected;
@@ -197,11 +203,15 @@ impl DeathRecord {
 
     /// What the host did meanwhile, for who looks for the cause of a miss.
     pub fn host(&self) -> String {
-        match self.host_stolen_ms {
+        let stolen = match self.host_stolen_ms {
             Some(0) => " (the host ran all the time)".to_owned(),
             Some(ms) => format!(" (the host itself was not run for {ms} ms of it)"),
             None => String::new(),
-        }
+        };
+        let waited = self
+            .machine_waited_ms
+            .map(|ms| format!(" (its threads waited {ms} ms for a CPU)"));
+        stolen + &waited.unwrap_or_default()
     }
 }
 

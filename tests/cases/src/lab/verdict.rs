@@ -28,6 +28,8 @@ use crate::node;
 pub struct Verdict {
     /// Everything wrong with it; empty is as it should be.
     pub misses: Vec<String>,
+    /// For how long the machine had not all of its CPUs (`Outcome::waited_ms`).
+    pub waited_ms: Option<u64>,
     /// From the kernel's hook to the first datagram, by the guest's clock.
     pub first_ms: Option<f64>,
     /// From the kernel's hook to the first word with the true reason.
@@ -115,6 +117,7 @@ pub fn judge(way: &Way, demand: Demand, since: Instant, outcome: &Outcome) -> Re
         death,
     };
     Ok(Verdict {
+        waited_ms: outcome.waited_ms,
         misses: facts.misses(way, demand),
         first_ms,
         word_ms,
