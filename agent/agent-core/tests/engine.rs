@@ -108,6 +108,7 @@ fn decoded(boot: u8, code: ReasonCode) -> Input {
             kernel_release: Some("6.12.0".into()),
             comm: None,
             corrupted: None,
+            fingerprint: None,
             known_bugs: Vec::new(),
         },
     }

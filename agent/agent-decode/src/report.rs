@@ -124,6 +124,7 @@ impl Report {
             kernel_release: self.kernel_release.clone(),
             comm: self.comm.clone(),
             corrupted: self.corrupted.clone(),
+            fingerprint: Some(self.fingerprint.clone()),
             known_bugs: self.known_bugs(),
         }
     }

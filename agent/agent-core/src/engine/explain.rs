@@ -97,7 +97,7 @@ pub fn retry(death: &Death) -> Retry {
 }
 
 /// Whether this is done because somebody asked for it.
-fn is_ordered(code: ReasonCode) -> bool {
+pub(crate) fn is_ordered(code: ReasonCode) -> bool {
     matches!(
         code,
         ReasonCode::Restart
@@ -286,6 +286,7 @@ pub(super) fn provisional(word: &Word) -> Report {
         kernel_release: None,
         comm: (!word.comm.is_empty()).then(|| word.comm.clone()),
         corrupted: None,
+        fingerprint: None,
         known_bugs: Vec::new(),
     }
 }
@@ -301,6 +302,7 @@ fn foreseen(word: &Word, packet: &Packet) -> Report {
         kernel_release: None,
         comm: None,
         corrupted: None,
+        fingerprint: None,
         known_bugs: Vec::new(),
     }
 }

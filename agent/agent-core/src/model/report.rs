@@ -21,6 +21,10 @@ pub struct Report {
     pub comm: Option<String>,
     /// Why this report cannot be trusted in full.
     pub corrupted: Option<String>,
+    /// The same for one crash however it was logged, and across builds of one kernel;
+    /// absent where no log was decoded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
     /// Known bugs that it looks like and that this kernel may have, the likeliest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub known_bugs: Vec<KnownBug>,

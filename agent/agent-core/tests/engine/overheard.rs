@@ -16,6 +16,7 @@ fn overheard(n: u8, boot: Option<u8>, title: &str) -> Input {
             kernel_release: None,
             comm: None,
             corrupted: None,
+            fingerprint: None,
             known_bugs: Vec::new(),
         },
     }

@@ -52,6 +52,7 @@ fn report_of_the_bug() -> Input {
             kernel_release: Some("5.10.0-32-cloud-amd64".into()),
             comm: None,
             corrupted: None,
+            fingerprint: None,
             known_bugs: vec![KnownBug {
                 id: "cve-2024-42281".into(),
                 title: String::new(),

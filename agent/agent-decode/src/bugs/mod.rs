@@ -10,7 +10,7 @@ mod versions;
 use std::sync::LazyLock;
 
 pub use cna::Record;
-pub use rank::{Candidate, Opinion, Verdict, candidates};
+pub use rank::{Candidate, Opinion, Standing, Verdict, candidates, on_kernel};
 pub use search::{Found, Index};
 pub use signature::{Action, Reference, Signature, Workaround};
 pub use versions::Versions;

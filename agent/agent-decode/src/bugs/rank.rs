@@ -68,8 +68,7 @@ pub fn candidates(report: &Report) -> Vec<Candidate> {
         .iter()
         .filter_map(|bug| {
             let look = look(&bug.looks, report)?;
-            let standing = by_build(bug, report)
-                .unwrap_or_else(|| standing(&bug.introduced, &bug.fixed, report));
+            let standing = of_kernel(bug, &Kernel::of(report));
             let opinion = opinion(look, standing);
             Some(Candidate { bug, opinion })
         })
@@ -262,23 +261,64 @@ fn modules(looks: &Looks, report: &Report, look: &mut Look) {
     }
 }
 
-/// Whether a kernel can have a bug.
-pub(super) enum Standing {
+/// Whether a kernel has a bug.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// It has.
     Has {
+        /// Why, in words.
         said: String,
+        /// The first version of its series that has the fix; of mainline where its series
+        /// has none.
         update_to: Option<String>,
     },
+    /// It has not, and why, in words.
     HasNot(String),
+    /// Nobody can know, and why, in words.
     Unknown(String),
 }
 
+/// A kernel, as far as it is known.
+pub(super) struct Kernel<'a> {
+    /// `uname -r`.
+    release: Option<&'a str>,
+    /// `uname -v`.
+    version: Option<&'a str>,
+    distribution: Option<&'a str>,
+}
+
+impl<'a> Kernel<'a> {
+    pub(super) fn of(report: &'a Report) -> Self {
+        Self {
+            release: report.kernel_release.as_deref(),
+            version: report.kernel_version.as_deref(),
+            distribution: report.distribution,
+        }
+    }
+}
+
+/// Whether a kernel has a known bug: by its release (`uname -r`) and, if known, its version
+/// (`uname -v`). `None` if no bug of this id is known.
+pub fn on_kernel(id: &str, release: &str, version: Option<&str>) -> Option<Standing> {
+    let bug = super::known().iter().find(|bug| bug.id == id)?;
+    let kernel = Kernel {
+        release: Some(release),
+        version,
+        distribution: distribution::distribution(release, version),
+    };
+    Some(of_kernel(bug, &kernel))
+}
+
+fn of_kernel(bug: &Signature, kernel: &Kernel<'_>) -> Standing {
+    by_build(bug, kernel).unwrap_or_else(|| standing(&bug.introduced, &bug.fixed, kernel))
+}
+
 /// What the versions that have a bug and its fix say of a kernel.
-pub(super) fn standing(introduced: &Versions, fixed: &Versions, report: &Report) -> Standing {
-    let Some(release) = &report.kernel_release else {
+pub(super) fn standing(introduced: &Versions, fixed: &Versions, kernel: &Kernel<'_>) -> Standing {
+    let Some(release) = kernel.release else {
         return Standing::Unknown("the log does not say which kernel it was".to_owned());
     };
-    let version = report.kernel_version.as_deref();
-    let level = match distribution::level(release, version) {
+    let level = match distribution::level(release, kernel.version) {
         Ok(level) => level,
         Err(why) => return Standing::Unknown(why),
     };
@@ -315,8 +355,8 @@ pub(super) fn standing(introduced: &Versions, fixed: &Versions, report: &Report)
 }
 
 /// What is recorded of a distribution's builds.
-fn by_build(bug: &Signature, report: &Report) -> Option<Standing> {
-    let (name, release) = (report.distribution?, report.kernel_release.as_ref()?);
+fn by_build(bug: &Signature, kernel: &Kernel<'_>) -> Option<Standing> {
+    let (name, release) = (kernel.distribution?, kernel.release?);
     let this = numbers(release);
     let of = |known: &str| {
         let known = numbers(known);
@@ -415,6 +455,25 @@ mod tests {
         );
         assert_eq!(of("6.1.1", "cve-2022-49872"), Some(Verdict::RuledOut));
         assert_eq!(on("6.1.1")[0].1, Verdict::Likely);
+    }
+
+    #[test]
+    fn a_kernel_has_a_bug_whether_or_not_it_crashed() {
+        let has = |release: &str, version| on_kernel("cve-2024-42281", release, version);
+        let fixed_in = |release: &str, version| match has(release, version) {
+            Some(Standing::Has { update_to, .. }) => update_to,
+            _ => None,
+        };
+        assert_eq!(fixed_in("6.1.81", None).as_deref(), Some("6.1.103"));
+        assert!(matches!(has("6.1.103", None), Some(Standing::HasNot(_))));
+        let el9 = "5.14.0-427.el9.x86_64";
+        assert!(matches!(has(el9, None), Some(Standing::Unknown(_))));
+        // Debian says it in the version alone.
+        let debian = "6.1.0-18-amd64";
+        assert!(matches!(has(debian, None), Some(Standing::Unknown(_))));
+        let version = Some("#1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1 (2024-02-01)");
+        assert_eq!(fixed_in(debian, version).as_deref(), Some("6.1.103"));
+        assert_eq!(on_kernel("no such bug", "6.1.81", None), None);
     }
 
     #[test]

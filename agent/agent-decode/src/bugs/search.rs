@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::report::Report;
 
 use super::cna::Record;
-use super::rank::{Look, Opinion, opinion, standing};
+use super::rank::{Kernel, Look, Opinion, opinion, standing};
 
 /// Functions of a stack that are compared.
 const FRAMES_MAX: usize = 16;
@@ -91,7 +91,7 @@ impl Index {
             .filter_map(|(at, shared)| {
                 let record = self.records.get(at as usize)?;
                 let look = self.look(record, report, &shared)?;
-                let standing = standing(&record.introduced, &record.fixed, report);
+                let standing = standing(&record.introduced, &record.fixed, &Kernel::of(report));
                 let opinion = opinion(look, standing);
                 Some(Found { record, opinion })
             })
