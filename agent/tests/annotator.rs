@@ -16,6 +16,8 @@ use serde_json::Value;
 
 #[path = "annotator/asked.rs"]
 mod asked;
+#[path = "annotator/fleet.rs"]
+mod fleet;
 #[path = "annotator/netconsole.rs"]
 mod netconsole;
 #[path = "annotator/replay.rs"]

@@ -98,6 +98,7 @@ mod tests {
                 ..Inventory::default()
             })),
             stopped: false,
+            up_ms: 0,
         };
         let change = Change {
             nodes: vec![seen(3, std::slice::from_ref(&pod)), seen(4, &[])],

@@ -342,12 +342,14 @@ impl Annotator {
                     boot,
                     inventory,
                     stopped,
+                    up_ms,
                 } => change.nodes.push(SeenNode {
                     node,
                     uid,
                     boot,
                     inventory,
                     stopped,
+                    up_ms,
                 }),
                 Output::Stopped(stop) => {
                     tracing::info!(

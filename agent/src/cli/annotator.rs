@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use super::known;
 use crate::annotate::{self, Annotator, Executor, State};
 use crate::channels::netconsole::{self, Addresses, Listener};
 use crate::config::annotator::{Kube, Low, Settings, default_stores};
@@ -126,6 +127,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             })
         },
         problems: Box::new(move || problems(&state.borrow(), api.as_ref())),
+        has_bug: known::has_bug,
     };
     let mut web = tokio::spawn(web::serve(listener, pages, stop.clone()));
     let mut work = tokio::spawn(annotator.run(queue, overheard, stop));

@@ -1,13 +1,17 @@
-//! Where `deaths` and `why` get their answers: an annotator, or its store.
+//! Where `deaths`, `why` and `fleet` get their answers: an annotator, or its store.
 
 use std::io::{Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_core::model::Timestamp;
+use agent_core::recurrence::{Asked, Fleet};
 use anyhow::{Context, anyhow, bail};
 use serde::de::DeserializeOwned;
 
+use super::known;
+use crate::annotate;
 use crate::store::{Explanation, Query, Removed, Store, Summary};
 
 /// Longest wait for the annotator, in each direction.
@@ -66,6 +70,30 @@ impl Source {
                 .get(&format!("/v1/removed?limit={limit}"))?
                 .unwrap_or_default()),
         }
+    }
+
+    /// Who died of what, and who never did.
+    pub(super) fn fleet(&self, asked: &Asked, since_s: Option<u64>) -> anyhow::Result<Fleet> {
+        if let Some(path) = &self.store {
+            let now = annotate::now();
+            let since = since_s.map(|s| Timestamp(now.0.saturating_sub(s.saturating_mul(1_000))));
+            return Ok(Store::open_to_read(path)?.fleet(since, asked, &known::has_bug)?);
+        }
+        let mut path = "/v1/fleet?".to_owned();
+        let mut ask = |name: &str, value: &str| {
+            path.push_str(&format!("{name}={}&", encoded(value)));
+        };
+        if let Some(seconds) = since_s {
+            ask("since_s", &seconds.to_string());
+        }
+        if let Some(fingerprint) = &asked.fingerprint {
+            ask("fingerprint", fingerprint);
+        }
+        if let Some(node) = &asked.node {
+            ask("node", node.as_str());
+        }
+        self.get(&path)?
+            .ok_or_else(|| anyhow!("the annotator does not know /v1/fleet; is it another version?"))
     }
 
     pub(super) fn why(&self, query: &Query, lines: u32) -> anyhow::Result<Option<Explanation>> {

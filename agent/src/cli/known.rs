@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use agent_decode::bugs::{Candidate, Verdict};
+use agent_core::recurrence::HasBug;
+use agent_decode::bugs::{self, Candidate, Standing, Verdict};
 use serde::Serialize;
 
 use super::out::sanitize;
@@ -39,6 +40,18 @@ impl<'a> From<&'a Candidate> for Short<'a> {
             workaround: bug.workaround.as_ref().map(|w| w.text.as_str()),
             references: bug.references.iter().map(|r| r.url.as_str()).collect(),
         }
+    }
+}
+
+/// Whether a kernel has a known bug: by its release (`uname -r`) and, if known, its version
+/// (`uname -v`).
+pub(super) fn has_bug(id: &str, release: &str, version: Option<&str>) -> HasBug {
+    match bugs::on_kernel(id, release, version) {
+        Some(Standing::Has { update_to, .. }) => HasBug::Yes {
+            fixed_in: update_to,
+        },
+        Some(Standing::HasNot(_)) => HasBug::No,
+        Some(Standing::Unknown(_)) | None => HasBug::Unknown,
     }
 }
 

@@ -9,6 +9,7 @@ mod crd;
 mod deaths;
 mod decode;
 mod doctor;
+mod fleet;
 mod known;
 pub mod out;
 mod why;
@@ -31,6 +32,7 @@ enum Command {
     Annotator(Box<annotator::Args>),
     Deaths(deaths::Args),
     Why(why::Args),
+    Fleet(fleet::Args),
     Decode(decode::Args),
     Bugs(bugs::Args),
     Doctor(doctor::Args),
@@ -45,6 +47,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Annotator(args) => annotator::run(&args),
         Command::Deaths(args) => deaths::run(&args),
         Command::Why(args) => why::run(&args),
+        Command::Fleet(args) => fleet::run(&args),
         Command::Decode(args) => Ok(decode::run(&args)),
         Command::Bugs(args) => bugs::run(args),
         Command::Doctor(args) => doctor::run(&args),

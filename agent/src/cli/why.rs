@@ -7,6 +7,7 @@ use agent_core::engine::{asker_text, packet_text, rfc3339, told_text};
 use agent_core::model::{
     Account, Asked, Asker, Channel, DeathState, KnownBug, Line, LogLine, Packet, Proof, RetryAdvice,
 };
+use agent_core::recurrence::Recurrence;
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, Style, sanitize, styled};
@@ -101,7 +102,9 @@ fn told(answer: &Explanation, wide: bool, colour: bool) -> Result<String, std::f
         match part {
             Part::Removed(removed) => page.removed(removed, pod)?,
             Part::Stopped(stopped) => page.stopped(stopped)?,
-            Part::Died(summary) => page.death(summary, pod)?,
+            Part::Died(summary) => {
+                page.death(summary, answer.recurrence.as_ref(), pod)?;
+            }
         }
     }
     if wide && !answer.pods.is_empty() {
@@ -281,7 +284,12 @@ impl Page {
         Ok(())
     }
 
-    fn death(&mut self, summary: &Summary, pod: Option<&PodNote>) -> std::fmt::Result {
+    fn death(
+        &mut self,
+        summary: &Summary,
+        recurrence: Option<&Recurrence>,
+        pod: Option<&PodNote>,
+    ) -> std::fmt::Result {
         let death = &summary.death;
         let style = match death.state {
             DeathState::Survived | DeathState::Revoked => Style::Bold,
@@ -307,6 +315,9 @@ impl Page {
             self.asked(asked)?;
         }
         self.field("when", &rfc3339(death.happened_at))?;
+        if let Some(recurrence) = recurrence {
+            self.field("recurs", &sanitize(&recurrence.text))?;
+        }
         self.field("state", state(death.state))?;
         self.field(
             "proof",

@@ -36,6 +36,7 @@ pub fn collect(
         microcode: line("/sys/devices/system/cpu/cpu0/microcode/version"),
         cpus: std::thread::available_parallelism().map_or(0, |n| n.get() as u32),
         panic_on_oops: kernel("panic_on_oops").parse::<u8>().ok().map(|n| n != 0),
+        network_drivers: network_drivers(Path::new("/sys/class/net")),
         modules: modules(&fs::read_to_string("/proc/modules").unwrap_or_default()),
         pods: pods(pod_logs),
         probes,
@@ -72,6 +73,26 @@ fn modules(proc_modules: &str) -> Vec<String> {
     let names = proc_modules.lines().filter_map(|l| l.split(' ').next());
     let mut names: Vec<String> = names.take(LIST_MAX).map(str::to_owned).collect();
     names.sort();
+    names
+}
+
+/// What drives the devices that the kernel lists; a bridge, a tunnel or a veth is
+/// driven by nothing.
+fn network_drivers(dir: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    let driver = |entry: fs::DirEntry| {
+        let driver = fs::read_link(entry.path().join("device/driver")).ok()?;
+        Some(driver.file_name()?.to_str()?.to_owned())
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .take(LIST_MAX)
+        .filter_map(driver)
+        .collect();
+    names.sort();
+    names.dedup();
     names
 }
 
@@ -131,6 +152,26 @@ mod tests {
             .collect();
         assert_eq!(names, ["default/web-1/u1", "jobs/etl-x/u2"]);
         assert!(pods(Path::new("/nonexistent")).is_empty());
+    }
+
+    #[test]
+    fn drivers_are_those_of_devices_with_hardware() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        for (device, driver) in [
+            ("eth1", Some("virtio_net")),
+            ("eth0", Some("ena")),
+            ("eth2", Some("virtio_net")),
+            ("cni0", None),
+        ] {
+            let device = dir.path().join(device).join("device");
+            fs::create_dir_all(&device).expect("mkdir");
+            if let Some(driver) = driver {
+                let target = format!("../../../bus/virtio/drivers/{driver}");
+                std::os::unix::fs::symlink(target, device.join("driver")).expect("symlink");
+            }
+        }
+        assert_eq!(network_drivers(dir.path()), ["ena", "virtio_net"]);
+        assert!(network_drivers(Path::new("/nonexistent")).is_empty());
     }
 
     #[test]

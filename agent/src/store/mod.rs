@@ -1,10 +1,12 @@
 //! What must outlive the annotator and the objects it writes on: nodes, pods,
-//! deaths with their lines, what was written where, and what is still to do.
+//! deaths with their lines, how long each boot lived, what was written where, and what
+//! is still to do.
 //!
 //! One SQLite file in WAL mode with `synchronous=NORMAL`: a commit survives
 //! SIGKILL of the annotator; a power cut may take the last commits, never the
 //! file. One process writes; anyone may read.
 
+mod fleet;
 mod read;
 mod schema;
 mod view;
@@ -123,6 +125,8 @@ pub struct Store {
     writer: Option<Mutex<Connection>>,
     /// Reads never wait for a commit, nor commits for a long answer.
     reader: Mutex<Connection>,
+    /// Of questions that take memory one is answered at a time.
+    turn: Mutex<()>,
     /// Held for as long as this process may write.
     _lock: Option<File>,
 }
@@ -139,6 +143,7 @@ impl Store {
             path: path.to_owned(),
             writer: Some(Mutex::new(writer)),
             reader: Mutex::new(reader),
+            turn: Mutex::new(()),
             _lock: Some(lock),
         })
     }
@@ -151,6 +156,7 @@ impl Store {
             path: path.to_owned(),
             writer: None,
             reader: Mutex::new(reader),
+            turn: Mutex::new(()),
             _lock: None,
         })
     }

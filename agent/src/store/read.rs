@@ -177,12 +177,17 @@ impl Store {
             (None, Some(removed)) => (self.pod_notes(&removed.removal.name)?, Vec::new()),
             (None, None) => (Vec::new(), Vec::new()),
         };
+        let recurrence = match &found.summary {
+            Some(summary) => self.recurrence(&summary.death)?,
+            None => None,
+        };
         Ok(Some(Explanation {
             pod: found.pod,
             silent: found.silent,
             removed: found.removed,
             stop: found.stop,
             summary: found.summary,
+            recurrence,
             pods,
             lines,
         }))

@@ -8,7 +8,7 @@ use super::{Error, explain};
 
 /// One step per format; `user_version` counts those that were taken. Steps
 /// that were released are never changed.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     "
 CREATE TABLE node (
     name      TEXT PRIMARY KEY,
@@ -142,10 +142,40 @@ CREATE TABLE overheard (
     PRIMARY KEY (node, boot, mono_ns, text)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+-- What boots ran on; most nodes of a fleet have it in common. Named by the first
+-- bytes of the SHA-256 of its text.
+CREATE TABLE platform (
+    id   BLOB PRIMARY KEY,
+    body TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+-- For how long each boot was seen alive: up_ms is its own clock when it was last seen.
+CREATE TABLE boot (
+    node     TEXT NOT NULL,
+    boot     TEXT NOT NULL,
+    platform BLOB,
+    seen_ms  INTEGER NOT NULL,
+    up_ms    INTEGER NOT NULL,
+    alive_ms INTEGER NOT NULL,
+    PRIMARY KEY (node, boot)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE death ADD COLUMN fingerprint TEXT
+    GENERATED ALWAYS AS (body ->> '$.report.fingerprint') VIRTUAL;
+CREATE INDEX death_kind ON death (fingerprint, code);
+",
 ];
 
 /// Sets the connection up and brings the file to the newest format.
 pub(super) fn prepare(path: &Path, connection: &mut Connection) -> Result<(), Error> {
+    prepare_until(path, connection, STEPS.len())
+}
+
+/// The same, up to an older format: for tests of how that becomes the newest.
+pub(super) fn prepare_until(
+    path: &Path,
+    connection: &mut Connection,
+    steps: usize,
+) -> Result<(), Error> {
     let failed = |source| explain(path, source);
     connection
         .pragma_update(None, "journal_mode", "wal")
@@ -154,7 +184,7 @@ pub(super) fn prepare(path: &Path, connection: &mut Connection) -> Result<(), Er
         .pragma_update(None, "synchronous", "normal")
         .map_err(failed)?;
     let version = check(path, connection)?;
-    for (i, step) in STEPS.iter().enumerate().skip(version) {
+    for (i, step) in STEPS.iter().enumerate().take(steps).skip(version) {
         let transaction = connection.transaction().map_err(failed)?;
         transaction.execute_batch(step).map_err(failed)?;
         transaction

@@ -9,6 +9,7 @@ use agent_core::model::{
 
 use super::*;
 
+mod fleet;
 mod overheard;
 mod removals;
 
@@ -76,6 +77,7 @@ fn change() -> Change {
                 ..Inventory::default()
             })),
             stopped: false,
+            up_ms: 0,
         }],
         lines: vec![lines(1, 3)],
         actions: vec![

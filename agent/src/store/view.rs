@@ -4,6 +4,7 @@ use agent_core::engine;
 use agent_core::model::{
     Death, LogLine, PodRef, ReasonCode, Removal, RetryAdvice, Silence, Stop, Timestamp,
 };
+use agent_core::recurrence::Recurrence;
 use serde::{Deserialize, Serialize};
 
 /// A death, and what follows from it in words.
@@ -125,6 +126,9 @@ pub struct Explanation {
     /// The death, if there is one.
     #[serde(flatten)]
     pub summary: Option<Summary>,
+    /// How often that death came before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recurrence: Option<Recurrence>,
     /// All pods that it was written on.
     pub pods: Vec<PodNote>,
     /// The last lines of the kernel's log, oldest first.

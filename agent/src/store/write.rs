@@ -9,7 +9,7 @@ use agent_core::model::{
 };
 use rusqlite::{Connection, Transaction, params};
 
-use super::{Error, PodNote, Store};
+use super::{Error, PodNote, Store, fleet};
 
 /// Most lines kept of one boot; a log of a crash has a few hundred.
 const LINES_MAX: i64 = 8_192;
@@ -48,6 +48,9 @@ pub struct SeenNode {
     pub inventory: Option<Box<Inventory>>,
     /// Whether a goodbye is the last that it said.
     pub stopped: bool,
+    /// How long the boot is up by its own clock, in milliseconds; zero where it has
+    /// not said yet.
+    pub up_ms: u64,
 }
 
 /// New lines of a boot, numbered by the agent process that sent them.
@@ -305,6 +308,7 @@ fn see_node(tx: &Transaction<'_>, now: Timestamp, seen: &SeenNode) -> rusqlite::
         inventory,
         seen.stopped
     ])?;
+    fleet::see_boot(tx, now, seen)?;
     let Some(inventory) = &seen.inventory else {
         return Ok(());
     };
@@ -408,7 +412,7 @@ fn put_death(tx: &Transaction<'_>, death: &Death, body: &str) -> rusqlite::Resul
         death.detected_at.0 as i64,
         body,
     ])?;
-    Ok(())
+    fleet::see_death(tx, death)
 }
 
 /// Stores lines and gives how many there was no room for.
@@ -585,5 +589,6 @@ fn prune(writer: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
              AND removal.at_ms >= pod.seen_ms)",
         [now.0.saturating_sub(PODS_KEPT_MS) as i64],
     )?;
+    fleet::prune(&tx, now)?;
     tx.commit()
 }

@@ -1,9 +1,12 @@
-//! HTTP: how the annotator is, what it counts, and what `why` and `deaths`
+//! HTTP: how the annotator is, what it counts, and what `why`, `deaths` and `fleet`
 //! read. Plain, read-only, for the cluster's inside: no answer holds a secret,
 //! all of them hold kernel text.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use agent_core::model::{NodeName, Timestamp};
+use agent_core::recurrence::{self, Fleet, HasBug};
 use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -33,6 +36,8 @@ pub struct Pages {
     pub refresh: Box<dyn Fn(&Metrics) + Send + Sync>,
     /// What keeps the annotator from doing its work; none if it is ready.
     pub problems: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+    /// Whether a kernel has a known bug.
+    pub has_bug: fn(&str, &str, Option<&str>) -> HasBug,
 }
 
 /// Serves until `stop` says so.
@@ -60,6 +65,7 @@ fn router(pages: Pages) -> Router {
         .route("/v1/deaths/{name}/lines", get(lines))
         .route("/v1/removed", get(removed))
         .route("/v1/why", get(why))
+        .route("/v1/fleet", get(fleet))
         .with_state(Arc::new(pages))
 }
 
@@ -196,4 +202,33 @@ async fn why(State(pages): Shared, Query(asked): Query<Why>) -> Result<Json<Expl
     let lines = asked.lines.unwrap_or(LINES_DEFAULT).min(LINES_MAX);
     let found = ask(&pages, move |store| store.why(&question, lines)).await?;
     found.map(Json).ok_or(Failure::Unknown)
+}
+
+#[derive(Deserialize)]
+struct OfFleet {
+    /// Leave out what is longer ago, in seconds.
+    since_s: Option<u64>,
+    fingerprint: Option<String>,
+    node: Option<String>,
+}
+
+async fn fleet(State(pages): Shared, Query(asked): Query<OfFleet>) -> Result<Json<Fleet>, Failure> {
+    let node = match asked.node {
+        None => None,
+        // What is no name is none of a node.
+        Some(name) => Some(NodeName::new(&name).ok_or(Failure::Unknown)?),
+    };
+    let question = recurrence::Asked {
+        fingerprint: asked.fingerprint,
+        node,
+    };
+    let since = asked.since_s.map(|seconds| {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now_ms = now.map_or(0, |now| now.as_millis() as u64);
+        Timestamp(now_ms.saturating_sub(seconds.saturating_mul(1_000)))
+    });
+    let has_bug = pages.has_bug;
+    ask(&pages, move |store| store.fleet(since, &question, &has_bug))
+        .await
+        .map(Json)
 }

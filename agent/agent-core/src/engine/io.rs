@@ -184,6 +184,9 @@ pub enum Output {
         inventory: Option<Box<Inventory>>,
         /// Whether a goodbye is the last that it said.
         stopped: bool,
+        /// How long the boot is up by its own clock (`CLOCK_MONOTONIC`), in
+        /// milliseconds; zero where it has not said yet.
+        up_ms: u64,
     },
     /// Record who had a boot stopped in an orderly way.
     Stopped(Box<Stop>),

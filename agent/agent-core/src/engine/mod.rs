@@ -37,6 +37,7 @@ use crate::model::{
 
 pub use annotations::{Keys, VALUE_MAX, annotations, is_prefix};
 pub use asked::{asker_text, stopped, told_text};
+pub(crate) use explain::is_ordered;
 pub use explain::{Retry, by, packet_text, reason, reason_code, retry, silent};
 pub use io::{Action, Input, KnownNode, Limits, Output, Stats};
 pub use log::merged;
@@ -291,13 +292,15 @@ impl Engine {
         if self.fleet.current(node) != Some(boot) {
             return;
         }
-        let stopped = self.fleet.find(node, boot);
+        let life = self.fleet.find(node, boot).map(|boot| boot.life);
+        let life = life.unwrap_or_default();
         out.push(Output::NodeSeen {
             node: node.clone(),
             uid,
             boot,
             inventory,
-            stopped: stopped.is_some_and(|boot| boot.life.stopped()),
+            stopped: life.stopped(),
+            up_ms: life.newest_ns() / 1_000_000,
         });
     }
 

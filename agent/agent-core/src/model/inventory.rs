@@ -34,6 +34,8 @@ pub struct Inventory {
     pub cpus: u32,
     /// `kernel.panic_on_oops`.
     pub panic_on_oops: Option<bool>,
+    /// Drivers of the network devices that have hardware, sorted by name.
+    pub network_drivers: Vec<String>,
     /// Loaded modules, sorted by name.
     pub modules: Vec<String>,
     /// Pods on the node, as far as the agent can see them without an API

@@ -8,6 +8,7 @@ mod gasp;
 mod identity;
 mod inventory;
 mod packet;
+mod platform;
 mod record;
 mod removal;
 mod report;
@@ -20,6 +21,7 @@ pub use gasp::{Body, Context, Gasp, HoldPoint, Line, LogLine, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
 pub use inventory::{Inventory, NOT_ATTACHED, PreviousBoot};
 pub use packet::{Check, Element, Packet};
+pub use platform::Platform;
 pub use record::{Record, RecordKind};
 pub use removal::{
     Deleted, Machine, Manager, NodeEvent, NodeObject, OwnedPod, Removal, SeenObject, Taint,
