@@ -79,19 +79,13 @@ impl Source {
             let since = since_s.map(|s| Timestamp(now.0.saturating_sub(s.saturating_mul(1_000))));
             return Ok(Store::open_to_read(path)?.fleet(since, asked, &known::has_bug)?);
         }
-        let mut path = "/v1/fleet?".to_owned();
-        let mut ask = |name: &str, value: &str| {
-            path.push_str(&format!("{name}={}&", encoded(value)));
-        };
-        if let Some(seconds) = since_s {
-            ask("since_s", &seconds.to_string());
-        }
-        if let Some(fingerprint) = &asked.fingerprint {
-            ask("fingerprint", fingerprint);
-        }
-        if let Some(node) = &asked.node {
-            ask("node", node.as_str());
-        }
+        let since = since_s.map(|seconds| format!("since_s={seconds}"));
+        let fingerprint = asked.fingerprint.as_deref();
+        let fingerprint = fingerprint.map(|text| format!("fingerprint={}", encoded(text)));
+        let node = asked.node.as_ref();
+        let node = node.map(|node| format!("node={}", encoded(node.as_str())));
+        let asked: Vec<String> = [since, fingerprint, node].into_iter().flatten().collect();
+        let path = format!("/v1/fleet?{}", asked.join("&"));
         self.get(&path)?
             .ok_or_else(|| anyhow!("the annotator does not know /v1/fleet; is it another version?"))
     }

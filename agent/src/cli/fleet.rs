@@ -166,7 +166,7 @@ fn told_group(text: &mut String, group: &Group, wide: bool, colour: bool) -> std
     } else {
         field("when", &last)?;
     }
-    let named = if wide { group.nodes.len() } else { NODES_NAMED };
+    let most = if wide { group.nodes.len() } else { NODES_NAMED };
     let names: Vec<String> = group
         .nodes
         .iter()
@@ -175,7 +175,7 @@ fn told_group(text: &mut String, group: &Group, wide: bool, colour: bool) -> std
             times => format!("{} ({times})", died.node),
         })
         .collect();
-    field("nodes", &listed(&names, group.nodes_died, named))?;
+    field("nodes", &listed(&names, group.nodes_died, most))?;
     text.push('\n');
     let shown = if wide { group.rows.len() } else { ROWS_SHOWN };
     let rows: Vec<Vec<String>> = group.rows.iter().take(shown).map(row).collect();
@@ -248,9 +248,9 @@ fn dimension(of: Dimension) -> &'static str {
 }
 
 fn listed<T: ToString>(names: &[T], all: u64, max: usize) -> String {
-    let named: Vec<String> = names.iter().take(max).map(T::to_string).collect();
-    let mut text = named.join(", ");
-    let rest = all.saturating_sub(named.len() as u64);
+    let shown: Vec<String> = names.iter().take(max).map(T::to_string).collect();
+    let mut text = shown.join(", ");
+    let rest = all.saturating_sub(shown.len() as u64);
     if rest > 0 {
         let _ = write!(text, " and {rest} more");
     }

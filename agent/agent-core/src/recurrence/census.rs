@@ -71,6 +71,15 @@ impl Lived {
     }
 }
 
+/// What all groups have in common.
+struct Whole<'a> {
+    /// The traits that the same platforms have, with those.
+    sets: Vec<(&'a [usize], Vec<&'a Trait>)>,
+    alive: BTreeMap<&'a str, Lived>,
+    asked: Option<usize>,
+    has_bug: AskBug<'a>,
+}
+
 #[derive(Debug)]
 struct Died {
     kind: Kind,
@@ -217,10 +226,15 @@ impl Census {
         let newest = |deaths: &[&Died]| deaths.iter().map(|died| died.at).max();
         kinds.sort_by_key(|(_, deaths)| Reverse((deaths.len(), newest(deaths))));
         let groups_left_out = kinds.len().saturating_sub(GROUPS_MAX) as u64;
-        let sets = self.sets();
+        let whole = Whole {
+            sets: self.sets(),
+            alive: self.by_kernel(),
+            asked: asked_node.copied(),
+            has_bug,
+        };
         let groups = kinds.iter().take(GROUPS_MAX);
         let groups = groups
-            .map(|(kind, deaths)| self.group(kind, deaths, &sets, asked_node.copied(), has_bug))
+            .map(|(kind, deaths)| self.group(kind, deaths, &whole))
             .collect();
         Fleet {
             since,
@@ -262,14 +276,17 @@ impl Census {
         sets.into_iter().collect()
     }
 
-    fn group(
-        &self,
-        kind: &Kind,
-        deaths: &[&Died],
-        sets: &[(&[usize], Vec<&Trait>)],
-        asked: Option<usize>,
-        has_bug: AskBug<'_>,
-    ) -> Group {
+    /// Lives by kernel, of those that are known: nobody can compare with another.
+    fn by_kernel(&self) -> BTreeMap<&str, Lived> {
+        let mut alive: BTreeMap<&str, Lived> = BTreeMap::new();
+        let known = |(place, _): &(&Place, &Lived)| !place.kernel.is_empty();
+        for (place, lived) in self.lives.iter().filter(known) {
+            alive.entry(&place.kernel).or_default().merge(lived);
+        }
+        alive
+    }
+
+    fn group(&self, kind: &Kind, deaths: &[&Died], whole: &Whole<'_>) -> Group {
         let ordered = matches!(kind, Kind::Ordered(_));
         let mut by_node: BTreeMap<usize, u64> = BTreeMap::new();
         for died in deaths {
@@ -289,7 +306,7 @@ impl Census {
         } else {
             likeliest(deaths)
         };
-        let kernels = self.kernels(deaths, &known_bugs, ordered, has_bug);
+        let kernels = self.kernels(deaths, &known_bugs, ordered, whole);
         let (rows, rows_left_out) = self.rows(deaths, ordered);
         let newest = deaths.iter().max_by_key(|died| died.at);
         let times = || deaths.iter().map(|died| died.at);
@@ -308,7 +325,7 @@ impl Census {
             nodes,
             known_bugs,
             sentence: words::sentence(count, &kernels, kind),
-            on_node: asked.map(|node| {
+            on_node: whole.asked.map(|node| {
                 let own = || deaths.iter().filter(|died| died.node == node);
                 let times = || own().map(|died| died.at);
                 let span = times().max().unwrap_or_default();
@@ -323,7 +340,7 @@ impl Census {
             apart: if ordered {
                 Vec::new()
             } else {
-                self.apart(deaths, sets)
+                self.apart(deaths, &whole.sets)
             },
         }
     }
@@ -382,53 +399,48 @@ impl Census {
         deaths: &[&Died],
         bugs: &[String],
         ordered: bool,
-        has_bug: AskBug<'_>,
+        whole: &Whole<'_>,
     ) -> Vec<Kernel> {
-        let mut lived: BTreeMap<&str, Lived> = BTreeMap::new();
-        for (place, lives) in &self.lives {
-            lived.entry(&place.kernel).or_default().merge(lives);
-        }
+        let alive = &whole.alive;
         let mut died: BTreeMap<String, (u64, BTreeSet<usize>)> = BTreeMap::new();
         for death in deaths {
             let (count, nodes) = died.entry(self.place(death).kernel).or_default();
             *count += 1;
             nodes.insert(death.node);
         }
-        // Nobody can compare with a kernel that is not known.
         died.remove("");
-        lived.remove("");
         let with_ms = self.died_ms(deaths);
         let seen = Self::seen_alive(deaths);
         let releases: BTreeSet<&str> = died
             .keys()
             .map(String::as_str)
-            .chain(lived.keys().copied())
+            .chain(alive.keys().copied())
             .collect();
         let compared = releases.len() - died.len();
-        let nobody = (0, BTreeSet::new());
+        let (nobody, unseen) = ((0, BTreeSet::new()), Lived::default());
         let mut kernels: Vec<(u64, Kernel)> = releases
             .into_iter()
             .map(|release| {
                 let (count, nodes) = died.get(release).unwrap_or(&nobody);
-                let lives = lived.get(release).cloned().unwrap_or_default();
+                let on_it = alive.get(release).unwrap_or(&unseen);
                 let version = self.versions.get(release).map(String::as_str);
                 let kernel = Kernel {
                     release: release.to_owned(),
                     deaths: *count,
                     nodes_died: nodes.len() as u64,
-                    nodes: lives.nodes.len() as u64,
-                    node_days: days(lives.alive_ms),
+                    nodes: on_it.nodes.len() as u64,
+                    node_days: days(on_it.alive_ms),
                     none: (*count == 0 && !ordered)
-                        .then(|| compare(seen, with_ms, lives.alive_ms, compared)),
+                        .then(|| compare(seen, with_ms, on_it.alive_ms, compared)),
                     bugs: bugs
                         .iter()
                         .map(|id| BugThere {
                             id: id.clone(),
-                            has: has_bug(id, release, version),
+                            has: (whole.has_bug)(id, release, version),
                         })
                         .collect(),
                 };
-                (lives.alive_ms, kernel)
+                (on_it.alive_ms, kernel)
             })
             .collect();
         kernels.sort_by_key(|(alive_ms, kernel)| Reverse((kernel.deaths, *alive_ms)));

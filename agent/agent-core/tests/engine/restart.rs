@@ -141,3 +141,25 @@ fn a_boot_that_went_on_is_not_dead_again() {
     let out = tell(&mut next, both);
     assert!(!out.contains(&"AnnotatePods".to_owned()), "{out:?}");
 }
+
+#[test]
+fn how_long_a_boot_is_up_is_told_with_each_hello() {
+    let mut engine = Engine::new(Limits::default());
+    for (mono_s, told) in [
+        // First that it is there, before what it says is looked at.
+        (100, vec![0, 100_000]),
+        (160, vec![160_000]),
+        // It comes late.
+        (130, vec![160_000]),
+    ] {
+        let outputs = engine.step(Timestamp(1_700_000_000_000), gasp(1, mono_s, hello(None)));
+        let ups: Vec<u64> = outputs
+            .iter()
+            .filter_map(|output| match output {
+                Output::NodeSeen { up_ms, .. } => Some(*up_ms),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(ups, told);
+    }
+}
