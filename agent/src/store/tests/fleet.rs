@@ -215,6 +215,24 @@ fn a_node_that_boots_over_and_over_takes_no_place_from_the_others() {
 }
 
 #[test]
+fn of_too_many_boots_those_stay_that_were_seen_last() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let writer = store.writer().expect("may write");
+    writer
+        .execute(
+            "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 200004)
+             INSERT INTO boot SELECT 'w' || i, 'x', NULL, ?1 + i, 0, 0 FROM n",
+            [NOW.0 as i64],
+        )
+        .expect("fits");
+    drop(writer);
+    store.prune(NOW).expect("prunes");
+    let oldest = "boot WHERE node IN ('w0', 'w4')";
+    assert_eq!((count(&store, "boot"), count(&store, oldest)), (200_000, 0));
+}
+
+#[test]
 fn what_was_before_is_left_out() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = Store::open(&dir.path().join("a.db")).expect("opens");
