@@ -141,8 +141,13 @@ fn told(fleet: &Fleet, asked: &Asked, wide: bool, colour: bool) -> Result<String
 }
 
 fn told_group(text: &mut String, group: &Group, wide: bool, colour: bool) -> std::fmt::Result {
+    // What has no fingerprint has no more in common than its code.
+    let code = match &group.fingerprint {
+        None if group.deaths > 1 => format!(" with code {}, the newest", group.code.as_str()),
+        _ => String::new(),
+    };
     let head = format!(
-        "{} of {}: {}",
+        "{} of {}{code}: {}",
         counted(group.deaths, "death", "deaths"),
         counted(group.nodes_died, "node", "nodes"),
         group.reason

@@ -149,6 +149,38 @@ fn a_node_is_told_what_it_died_of() {
 }
 
 #[test]
+fn what_has_no_fingerprint_is_told_by_its_code() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("a.db")).expect("opens");
+    let node = NodeName::new("w1").expect("a DNS label");
+    for n in 1..=2 {
+        let mut death = crash(&node, BootId([n; 16]), NOW.plus(u64::from(n)), OLD);
+        (death.notice, death.report) = (Some(Notice::Restart), None);
+        let change = Change {
+            deaths: vec![death],
+            ..Change::default()
+        };
+        store.commit(NOW, &change).expect("fits");
+    }
+    let asked = Asked::default();
+    let fleet = store.fleet(None, &asked, &known::has_bug);
+    let told = told(&fleet.expect("readable"), &asked, false, false).expect("text");
+    let want = "\
+2 deaths in all; 0 nodes seen alive for less than 0.1 node-days, 0 of them never died
+
+2 deaths of 1 node with code Restart, the newest: Restart without an orderly stop
+  Ended by order: nothing is compared
+  code         Restart
+  when         2023-11-14T22:13:20.001Z to 2023-11-14T22:13:20.002Z
+  nodes        w1 (2)
+
+  KERNEL  FIRMWARE  DRIVER  DEATHS  NODES   NODE-DAYS  EXPECTED
+  -       -         -       2       1 of 1  0.0        -
+";
+    assert_eq!(told, want);
+}
+
+#[test]
 fn what_nodes_say_moves_no_cursor() {
     let lives = [Life {
         name: "w1".into(),
