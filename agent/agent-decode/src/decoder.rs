@@ -1,13 +1,13 @@
 //! Which lines of a log belong together, and which of them begin something.
 
 use std::collections::VecDeque;
-use std::sync::LazyLock;
 
-use aho_corasick::AhoCorasick;
+use memchr::{memchr, memrchr};
 
 use crate::header;
 use crate::incident::{Boot, Incident};
 use crate::kind::{Kind, Weight};
+use crate::needles;
 use crate::report::Report;
 use crate::transport::{self, Caller, Stripped};
 use crate::wording::{self, PanicText};
@@ -72,31 +72,11 @@ struct Pieces {
     start: u64,
 }
 
-/// What every line that begins something has in it.
-static NEEDLES: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    let longer = |a: &'static str, b: &'static str| if a.len() >= b.len() { a } else { b };
-    let wordings = wording::WORDINGS.iter().map(|w| longer(w.start, w.needs));
-    let anywhere = wording::ANYWHERE.iter().map(|(text, _)| *text);
-    let others = [
-        "[ cut here ]",
-        "Linux version ",
-        "DMI: ",
-        ",ncfrag=",
-        // As numbers it has no word in it.
-        "\"MESSAGE\":[",
-        "\"MESSAGE\" : [",
-    ];
-    let panics = wording::PANICS.iter().copied();
-    let all = wordings.chain(anywhere).chain(others).chain(panics);
-    // The words are constants; with none of them nothing would ever be found.
-    AhoCorasick::new(all).expect("a few constant words")
-});
-
 impl Decoder {
     /// Reads on. A line may be spread over several calls.
     pub fn push(&mut self, mut bytes: &[u8]) {
         if self.offset > self.line_start {
-            let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
+            let Some(end) = memchr(b'\n', bytes) else {
                 self.keep(bytes);
                 return;
             };
@@ -105,7 +85,7 @@ impl Decoder {
             self.rest_of_line();
             bytes = others;
         }
-        let whole = bytes.iter().rposition(|b| *b == b'\n');
+        let whole = memrchr(b'\n', bytes);
         let (lines, rest) = bytes.split_at(whole.map_or(0, |end| end + 1));
         self.lines(lines);
         self.keep(rest);
@@ -139,7 +119,7 @@ impl Decoder {
     fn rest_of_line(&mut self) {
         let mut line = std::mem::take(&mut self.rest);
         // As it is done where whole lines come.
-        if self.is_reading() || NEEDLES.is_match(&line) {
+        if self.is_reading() || needles::is_in(&line) {
             self.raw(&line, self.line_start, self.offset);
         }
         line.clear();
@@ -152,25 +132,19 @@ impl Decoder {
         let before = self.offset;
         let mut at = 0;
         while at < bytes.len() {
-            let mut word_end = at;
-            if !self.is_reading() {
+            let is_reading = self.is_reading();
+            if !is_reading {
                 // Nothing is open: on to the next line that may begin something.
-                let Some(found) = NEEDLES.find(&bytes[at..]) else {
+                let Some(hint) = needles::hint(&bytes[at..]) else {
                     break;
                 };
-                word_end = at + found.end();
-                let start = bytes[at..word_end].iter().rposition(|b| *b == b'\n');
+                let start = memrchr(b'\n', &bytes[at..at + hint]);
                 at += start.map_or(0, |end| end + 1);
             }
-            let end = bytes[at..].iter().position(|b| *b == b'\n');
-            let end = end.map_or(bytes.len(), |end| at + end);
-            let seen = end.min(at + LINE_MAX);
-            if word_end <= seen {
-                self.raw(
-                    &bytes[at..seen],
-                    before + at as u64,
-                    before + end as u64 + 1,
-                );
+            let end = memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |end| at + end);
+            let line = &bytes[at..end.min(at + LINE_MAX)];
+            if is_reading || needles::is_in(line) {
+                self.raw(line, before + at as u64, before + end as u64 + 1);
             }
             at = end + 1;
         }

@@ -15,6 +15,7 @@ mod frames;
 mod header;
 mod incident;
 mod kind;
+mod needles;
 mod report;
 mod transport;
 mod wording;

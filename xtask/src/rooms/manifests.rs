@@ -9,12 +9,14 @@ use super::Finding;
 const DEPENDENCIES: [(&str, &[&str]); 4] = [
     ("agent-common", &[]),
     ("agent/agent-core", &["serde", "thiserror"]),
-    // To find many wordings in one pass, and to read what is known of bugs.
+    // To find many wordings, or one byte, in many bytes at once, and to read what is known of
+    // bugs.
     (
         "agent/agent-decode",
         &[
             "agent-core",
             "aho-corasick",
+            "memchr",
             "serde",
             "serde_json",
             "thiserror",
