@@ -9,6 +9,7 @@ use crate::incident::{Boot, Incident};
 use crate::kind::{Kind, Weight};
 use crate::needles;
 use crate::report::Report;
+use crate::text::split_once;
 use crate::transport::{self, Caller, Stripped};
 use crate::wording::{self, PanicText};
 
@@ -45,7 +46,7 @@ pub struct Decoder {
     is_dead: bool,
     cut: Option<Cut>,
     /// A line as long as a terminal is wide may go on in the next.
-    held: Option<(String, u64, u64)>,
+    held: Option<Held>,
     /// The pieces of a record that netconsole had to break.
     pieces: Option<Pieces>,
     /// The beginning of a line whose end has not come.
@@ -61,6 +62,14 @@ struct Cut {
     start: u64,
     message: String,
     lines: u32,
+}
+
+/// A line that may go on in the next.
+#[derive(Debug)]
+struct Held {
+    text: String,
+    start: u64,
+    end: u64,
 }
 
 /// Pieces of one record (`ncfrag=offset/total`).
@@ -166,34 +175,31 @@ impl Decoder {
         if self.piece(&text, start, end) {
             return;
         }
-        let text = match self.held.take() {
-            Some((mut held, first, _)) if goes_on(&text) => {
-                held.push_str(text.trim_end());
-                self.hold_or_read(held, first, end);
-                return;
+        let line = transport::stripped(&text);
+        if let Some(held) = &mut self.held
+            && goes_on(&text, &line)
+        {
+            held.text.push_str(text.trim_end());
+            held.end = end;
+            if !is_full(&held.text) {
+                self.unhold();
             }
-            Some((held, first, last)) => {
-                self.stripped(&transport::stripped(&held), first, last);
-                text
-            }
-            None => text,
-        };
-        self.hold_or_read(text.into_owned(), start, end);
-    }
-
-    fn hold_or_read(&mut self, text: String, start: u64, end: u64) {
-        let stripped = transport::stripped(&text);
+            return;
+        }
+        self.unhold();
         // Joined lines are as wide as several rows.
-        if stripped.has_prefix && text.len() >= COLUMNS && text.len().is_multiple_of(COLUMNS) {
-            self.held = Some((text, start, end));
+        if line.has_prefix && is_full(&text) {
+            let text = text.into_owned();
+            self.held = Some(Held { text, start, end });
         } else {
-            self.stripped(&stripped, start, end);
+            self.stripped(&line, start, end);
         }
     }
 
+    /// Nothing goes on with the line that was held.
     fn unhold(&mut self) {
-        if let Some((held, start, end)) = self.held.take() {
-            self.stripped(&transport::stripped(&held), start, end);
+        if let Some(Held { text, start, end }) = self.held.take() {
+            self.stripped(&transport::stripped(&text), start, end);
         }
     }
 
@@ -249,9 +255,16 @@ impl Decoder {
     /// Reads a line without what its transport put around it.
     pub(crate) fn stripped(&mut self, line: &Stripped<'_>, start: u64, end: u64) {
         // One printk may print several lines.
-        for text in line.text.split('\n') {
+        let mut rest = line.text;
+        while let Some((text, others)) = split_once(rest, b'\n') {
             self.text(&Stripped { text, ..*line }, start, end);
+            rest = others;
         }
+        let last = Stripped {
+            text: rest,
+            ..*line
+        };
+        self.text(&last, start, end);
     }
 
     fn text(&mut self, line: &Stripped<'_>, start: u64, end: u64) {
@@ -425,10 +438,14 @@ impl Decoder {
     }
 }
 
-/// Whether a line goes on with one that was as long as a terminal is wide: nothing stands
-/// before it.
-fn goes_on(text: &str) -> bool {
-    let line = transport::stripped(text);
+/// Whether a line ends where a terminal's does.
+fn is_full(text: &str) -> bool {
+    text.len() >= COLUMNS && text.len().is_multiple_of(COLUMNS)
+}
+
+/// Whether a line, which `line` is without what stands before it, goes on with one that was
+/// as long as a terminal is wide: nothing stands before it.
+fn goes_on(text: &str, line: &Stripped<'_>) -> bool {
     // What begins something itself is a line of its own, whatever stands before it.
     let begins = || wording::panic(line.text).is_some() || wording::of(line.text).is_some();
     !text.is_empty() && !line.has_prefix && !line.is_foreign && !begins()

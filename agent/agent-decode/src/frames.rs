@@ -1,6 +1,10 @@
 //! Where a CPU was, as stacks and registers print it.
 
+use std::sync::Arc;
+
 use serde::Serialize;
+
+use crate::text::{before, split_offset, split_once, trim_start};
 
 /// A place in kernel code.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -41,7 +45,7 @@ pub struct Frame {
     pub line: Option<u32>,
     /// The stack it is on: `IRQ`, `NMI`, `TASK`, `SOFTIRQ`, `#DF`, if the log says.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub context: Option<String>,
+    pub context: Option<Arc<str>>,
 }
 
 impl<'a> Symbol<'a> {
@@ -49,24 +53,22 @@ impl<'a> Symbol<'a> {
     /// `__sprint_symbol`; with CONFIG_STACKTRACE_BUILD_ID the module is
     /// followed by a build id).
     pub(crate) fn parse(text: &'a str) -> Option<Self> {
-        let text = text.trim_start();
-        let (name, rest) = text.split_once("+0x")?;
+        let text = trim_start(text);
+        let (name, rest) = split_offset(text)?;
         let function = plain_name(name)?;
-        let (offset, after) = rest.split_once('/')?;
+        let (offset, after) = split_once(rest, b'/')?;
         let after = after.strip_prefix("0x")?;
-        let end = after
-            .find(|c: char| !c.is_ascii_hexdigit())
-            .unwrap_or(after.len());
-        let (size, mut rest) = after.split_at(end);
+        let digits = after.bytes().take_while(u8::is_ascii_hexdigit).count();
+        let (size, mut rest) = after.split_at(digits);
         let hex = |digits| u64::from_str_radix(digits, 16).ok();
         let offset = hex(offset)?;
         let mut module = None;
-        if let Some(named) = rest.trim_start().strip_prefix('[') {
-            let (inside, behind) = named.split_once(']').unwrap_or((named, ""));
+        if let Some(named) = trim_start(rest).strip_prefix('[') {
+            let (inside, behind) = split_once(named, b']').unwrap_or((named, ""));
             if inside == "inline" {
                 rest = "[inline]";
             } else {
-                module = inside.split(' ').next().filter(|m| !m.is_empty());
+                module = Some(before(inside, b' ')).filter(|m| !m.is_empty());
                 rest = behind;
             }
         }
@@ -85,8 +87,9 @@ impl<'a> Symbol<'a> {
         if let Some(symbol) = Self::parse(text) {
             return Some(symbol);
         }
-        let (name, rest) = text.trim_start().split_once(' ')?;
-        let rest = rest.trim_start();
+        let (name, rest) = split_once(trim_start(text), b' ')?;
+        let function = plain_name(name)?;
+        let rest = trim_start(rest);
         let place = place(rest)?;
         let behind = rest.rsplit([')', ' ']).next().unwrap_or("");
         let module = rest
@@ -94,7 +97,7 @@ impl<'a> Symbol<'a> {
             .then_some(behind)
             .filter(|m| !m.is_empty() && m.bytes().all(is_name));
         Some(Self {
-            function: plain_name(name)?,
+            function,
             offset: None,
             module,
             place: Some(place),
@@ -108,7 +111,7 @@ fn plain_name(name: &str) -> Option<&str> {
     // `__pfx_` is the padding before a function (CONFIG_CALL_PADDING), `.` a function
     // descriptor's entry (powerpc).
     let plain = name.trim_start_matches('.');
-    let plain = plain.split('.').next().unwrap_or(plain);
+    let plain = before(plain, b'.');
     let plain = plain.strip_prefix("__pfx_").unwrap_or(plain);
     (!plain.is_empty() && plain.bytes().all(is_name) && !plain.as_bytes()[0].is_ascii_digit())
         .then_some(plain)
@@ -120,20 +123,22 @@ fn is_name(b: u8) -> bool {
 
 /// `net/core/dev.c:12`, also in parentheses and with a column or a discriminator.
 pub(crate) fn place(text: &str) -> Option<(&str, u32)> {
-    let text = text.trim_start().trim_start_matches('(');
-    let end = text.find([' ', ')', '!']).unwrap_or(text.len());
-    let (file, line) = text[..end].split_once(':')?;
-    let line = line.split(':').next()?.parse().ok()?;
+    let text = trim_start(text).trim_start_matches('(');
+    let (file, rest) = split_once(text, b':')?;
     let has_suffix = |end: &str| file.ends_with(end);
     let is_file = [".c", ".h", ".S", ".rs", ".cc"].into_iter().any(has_suffix);
-    is_file.then_some((file, line))
+    if !is_file || file.contains([' ', ')', '!']) {
+        return None;
+    }
+    let line = rest.split([':', ' ', ')', '!']).next()?.parse().ok()?;
+    Some((file, line))
 }
 
 /// The function in which the CPU was, if this line says so: `RIP:` on x86,
 /// `pc :` on arm64, and what others have.
 pub(crate) fn fault(line: &str) -> Option<Symbol<'_>> {
     if let Some(rest) = line.strip_prefix("RIP: ") {
-        let (segment, place) = rest.split_once(':')?;
+        let (segment, place) = split_once(rest, b':')?;
         // User space (__USER_CS 0x33, __USER32_CS 0x23) is where a system call
         // came from, not where the kernel died.
         if matches!(segment, "0033" | "0023") {
@@ -143,6 +148,10 @@ pub(crate) fn fault(line: &str) -> Option<Symbol<'_>> {
         let place = place.rsplit("[<").next().unwrap_or(place);
         let place = place.split_once(">]").map_or(place, |(_, after)| after);
         return Symbol::with_place(place);
+    }
+    // Most lines need no more than that.
+    if !line.starts_with(['p', 'P', 'E', 'e', 'K', 'N']) {
+        return None;
     }
     let marked = || {
         const MARKS: [&str; 8] = [
@@ -160,7 +169,7 @@ pub(crate) fn fault(line: &str) -> Option<Symbol<'_>> {
     let rest = marked().or_else(|| line.strip_prefix("NIP [")?.split_once("] ").map(|n| n.1))?;
     // Before the name an address may stand: `[<c0012345>]`, `(…) `.
     let rest = rest.rsplit_once(">]").map_or(rest, |(_, after)| after);
-    let rest = rest.trim_start().trim_start_matches('(');
+    let rest = trim_start(rest).trim_start_matches('(');
     Symbol::with_place(rest)
 }
 
@@ -209,18 +218,18 @@ pub(crate) fn is_stack(line: &str) -> bool {
         "backtrace (crc",
         "Call Trace ",
     ];
-    STARTS.iter().any(|start| line.starts_with(start)) || line == "stack backtrace:"
+    line.starts_with(['C', 'B', 'b']) && STARTS.iter().any(|start| line.starts_with(start))
+        || line == "stack backtrace:"
 }
 
 /// A function on a stack, if this line is one.
 pub(crate) fn frame(line: &str) -> Option<(Symbol<'_>, bool)> {
     let mut rest = line;
     // Addresses come before the name, one or two, in as many dresses as architectures.
-    loop {
-        rest = rest.trim_start();
+    while trim_start(rest).starts_with(['(', '[']) {
         let shorter = ["([<", "[<", "[c", "[0", "(["].iter().find_map(|open| {
-            let inside = rest.strip_prefix(open)?;
-            let (address, after) = inside.split_once(']')?;
+            let inside = trim_start(rest).strip_prefix(open)?;
+            let (address, after) = split_once(inside, b']')?;
             let address = address.trim_end_matches('>');
             let is_address = address.bytes().all(|b| b.is_ascii_hexdigit() || b == b'x');
             is_address.then(|| after.trim_start_matches(')'))
@@ -230,6 +239,7 @@ pub(crate) fn frame(line: &str) -> Option<(Symbol<'_>, bool)> {
             None => break,
         }
     }
+    let rest = trim_start(rest);
     let (rest, reliable) = match rest.strip_prefix("? ") {
         Some(rest) => (rest, false),
         None => (rest, true),
@@ -254,7 +264,7 @@ pub(crate) fn frame(line: &str) -> Option<(Symbol<'_>, bool)> {
 }
 
 impl Frame {
-    pub(crate) fn new(symbol: &Symbol<'_>, reliable: bool, context: Option<&str>) -> Self {
+    pub(crate) fn new(symbol: &Symbol<'_>, reliable: bool, context: Option<&Arc<str>>) -> Self {
         Self {
             function: symbol.function.to_owned(),
             offset: symbol.offset.map(|(offset, _)| offset),
@@ -263,7 +273,7 @@ impl Frame {
             reliable,
             file: symbol.place.map(|(file, _)| file.to_owned()),
             line: symbol.place.map(|(_, line)| line),
-            context: context.map(str::to_owned),
+            context: context.cloned(),
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use crate::text::before;
+
 /// `CPU: 0 UID: 0 PID: 1 Comm: init Tainted: G  OE  6.1.0 #1`
 /// (lib/dump_stack.c, `dump_stack_print_info`).
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -184,7 +186,7 @@ pub(crate) fn registers(line: &str) -> Vec<(&str, &str)> {
             .or(value.strip_prefix("0018:"))
             .unwrap_or(value);
         // `FS:  0000000000000000(0000) GS:…(0000)` and `knlGS:`.
-        let digits = digits.split('(').next().unwrap_or(digits);
+        let digits = before(digits, b'(');
         let is_value = digits.len() >= 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
         if name.is_empty() || name.len() > 8 || !name.bytes().all(is_name) || !is_value {
             return Vec::new();

@@ -3,6 +3,7 @@
 mod summary;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::frames::{self, Frame, Mark, Symbol};
 use crate::header::{self, Header};
@@ -44,7 +45,7 @@ pub(crate) struct Incident {
     condition: Option<String>,
     frames: Vec<Frame>,
     stack: Stack,
-    context: Option<String>,
+    context: Option<Arc<str>>,
     release: Option<String>,
     version: Option<String>,
     taint: Option<String>,
@@ -395,7 +396,7 @@ impl Incident {
         }
         if let Some(mark) = frames::mark(line) {
             self.context = match mark {
-                Mark::Begin(stack) => Some(stack.to_owned()),
+                Mark::Begin(stack) => Some(stack.into()),
                 Mark::End => None,
             };
             return true;
@@ -408,7 +409,7 @@ impl Incident {
             return false;
         };
         if self.stack == Stack::First && self.frames.len() < FRAMES_MAX {
-            let context = self.context.as_deref();
+            let context = self.context.as_ref();
             self.frames.push(Frame::new(&symbol, reliable, context));
         }
         true

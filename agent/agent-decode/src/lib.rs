@@ -17,6 +17,7 @@ mod incident;
 mod kind;
 mod needles;
 mod report;
+mod text;
 mod transport;
 mod wording;
 

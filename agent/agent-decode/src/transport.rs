@@ -2,6 +2,10 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2;
+
+use crate::text::{split_once, trim_start};
+
 /// Who printed a line (CONFIG_PRINTK_CALLER): of lines that several print at once it
 /// tells whose is whose.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -32,12 +36,14 @@ pub struct Stripped<'a> {
 pub(crate) fn clean(line: &[u8]) -> Cow<'_, str> {
     let line = unframed(line);
     let end = line.iter().rposition(|b| !matches!(b, b'\r' | b'\n'));
-    let line = String::from_utf8_lossy(&line[..end.map_or(0, |end| end + 1)]);
+    let line = &line[..end.map_or(0, |end| end + 1)];
+    // Nearly always it is text, which is much sooner seen than mended.
+    let line = str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
     let line = match line.starts_with('{').then(|| json(&line)).flatten() {
         Some(inner) => Cow::Owned(inner),
         None => line,
     };
-    if line.contains(['\u{1b}', '\r']) {
+    if memchr2(0x1b, b'\r', line.as_bytes()).is_some() {
         return Cow::Owned(plain(&line));
     }
     line
@@ -88,7 +94,7 @@ pub fn stripped(line: &str) -> Stripped<'_> {
     let mut rest = line.trim_end_matches(['\r', '\n']);
     // Each may stand before any other: a dmesg stamp inside a syslog line.
     loop {
-        let trimmed = rest.trim_start();
+        let trimmed = trim_start(rest);
         let next = found.once(trimmed).or_else(|| {
             let file = (!found.has_prefix).then(|| file_name(trimmed));
             file.flatten()
@@ -118,8 +124,8 @@ impl Stripped<'_> {
 
     /// A time stamp or a caller in brackets.
     fn bracket<'a>(&mut self, line: &'a str) -> Option<&'a str> {
-        let (inside, rest) = line.strip_prefix('[')?.split_once(']')?;
-        let inside = inside.trim_start();
+        let (inside, rest) = split_once(line.strip_prefix('[')?, b']')?;
+        let inside = trim_start(inside);
         if let Some(ns) = stamp_ns(inside) {
             self.printed_ns = self.printed_ns.or(ns);
             // journalctl -o short-monotonic: `[    1.234567] w01 kernel: `.
@@ -140,12 +146,17 @@ impl Stripped<'_> {
     reason = "no stamp, and a stamp without the time"
 )]
 fn stamp_ns(inside: &str) -> Option<Option<u64>> {
-    let first = inside.split(" <").next().unwrap_or(inside);
-    let (s, us) = first.strip_prefix('+').unwrap_or(first).split_once('.')?;
-    if !is_number(s, 10) || !is_number(us, 9) {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let difference = inside.strip_prefix('+');
+    let rest = difference.unwrap_or(inside);
+    let (s, rest) = rest.split_at(digits(rest));
+    let rest = rest.strip_prefix('.')?;
+    let (us, rest) = rest.split_at(digits(rest));
+    let is_stamp = (1..=10).contains(&s.len()) && (1..=9).contains(&us.len());
+    if !is_stamp || !(rest.is_empty() || rest.starts_with(" <")) {
         return None;
     }
-    let is_absolute = us.len() == 6 && !first.starts_with('+');
+    let is_absolute = us.len() == 6 && difference.is_none();
     let ns = || {
         let (s, us): (u64, u64) = (s.parse().ok()?, us.parse().ok()?);
         s.checked_mul(1_000_000_000)?.checked_add(us * 1_000)
@@ -164,7 +175,7 @@ fn caller(inside: &str) -> Option<Caller> {
 
 /// `<4>`, also with a facility, and with what RFC 5424 has behind it.
 fn level(line: &str) -> Option<&str> {
-    let (number, rest) = line.strip_prefix('<')?.split_once('>')?;
+    let (number, rest) = split_once(line.strip_prefix('<')?, b'>')?;
     if !is_number(number, 3) {
         return None;
     }
@@ -183,7 +194,7 @@ fn facility(line: &str) -> Option<&str> {
         "emerg", "alert", "crit", "err", "warn", "notice", "info", "debug",
     ];
     let rest = line.strip_prefix("kern")?.trim_start().strip_prefix(':')?;
-    let (level, rest) = rest.split_once(':')?;
+    let (level, rest) = split_once(rest, b':')?;
     LEVELS.contains(&level.trim()).then_some(rest)
 }
 
@@ -207,7 +218,12 @@ fn is_date(text: &str) -> bool {
 
 /// What stands behind a date and a clock, in whichever way they are written.
 fn date(line: &str) -> Option<&str> {
-    let (first, rest) = word(line)?;
+    // Few lines begin with a number or the name of a day or month, and the others need no
+    // more than that.
+    let (first, rest) = match line.as_bytes() {
+        [b'0'..=b'9', ..] | [b'A'..=b'Z', _, _, b' ', ..] => word(line)?,
+        _ => return None,
+    };
     if is_iso(first) || is_epoch(first) {
         return Some(rest);
     }
@@ -254,7 +270,7 @@ fn syslog(line: &str) -> Option<&str> {
     // Where a daemon passes on what others sent: `kernel: `, `kernel[0]: `.
     let named = rest.strip_prefix("kernel")?;
     let named = match named.strip_prefix('[') {
-        Some(id) => id.split_once(']').filter(|(id, _)| is_number(id, 10))?.1,
+        Some(id) => split_once(id, b']').filter(|(id, _)| is_number(id, 10))?.1,
         None => named,
     };
     named.strip_prefix(':')
@@ -262,9 +278,9 @@ fn syslog(line: &str) -> Option<&str> {
 
 /// A field of a journal's export: `_TRANSPORT=kernel`.
 fn is_field(line: &str) -> bool {
-    let is_name = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
-    let name = line.split_once('=').map_or("", |(name, _)| name);
-    name.len() >= 4 && name.bytes().all(is_name)
+    let is_name = |b: &u8| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_';
+    let name = line.bytes().take_while(is_name).count();
+    name >= 4 && line.as_bytes().get(name) == Some(&b'=')
 }
 
 /// `12,373,1919878,-;`, also with a release before it, and with fields behind it.
@@ -272,14 +288,14 @@ fn extended(line: &str) -> Option<&str> {
     if !line.as_bytes().first()?.is_ascii_digit() {
         return None;
     }
-    let (head, rest) = line.split_once(';')?;
+    let (head, rest) = split_once(line, b';')?;
     let is_header = |head: &str| {
         let mut fields = head.split(',');
         let numbers = fields.by_ref().take(3).filter(|f| is_number(f, 20)).count();
         let flag = fields.next();
         numbers == 3 && flag.is_some_and(|flag| matches!(flag, "-" | "c" | "+"))
     };
-    let after_release = head.split_once(',').map(|(_, fields)| fields);
+    let after_release = split_once(head, b',').map(|(_, fields)| fields);
     (is_header(head) || after_release.is_some_and(is_header)).then_some(rest)
 }
 
@@ -299,7 +315,8 @@ fn file_name(line: &str) -> Option<&str> {
         };
         let begins = |rest: &&str| {
             let mut found = Stripped::default();
-            rest.starts_with(['[', '<']) && found.once(rest).is_some() || syslog(rest).is_some()
+            rest.starts_with(['[', '<']) && found.once(rest).is_some()
+                || syslog(rest.trim_start()).is_some()
         };
         if let Some(rest) = [numbered, Some(rest)].into_iter().flatten().find(begins) {
             return Some(rest);
@@ -386,7 +403,7 @@ fn json(line: &str) -> Option<String> {
 }
 
 fn word(text: &str) -> Option<(&str, &str)> {
-    text.trim_start().split_once(' ')
+    split_once(trim_start(text), b' ')
 }
 
 fn is_number(text: &str, digits: usize) -> bool {
@@ -416,7 +433,7 @@ fn is_iso_date(text: &str) -> bool {
 
 /// `1763689246.123456`, as `journalctl -o short-unix` has it.
 fn is_epoch(text: &str) -> bool {
-    let parts = text.split_once('.');
+    let parts = split_once(text, b'.');
     parts.is_some_and(|(s, us)| s.len() == 10 && is_number(s, 10) && is_number(us, 9))
 }
 
