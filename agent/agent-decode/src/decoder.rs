@@ -1,7 +1,9 @@
 //! Which lines of a log belong together, and which of them begin something.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
+use memchr::memmem::Finder;
 use memchr::{memchr, memrchr};
 
 use crate::header;
@@ -80,6 +82,9 @@ struct Pieces {
     have: Vec<(usize, String)>,
     start: u64,
 }
+
+static CUT_HERE: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new("[ cut here ]"));
+static NCFRAG: LazyLock<Finder<'_>> = LazyLock::new(|| Finder::new(",ncfrag="));
 
 impl Decoder {
     /// Reads on. A line may be spread over several calls.
@@ -281,7 +286,7 @@ impl Decoder {
             self.banner(release, text);
         } else if let Some(kind) = wording::of(text) {
             self.begin(kind, text, line, start, end);
-        } else if text.contains("[ cut here ]") {
+        } else if CUT_HERE.find(text.as_bytes()).is_some() {
             self.cut = Some(Cut {
                 start,
                 message: String::new(),
@@ -453,7 +458,8 @@ fn goes_on(text: &str, line: &Stripped<'_>) -> bool {
 
 /// A piece of a record: its header up to the piece's place, offset and whole length, text.
 fn piece_of(line: &str) -> Option<(&str, usize, usize, &str)> {
-    let (head, rest) = line.split_once(",ncfrag=")?;
+    let (head, rest) = line.split_at(NCFRAG.find(line.as_bytes())?);
+    let rest = &rest[NCFRAG.needle().len()..];
     let (place, body) = rest.split_once(';')?;
     let (offset, total) = place.split(',').next()?.split_once('/')?;
     let is_head = head.len() < 256 && head.split(',').count() >= 4;

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use aho_corasick::AhoCorasick;
+use memchr::memchr2_iter;
 
 use crate::kind::Kind;
 
@@ -389,6 +389,9 @@ pub(crate) const ANYWHERE: &[(&str, Kind)] = &[
     (": BPF program load failed: ", Kind::BpfVerifier),
 ];
 
+/// What each of [`ANYWHERE`] begins with.
+const ANYWHERE_FIRST: [u8; 2] = [b':', b'B'];
+
 /// By its first byte, the second bytes (the lower six bits of them) that a line which says
 /// something may have. Most lines are none of those, and are not looked at any further.
 const STARTS: [u64; 256] = {
@@ -410,20 +413,24 @@ const STARTS: [u64; 256] = {
     starts
 };
 
-static SOMEWHERE: LazyLock<AhoCorasick> = LazyLock::new(|| {
-    let all = ANYWHERE.iter().map(|(text, _)| text);
-    AhoCorasick::new(all).expect("a few constant words")
+/// The wordings by their first byte, in their order.
+static BY_FIRST: LazyLock<[Vec<&Wording>; 256]> = LazyLock::new(|| {
+    std::array::from_fn(|first| {
+        let begins = |w: &&Wording| usize::from(w.start.as_bytes()[0]) == first;
+        WORDINGS.iter().filter(begins).collect()
+    })
 });
 
 /// What this line says happened, if anything. It is stripped of what its transport put
 /// before it. With it comes what it says behind the word `Oops: ` where there is one.
 pub(crate) fn of(line: &str) -> Option<Kind> {
     let find = |line: &str| {
-        let fits = |w: &&Wording| {
+        let fits = |w: &&&Wording| {
             let rest = line.strip_prefix(w.start);
             rest.is_some_and(|rest| w.needs.is_empty() || rest.contains(w.needs))
         };
-        WORDINGS.iter().find(fits).map(|w| w.kind)
+        let may_fit = &BY_FIRST[usize::from(*line.as_bytes().first()?)];
+        may_fit.iter().find(fits).map(|w| w.kind)
     };
     let may_begin = match line.as_bytes() {
         [first, second, ..] => STARTS[usize::from(*first)] & (1 << (second & 63)) != 0,
@@ -440,10 +447,12 @@ pub(crate) fn of(line: &str) -> Option<Kind> {
 /// What stands behind a name, which has no blanks: `eth0`, `nf_tables`, or of a device
 /// with its driver and bus.
 pub(crate) fn somewhere(line: &str) -> Option<Kind> {
-    let found = SOMEWHERE.find(line)?;
-    ANYWHERE
-        .get(found.pattern().as_usize())
-        .map(|(_, kind)| *kind)
+    let bytes = line.as_bytes();
+    let [first, other] = ANYWHERE_FIRST;
+    memchr2_iter(first, other, bytes).find_map(|at| {
+        let is_there = |(text, _): &&(&str, Kind)| bytes[at..].starts_with(text.as_bytes());
+        ANYWHERE.iter().find(is_there).map(|(_, kind)| *kind)
+    })
 }
 
 /// The text of a panic, if this line is one's.
@@ -536,4 +545,17 @@ pub(crate) fn panic_text(text: &str) -> PanicText {
         .iter()
         .find(|(start, _)| text.starts_with(start))
         .map_or(Itself, |(_, meaning)| *meaning)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stands_anywhere_is_found_by_its_first_byte() {
+        for (text, kind) in ANYWHERE {
+            assert!(ANYWHERE_FIRST.contains(&text.as_bytes()[0]), "{text:?}");
+            assert_eq!(somewhere(&format!("B: a{text}b")), Some(*kind), "{text:?}");
+        }
+    }
 }
