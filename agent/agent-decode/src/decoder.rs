@@ -330,6 +330,13 @@ impl Decoder {
         if let Some(cut) = cut {
             incident.message(&cut.message);
         }
+        self.open(incident);
+    }
+
+    /// From now on lines belong to this one.
+    fn open(&mut self, incident: Incident) {
+        // It is large, and mostly the only one.
+        self.open.reserve_exact(1);
         self.open.push(incident);
     }
 
@@ -355,7 +362,7 @@ impl Decoder {
         incident.panic = Some(panic.to_owned());
         incident.end = end;
         incident.caller = None;
-        self.open.push(incident);
+        self.open(incident);
     }
 
     /// What a panic's text stands for, and where in `waiting` that is told.
@@ -434,6 +441,7 @@ impl Decoder {
 
     /// No other line adds to it.
     fn wait(&mut self, incident: Incident) {
+        self.waiting.reserve_exact(1);
         self.waiting.push_back(incident);
         if self.waiting.len() > WAITING_MAX
             && let Some(first) = self.waiting.pop_front()

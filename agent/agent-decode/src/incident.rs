@@ -12,6 +12,8 @@ use crate::transport::Caller;
 
 /// Functions that are kept of a stack.
 const FRAMES_MAX: usize = 64;
+/// Functions that a stack has mostly, or fewer.
+const FRAMES_USUAL: usize = 24;
 /// Modules that are kept.
 const MODULES_MAX: usize = 256;
 /// Registers that are kept.
@@ -387,7 +389,10 @@ impl Incident {
     fn stack_line(&mut self, line: &str) -> bool {
         if frames::is_stack(line) {
             self.stack = match self.stack {
-                Stack::Before => Stack::First,
+                Stack::Before => {
+                    self.frames.reserve(FRAMES_USUAL);
+                    Stack::First
+                }
                 // A stack without any function is none.
                 Stack::First if self.frames.is_empty() => Stack::First,
                 _ => Stack::After,

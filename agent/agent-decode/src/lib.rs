@@ -42,9 +42,7 @@ pub fn prepare() {
 pub fn reports(log: &[u8]) -> Vec<Report> {
     let mut decoder = Decoder::default();
     decoder.push(log);
-    let mut all: Vec<Report> = decoder.reports().collect();
-    all.extend(decoder.finish());
-    all
+    decoder.finish().collect()
 }
 
 /// Whether a report begins with this line, which is stripped (see [`strip`]).
