@@ -182,6 +182,7 @@ impl Decoder {
         }
         let line = transport::stripped(&text);
         if let Some(held) = &mut self.held
+            && held.text.len() < LINE_MAX
             && goes_on(&text, &line)
         {
             held.text.push_str(text.trim_end());
@@ -481,4 +482,22 @@ fn strip_all(line: &str) -> &str {
 /// At most [`TEXT_MAX`] bytes.
 fn clip(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_MAX)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_go_on_for_ever_are_not_kept_for_ever() {
+        let mut decoder = Decoder::default();
+        let first = format!("{:80}\n", "[    1.234567] kernel BUG at a.c:1!");
+        decoder.push(first.as_bytes());
+        for _ in 0..1_000 {
+            decoder.push(format!("{:x<80}\n", "").as_bytes());
+            let held = decoder.held.as_ref().map_or(0, |held| held.text.len());
+            assert!(held <= 2 * LINE_MAX);
+        }
+        assert_eq!(decoder.finish().count(), 1);
+    }
 }
