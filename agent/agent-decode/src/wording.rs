@@ -390,7 +390,7 @@ pub(crate) const ANYWHERE: &[(&str, Kind)] = &[
 ];
 
 /// What each of [`ANYWHERE`] begins with.
-const ANYWHERE_FIRST: [u8; 2] = [b':', b'B'];
+const ANYWHERE_FIRST: [u8; 2] = *b":B";
 
 /// By its first byte, the second bytes (the lower six bits of them) that a line which says
 /// something may have. Most lines are none of those, and are not looked at any further.
