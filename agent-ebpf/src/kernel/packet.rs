@@ -56,13 +56,19 @@ impl Skb {
         number(self.shared, maps::shared_frags())
     }
 
-    /// Writes down what it is.
+    /// Writes down what it is, and who is at it: `caller` as in [`stack::write`].
     ///
     /// # Safety
     ///
     /// `into` is in a map value.
     #[inline(always)]
-    pub unsafe fn describe<C: EbpfContext>(self, context: &C, features: u64, into: *mut Packet) {
+    pub unsafe fn describe<C: EbpfContext>(
+        self,
+        context: &C,
+        features: u64,
+        caller: u64,
+        into: *mut Packet,
+    ) {
         // Read once more, rather than known since: see `probes::segment::judge`.
         let head = self.head(features);
         let device = pointer(self.address, maps::skb_device());
@@ -107,7 +113,7 @@ impl Skb {
                 &raw mut (*into).cgroups,
             );
             (*into).told_len = tell(self.list(), &raw mut (*into).told);
-            stack::write(context, &raw mut (*into).stack);
+            stack::write(context, caller, &raw mut (*into).stack);
         }
     }
 }

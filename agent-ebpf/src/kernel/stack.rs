@@ -13,14 +13,15 @@ const FUNCTIONS: usize = 12;
 static FORMAT: [u8; FUNCTIONS * 4 + 1] =
     *b"\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\n%pB\0";
 
-/// Writes them down, with the kernel's own names.
+/// Writes them down, with the kernel's own names; `caller` instead of the innermost one,
+/// unless it is zero.
 ///
 /// # Safety
 ///
 /// `into` is in a map value.
 #[cfg(not(feature = "basic"))]
 #[inline(always)]
-pub unsafe fn write<C: EbpfContext>(context: &C, into: *mut [u8; STACK_MAX]) {
+pub unsafe fn write<C: EbpfContext>(context: &C, caller: u64, into: *mut [u8; STACK_MAX]) {
     use aya_ebpf::helpers::generated::{bpf_get_stack, bpf_snprintf};
 
     let mut addresses = [0_u64; FUNCTIONS];
@@ -31,6 +32,9 @@ pub unsafe fn write<C: EbpfContext>(context: &C, into: *mut [u8; STACK_MAX]) {
         (*into)[0] = 0;
         let stack = addresses.as_mut_ptr();
         if bpf_get_stack(context.as_ptr(), stack.cast(), len, 0) > 0 {
+            if caller != 0 {
+                stack.write(caller);
+            }
             bpf_snprintf(
                 into.cast(),
                 STACK_MAX as u32,
@@ -49,7 +53,7 @@ pub unsafe fn write<C: EbpfContext>(context: &C, into: *mut [u8; STACK_MAX]) {
 /// `into` is in a map value.
 #[cfg(feature = "basic")]
 #[inline(always)]
-pub unsafe fn write<C: EbpfContext>(_context: &C, into: *mut [u8; STACK_MAX]) {
+pub unsafe fn write<C: EbpfContext>(_context: &C, _caller: u64, into: *mut [u8; STACK_MAX]) {
     // SAFETY: the caller's promise.
     unsafe { (*into)[0] = 0 };
 }

@@ -27,8 +27,10 @@ use crate::{
 };
 
 /// `struct sk_buff *skb_segment(struct sk_buff *head_skb, netdev_features_t features)`
+///
+/// `caller` as in [`kernel::stack::write`](crate::kernel::stack::write).
 #[inline(always)]
-fn skb_segment<C: EbpfContext>(context: &C, address: u64, features: u64) {
+fn skb_segment<C: EbpfContext>(context: &C, address: u64, features: u64, caller: u64) {
     let Some(seen) = of_this_cpu() else {
         return;
     };
@@ -54,7 +56,7 @@ fn skb_segment<C: EbpfContext>(context: &C, address: u64, features: u64) {
         }
     }
     if is_bad {
-        foresee(context, packet, features, seen);
+        foresee(context, packet, features, caller, seen);
         // SAFETY: as above.
         unsafe { (&raw mut (*seen).busy).write_volatile(0) };
     }
@@ -97,14 +99,20 @@ fn is_bad(packet: Skb, features: u64, seen: *mut Segments) -> bool {
 
 /// Tells of it, and waits until that is out.
 #[inline(always)]
-fn foresee<C: EbpfContext>(context: &C, packet: Skb, features: u64, seen: *const Segments) {
+fn foresee<C: EbpfContext>(
+    context: &C,
+    packet: Skb,
+    features: u64,
+    caller: u64,
+    seen: *const Segments,
+) {
     let told = emit::foresee(|into| {
         // SAFETY: `into` is in a map value, and `seen` is one.
         unsafe {
             (*into).check = (&raw const (*seen).found).read_volatile() as u8;
             (*into).element = (&raw const (*seen).element).read_volatile();
             (*into).elements = (&raw const (*seen).elements).read_volatile();
-            packet.describe(context, features, into);
+            packet.describe(context, features, caller, into);
         }
     });
     if told {
@@ -200,13 +208,29 @@ unsafe fn look(seen: *mut Segments) -> bool {
 #[fentry]
 pub fn fe_skb_segment(context: FEntryContext) -> i32 {
     let packet = context.arg::<*const u8>(0) as u64;
-    skb_segment(&context, packet, context.arg(1));
+    skb_segment(&context, packet, context.arg(1), 0);
     0
 }
 
 #[kprobe]
 pub fn kp_skb_segment(context: ProbeContext) -> u32 {
     let argument = |n| context.arg::<u64>(n).unwrap_or(0);
-    skb_segment(&context, argument(0), argument(1));
+    skb_segment(&context, argument(0), argument(1), caller(&context));
+    0
+}
+
+/// Whoever called the function at whose first instruction a kprobe is: not on the stack yet,
+/// where its first entry is that instruction, but in x30 (AAPCS64, 6.1.1).
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+fn caller(context: &ProbeContext) -> u64 {
+    // SAFETY: the context of a kprobe is `struct user_pt_regs`, which begins with x0 to x30.
+    unsafe { context.regs.cast::<u64>().add(30).read() }
+}
+
+/// On x86 the stack has it.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+fn caller(_context: &ProbeContext) -> u64 {
     0
 }

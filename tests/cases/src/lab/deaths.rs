@@ -15,6 +15,9 @@ use super::report::Cell;
 /// Of its files.
 const NAME: &str = "deaths";
 
+/// Bytes of a miss in the table; the rest is in the other file.
+const MISS_MAX: usize = 200;
+
 /// Deaths of one kernel on machines with as many CPUs.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Sum {
@@ -241,7 +244,8 @@ impl Deaths {
                 let known = |ms: Option<u64>| ms.map_or("?".to_owned(), |ms| ms.to_string());
                 let (away, waited) = (known(miss.host_stolen_ms), known(miss.machine_waited_ms));
                 // Lines of a log are in it.
-                let what = miss.misses.join("; ").replace('|', "\\|");
+                let mut what = miss.misses.join("; ").replace('|', "\\|");
+                what.truncate(what.floor_char_boundary(MISS_MAX));
                 let draw = case.draw.unwrap_or_default();
                 let (kernel, cpus, way) = (&case.kernel, case.cpus, &case.way);
                 let _ = writeln!(
