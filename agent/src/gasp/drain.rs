@@ -283,11 +283,11 @@ impl<'a> Drain<'a> {
             // Nothing goes before the first word; it waits for its line, not for long.
             return self.pause(death, now);
         }
-        let head = ring.head();
         self.lines(death, now);
         self.close(death);
-        // By UDP as well; what comes meanwhile goes below it before the rest of that.
-        let is_out = self.outlet.flush_udp(|| ring.head() > head);
+        // By UDP as well; what comes meanwhile, or waits to fill a frame, goes below it before
+        // the rest of that.
+        let is_out = self.outlet.flush_udp(|| death.cursor < ring.head());
         if is_out && death.cursor >= ring.head() && !self.is_in_flight(death) {
             ring.ack(death.cursor);
         }
@@ -453,7 +453,6 @@ impl<'a> Drain<'a> {
         let shared = self.shared;
         let (ring, sealer) = (&shared.ring, &shared.sealer);
         let below_udp = self.outlet.below_udp();
-        let hurry = ring.held(now).1;
         loop {
             // `next` runs ahead of the cursor by what is in the frame.
             let mut next = death.cursor;
@@ -499,7 +498,10 @@ impl<'a> Drain<'a> {
                 }
                 return;
             }
-            if !full && !hurry && now.saturating_sub(oldest) < LINGER_NS {
+            // As things are now: the kernel may have been held since this look began.
+            let now = sched::monotonic_ns();
+            let may_wait = !full && now.saturating_sub(oldest) < LINGER_NS;
+            if may_wait && !ring.held(now).1 {
                 return;
             }
             let len = draft.seal(shared.stamp(below_udp));

@@ -29,6 +29,10 @@ mod tests;
 /// How long to wait for a lock of another process (a reader's checkpoint).
 const BUSY: Duration = Duration::from_secs(2);
 
+/// Pages that each connection keeps in its own memory; SQLite's default is four times as
+/// much. The kernel keeps the file in its own as well.
+const CACHE_KIB: i32 = 512;
+
 /// Why the store cannot do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -210,9 +214,11 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
         path: path.to_owned(),
         source,
     })?;
+    let failed = |source| explain(path, source);
+    connection.busy_timeout(BUSY).map_err(failed)?;
     connection
-        .busy_timeout(BUSY)
-        .map_err(|source| explain(path, source))?;
+        .pragma_update(None, "cache_size", -CACHE_KIB)
+        .map_err(failed)?;
     Ok(connection)
 }
 
