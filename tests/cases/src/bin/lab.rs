@@ -259,6 +259,18 @@ fn lab(args: &Args) -> Result<bool> {
         records: known,
     };
     println!("seed {}, {} deaths known", run.seed, run.records.len());
+    let left = match args.random {
+        Some(count) => {
+            let kept = Deaths::read(Path::new(kept::FOLDER))?;
+            plan::left(count, run.seed, &run.records, &kept)
+        }
+        None => BTreeSet::new(),
+    };
+    if args.random.is_some() && left.is_empty() {
+        println!("all of them have died before");
+        keep(&run.records, run.seed)?;
+        return Ok(true);
+    }
     let dir = tempfile::Builder::new().prefix("lastgasp-lab-").tempdir()?;
     let mut prepared = Vec::new();
     for (cpus, name) in &machines {
@@ -277,10 +289,7 @@ fn lab(args: &Args) -> Result<bool> {
     let usual = &prepared[..prepared.len() - for_scenes];
     let mut dice = Dice(run.seed);
     let mut first = match args.random {
-        Some(count) => {
-            let kept = Deaths::read(Path::new(kept::FOLDER))?;
-            plan::drawn(usual, &ways, count, run.seed, &run.records, &kept)
-        }
+        Some(_) => plan::drawn(usual, &ways, &left, run.seed),
         None => plan::all(usual, &ways, args.times(), &run.records, &mut dice),
     };
     let times = if args.all { 1 } else { args.runs.unwrap_or(1) };

@@ -18,6 +18,27 @@ const NAME: &str = "deaths";
 /// Bytes of a miss in the table; the rest is in the other file.
 const MISS_MAX: usize = 200;
 
+/// Why some of them missed something.
+const EXPLAINED: &str = include_str!("../../../explained.toml");
+
+/// An explanation of misses.
+#[derive(Debug, Deserialize)]
+struct Explained {
+    seed: u64,
+    draws: Vec<u64>,
+    why: String,
+}
+
+/// All explanations.
+fn explained() -> Vec<Explained> {
+    #[derive(Deserialize)]
+    struct All {
+        miss: Vec<Explained>,
+    }
+    let all: All = toml::from_str(EXPLAINED).expect("tests/explained.toml, which a test reads");
+    all.miss
+}
+
 /// Deaths of one kernel on machines with as many CPUs.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Sum {
@@ -57,6 +78,12 @@ pub struct Miss {
     /// For how long the machine's threads wanted a CPU meanwhile, likewise.
     #[serde(default)]
     pub machine_waited_ms: Option<u64>,
+}
+
+impl Miss {
+    fn draw(&self) -> u64 {
+        self.case.draw.unwrap_or_default()
+    }
 }
 
 /// The deaths of draws that follow one another.
@@ -237,8 +264,10 @@ impl Deaths {
                 );
             }
             if !batch.misses.is_empty() {
-                text.push_str("\n| draw | kernel, CPUs | way | host away ms | machine waited ms | what was missed |\n|---|---|---|---|---|---|\n");
+                text.push_str("\n| draw | kernel, CPUs | way | host away ms | machine waited ms | what was missed | why |\n|---|---|---|---|---|---|---|\n");
             }
+            let explained = explained();
+            let of_batch = || (1..).zip(explained.iter().filter(|e| e.seed == batch.seed));
             for miss in &batch.misses {
                 let case = &miss.case;
                 let known = |ms: Option<u64>| ms.map_or("?".to_owned(), |ms| ms.to_string());
@@ -246,12 +275,21 @@ impl Deaths {
                 // Lines of a log are in it.
                 let mut what = miss.misses.join("; ").replace('|', "\\|");
                 what.truncate(what.floor_char_boundary(MISS_MAX));
-                let draw = case.draw.unwrap_or_default();
+                let draw = miss.draw();
+                let why = of_batch().find(|(_, known)| known.draws.contains(&draw));
+                let why = why.map_or("?".to_owned(), |(number, _)| number.to_string());
                 let (kernel, cpus, way) = (&case.kernel, case.cpus, &case.way);
                 let _ = writeln!(
                     text,
-                    "| {draw} | {kernel} x{cpus} | {way} | {away} | {waited} | {what} |"
+                    "| {draw} | {kernel} x{cpus} | {way} | {away} | {waited} | {what} | {why} |"
                 );
+            }
+            let of_it = |e: &Explained| batch.misses.iter().any(|m| e.draws.contains(&m.draw()));
+            if !batch.misses.is_empty() {
+                text.push('\n');
+            }
+            for (number, known) in of_batch().filter(|(_, known)| of_it(known)) {
+                let _ = writeln!(text, "{number}. {}", known.why);
             }
         }
         text
@@ -291,6 +329,22 @@ mod tests {
         let text = std::fs::read_to_string(docs.join("deaths.md"))?;
         let is_same = Deaths::read(&docs)?.markdown() == text;
         assert!(is_same, "docs/deaths.md is not of docs/deaths.json");
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_explained_was_missed() -> Result<()> {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+        let kept = Deaths::read(&docs)?;
+        for Explained { seed, draws, .. } in explained() {
+            let batches = || kept.batches.iter().filter(|batch| batch.seed == seed);
+            let missed = |draw: &u64| batches().any(|b| b.misses.iter().any(|m| m.draw() == *draw));
+            let others: Vec<&u64> = draws.iter().filter(|draw| !missed(draw)).collect();
+            assert!(
+                others.is_empty(),
+                "seed {seed}: nothing was missed in {others:?}"
+            );
+        }
         Ok(())
     }
 

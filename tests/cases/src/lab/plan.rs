@@ -134,24 +134,17 @@ pub fn scenes<'a>(
     tasks
 }
 
-/// `count` deaths drawn at random: kernel, CPUs of the machine, way, moment and the CPU
-/// that dies; of those ways that end a machine and of which something must get out.
-/// The same seed draws the same; what `known` or `kept` has is left out.
+/// Deaths drawn at random, those with the numbers in `left`: kernel, CPUs of the machine,
+/// way, moment and the CPU that dies; of those ways that end a machine and of which
+/// something must get out. The same seed draws the same.
 pub fn drawn<'a>(
     prepared: &'a [Prepared],
     ways: &[&'static Way],
-    count: u64,
+    left: &BTreeSet<u64>,
     seed: u64,
-    known: &[DeathRecord],
-    kept: &Deaths,
 ) -> VecDeque<Task<'a>> {
-    let had: BTreeSet<u64> = known
-        .iter()
-        .filter(|record| record.case.seed == seed)
-        .filter_map(|record| record.case.draw)
-        .collect();
     let mut tasks = VecDeque::new();
-    for draw in 0..count {
+    for draw in left {
         let mut dice = Dice(seed ^ draw.rotate_left(32));
         let Some(on) = dice.pick(prepared) else {
             break;
@@ -164,14 +157,23 @@ pub fn drawn<'a>(
         let Some(way) = dice.pick(&able) else {
             continue;
         };
-        if !had.contains(&draw) && !kept.has(seed, draw) {
-            tasks.push_back(Task {
-                draw: Some(draw),
-                ..dice.task(on, How::Way(way), false)
-            });
-        }
+        tasks.push_back(Task {
+            draw: Some(*draw),
+            ..dice.task(on, How::Way(way), false)
+        });
     }
     tasks
+}
+
+/// The draws below `count` of which nothing is known yet.
+pub fn left(count: u64, seed: u64, known: &[DeathRecord], kept: &Deaths) -> BTreeSet<u64> {
+    let had: BTreeSet<u64> = known
+        .iter()
+        .filter(|record| record.case.seed == seed)
+        .filter_map(|record| record.case.draw)
+        .collect();
+    let is_left = |draw: &u64| !had.contains(draw) && !kept.has(seed, *draw);
+    (0..count).filter(is_left).collect()
 }
 
 #[cfg(test)]
