@@ -288,25 +288,43 @@ impl<'a> Drain<'a> {
         // By UDP as well; what comes meanwhile, or waits to fill a frame, goes below it before
         // the rest of that.
         let is_out = self.outlet.flush_udp(|| death.cursor < ring.head());
-        if is_out && death.cursor >= ring.head() && !self.is_in_flight(death) {
+        // What is acknowledged is not waited for by a hold, also by one that begins later: so
+        // not before there was a word of it, and a last one if it has begun meanwhile.
+        if is_out
+            && death.cursor >= ring.head()
+            && self.is_said(death)
+            && !self.close(death)
+            && !self.is_in_flight(death)
+        {
             ring.ack(death.cursor);
         }
         self.rest_if_over(death, now)
     }
 
+    /// Whether there was a word of the newest mark that counts.
+    fn is_said(&mut self, death: &Progress) -> bool {
+        let ring = &self.shared.ring;
+        let mark = ring.fatal().unwrap_or(death.declared);
+        ring.read(mark, &mut self.entry) != Read::Entry
+            || death
+                .told
+                .is_some_and(|(notice, _)| notice == self.entry.slot().notice)
+    }
+
     /// To a held kernel's death there is a last word: everything is out, and this is what
-    /// it cost.
-    fn close(&mut self, death: &mut Progress) {
+    /// it cost. Whether it was said now.
+    fn close(&mut self, death: &mut Progress) -> bool {
         let now = sched::monotonic_ns();
         let (held, holding) = self.shared.ring.held(now);
         let is_said = death.closing.is_some_and(|(at, _)| at == death.cursor);
         if !holding || is_said || death.cursor < self.shared.ring.head() {
-            return;
+            return false;
         }
         // What was sent since the search may hold the cause.
         self.search(death);
         self.say(death, held);
         death.closing = Some((death.cursor, now));
+        true
     }
 
     /// A held kernel waits, a little, for the device to let go of the frames.

@@ -276,6 +276,31 @@ fn nothing_is_sent_while_the_cpus_are_about_to_be_stopped_and_nothing_is_lost_by
 }
 
 #[test]
+fn a_hold_that_begins_later_still_waits_for_the_word() {
+    let mut kernel = Kernel::new();
+    let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
+    let mut drain = Drain::new(&shared, None, Reserve::open().ok(), None, 0);
+    let then = sched::monotonic_ns() - SECOND;
+    kernel.mark(then, notice::OOPS);
+    kernel.line(then, "of somebody else");
+    drain.step();
+    assert_eq!(shared.ring.acked(), kernel.head);
+    let _ = received(&collector);
+    // The panic's mark is there, and its line not yet: its word waits.
+    let seq = kernel.entry(KIND_MARK, notice::PANIC, sched::monotonic_ns() + SECOND, "");
+    kernel.control(offset_of!(Control, fatal), seq + 1);
+    drain.step();
+    assert_eq!(received(&collector), []);
+    assert!(shared.ring.acked() < kernel.head);
+    kernel.control(offset_of!(Control, hold_since_ns), sched::monotonic_ns());
+    for _ in 0..3 {
+        drain.step();
+    }
+    assert_eq!(last_word(&received(&collector)).notice, Notice::Panic);
+    assert_eq!(shared.ring.acked(), kernel.head);
+}
+
+#[test]
 fn what_is_kept_for_udp_goes_in_order_and_gives_way_to_what_is_urgent() {
     let kernel = Kernel::new();
     let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));

@@ -86,7 +86,8 @@ impl Place for Here {
             let _ = agent.kill();
         }
         agent.wait()?;
-        fs::remove_file(self.dir.path().join("ready"))?;
+        // Gone with the agent, unless that had to be killed.
+        let _ = fs::remove_file(self.dir.path().join("ready"));
         Ok(())
     }
 
