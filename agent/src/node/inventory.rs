@@ -42,6 +42,7 @@ pub fn collect(
         probes,
         uptime_ms: uptime_ms(&line("/proc/uptime")),
         previous: previous.cloned(),
+        mitigations: Vec::new(),
     }
 }
 

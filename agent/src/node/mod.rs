@@ -5,5 +5,6 @@ pub mod identity;
 pub mod inventory;
 pub mod leftovers;
 pub mod marker;
+pub mod mitigate;
 pub mod netconsole;
 pub mod uplink;

@@ -14,6 +14,7 @@ mod fleet;
 mod io;
 mod lease;
 mod log;
+mod mitigation;
 mod overheard;
 mod record;
 mod removal;
@@ -41,6 +42,7 @@ pub(crate) use explain::is_ordered;
 pub use explain::{Retry, by, packet_text, reason, reason_code, retry, silent};
 pub use io::{Action, Input, KnownNode, Limits, Output, Stats};
 pub use log::merged;
+pub use mitigation::mitigation_text;
 pub use removal::{removed, shows_more};
 pub use text::{escaped, rfc3339};
 

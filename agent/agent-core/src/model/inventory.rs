@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{BootId, PodRef};
+use super::{BootId, Mitigation, PodRef};
 
 /// How the status of a probe begins that is not attached ([`Inventory::probes`]).
 pub const NOT_ATTACHED: &str = "not attached";
@@ -47,6 +47,10 @@ pub struct Inventory {
     pub uptime_ms: u64,
     /// The boot before this one, if its agent left a mark on the disk.
     pub previous: Option<PreviousBoot>,
+    /// What the agent does against bugs of this kernel, or would; none where it was not
+    /// told to look.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mitigations: Vec<Mitigation>,
 }
 
 /// What an agent leaves on the disk for the boot that follows.

@@ -7,6 +7,7 @@ mod death;
 mod gasp;
 mod identity;
 mod inventory;
+mod mitigation;
 mod packet;
 mod platform;
 mod record;
@@ -20,6 +21,10 @@ pub use death::{Account, Channel, Death, DeathState, Evidence, Proof, RetryAdvic
 pub use gasp::{Body, Context, Gasp, HoldPoint, Line, LogLine, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
 pub use inventory::{Inventory, NOT_ATTACHED, PreviousBoot};
+pub use mitigation::{
+    GSO_OFF, Mitigation, MitigationCause, MitigationMode, MitigationState, RECEIVE, SEND, Switched,
+    is_device,
+};
 pub use packet::{Check, Element, Packet};
 pub use platform::Platform;
 pub use record::{Record, RecordKind};
