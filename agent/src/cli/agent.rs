@@ -1,5 +1,6 @@
 //! `lastgasp agent`.
 
+mod mitigate;
 mod predictor;
 
 use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
@@ -9,12 +10,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
+use agent_core::model::{Inventory, Mitigation};
 use anyhow::{Context as _, bail};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, info, warn};
 
+use self::mitigate::Mitigating;
 use self::predictor::Predictor;
 use crate::config::{self, agent::Agent, agent::Netconsole as Wanted};
 use crate::gasp::beacon;
@@ -43,7 +46,8 @@ use crate::{probes, telemetry};
 /// [agent], without its dashes: hold-max-ms = 20.
 ///
 /// Needs CAP_BPF and CAP_PERFMON; NET_RAW, SYS_NICE, IPC_LOCK and SYSLOG make it
-/// better (`lastgasp doctor` says how). All are dropped once it has attached.
+/// better (`lastgasp doctor` says how). All are dropped once it has attached; only
+/// --mitigate gso=apply keeps one, NET_ADMIN, in one thread.
 ///
 /// Example: lastgasp agent --collector 10.0.0.5:9618 --key-file /etc/lastgasp/key
 #[derive(Debug, clap::Args)]
@@ -81,6 +85,7 @@ struct Started {
     collectors: Vec<SocketAddr>,
     ports: Vec<u16>,
     netconsole: Option<Netconsole>,
+    mitigating: Option<Mitigating>,
     marker: Marker,
     /// With what receipts are told by; taken by its thread.
     leftovers: Option<(Leftovers, Identity, KeyRing)>,
@@ -144,6 +149,7 @@ impl Started {
         if let Some(error) = error {
             warn!("{:#}", anyhow::Error::from(error));
         }
+        let mitigating = Mitigating::start(agent, identity.boot)?;
         let settings = leftovers::Settings {
             pstore: agent.leftovers.pstore_dir.clone(),
             archive: agent.leftovers.archive_dir.clone(),
@@ -173,9 +179,30 @@ impl Started {
             collectors,
             ports,
             netconsole,
+            mitigating,
             marker,
             leftovers: Some((leftovers, identity, KeyRing::pre_shared(key))),
         })
+    }
+}
+
+impl Started {
+    /// What this boot is made of, and how what the agent does stands.
+    fn inventory(
+        &self,
+        agent: &Agent,
+        beside: Option<&Beside>,
+        mitigation: Option<Mitigation>,
+    ) -> Inventory {
+        let statuses = self.attached.statuses.iter();
+        let mut statuses: Vec<(String, String)> =
+            statuses.map(|s| (s.role.to_owned(), s.summary())).collect();
+        let netconsole = beside.map(|beside| beside.status.borrow().clone());
+        let netconsole = netconsole.unwrap_or_else(|| "off".to_owned());
+        statuses.push(("netconsole".to_owned(), netconsole));
+        let mitigations = mitigation.into_iter().collect();
+        let previous = self.marker.previous();
+        inventory::collect(&agent.pod_logs, statuses, previous, mitigations)
     }
 }
 
@@ -192,11 +219,18 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
     tokio::spawn(connection);
     if let Some((leftovers, own, keys)) = started.leftovers.take() {
         let to = Arc::clone(&shared);
+        let advised = started.mitigating.as_ref().map(Mitigating::advised);
         // Nobody waits for its end: it may hang in a disk.
         std::thread::Builder::new()
             .name("leftovers".to_owned())
             .stack_size(256 * 1024)
-            .spawn(move || leftovers.run(&to, &own, &keys))?;
+            .spawn(move || {
+                leftovers.run(&to, &own, &keys, |datagram| {
+                    if let Some(advised) = &advised {
+                        advised.take(datagram, &own, &keys);
+                    }
+                });
+            })?;
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -215,15 +249,10 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
         }
         shared.ring.set_crash_kernel(crash_kernel_loaded());
         if next_hello <= Instant::now() {
-            let statuses = started.attached.statuses.iter();
-            let mut statuses: Vec<(String, String)> =
-                statuses.map(|s| (s.role.to_owned(), s.summary())).collect();
-            let netconsole = beside.as_ref().map(|beside| beside.status.borrow().clone());
-            let netconsole = netconsole.unwrap_or_else(|| "off".to_owned());
-            statuses.push(("netconsole".to_owned(), netconsole));
+            let mitigation = started.mitigating.as_ref().map(Mitigating::status);
             beacon::hello(
                 &shared,
-                &inventory::collect(&agent.pod_logs, statuses, started.marker.previous()),
+                &started.inventory(agent, beside.as_ref(), mitigation),
             );
             next_hello = Instant::now() + beacon::HELLO;
         }
@@ -242,6 +271,17 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
                 next_hello = Instant::now();
             }
         }
+        if let Some(mitigating) = &mut started.mitigating {
+            let foreseen = started.predictor.foreseen();
+            mitigating.foresee(foreseen, &shared.ring);
+            if ways.tried || agent.udp_only {
+                let ways = ways.uplinks.iter().flatten();
+                mitigating.look_for_uplinks(|| uplink::lowest(ways));
+            }
+            if mitigating.is_news() {
+                next_hello = Instant::now();
+            }
+        }
         if !ready && (agent.udp_only || ways.tried) {
             ready = true;
             if let Some(path) = &agent.ready_file {
@@ -254,6 +294,11 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
     }
     info!("stopping in an orderly way");
     let told = started.tellers.newest(sched::monotonic_ns());
+    if let Some(mitigating) = started.mitigating.take() {
+        let last = mitigating.stop();
+        let inventory = started.inventory(agent, beside.as_ref(), Some(last));
+        beacon::hello(&shared, &inventory);
+    }
     // First the probes, so that nothing declares a death after the goodbye.
     drop(started.attached);
     started.predictor.sum();

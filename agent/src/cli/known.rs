@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use agent_core::recurrence::HasBug;
-use agent_decode::bugs::{self, Candidate, Standing, Verdict};
+use agent_decode::bugs::{self, Action, Candidate, Signature, Standing, Verdict};
 use serde::Serialize;
 
 use super::out::sanitize;
@@ -53,6 +53,18 @@ pub(super) fn has_bug(id: &str, release: &str, version: Option<&str>) -> HasBug 
         Some(Standing::HasNot(_)) => HasBug::No,
         Some(Standing::Unknown(_)) | None => HasBug::Unknown,
     }
+}
+
+/// Whether switching GRO and GSO off helps against this bug.
+pub(super) fn is_gso_bug(bug: &Signature) -> bool {
+    let action = bug.workaround.as_ref().and_then(|w| w.action);
+    action == Some(Action::GsoOff)
+}
+
+/// Whether this kernel may have a bug against which that helps.
+pub(super) fn may_have_gso_bug(release: &str, version: Option<&str>) -> bool {
+    let mut bugs = bugs::known().iter().filter(|bug| is_gso_bug(bug));
+    bugs.any(|bug| has_bug(&bug.id, release, version) != HasBug::No)
 }
 
 /// The bugs that it can be, and those that look like it and are ruled out.

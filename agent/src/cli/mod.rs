@@ -11,6 +11,7 @@ mod decode;
 mod doctor;
 mod fleet;
 mod known;
+mod mitigate;
 pub mod out;
 mod why;
 
@@ -36,6 +37,7 @@ enum Command {
     Decode(decode::Args),
     Bugs(bugs::Args),
     Doctor(doctor::Args),
+    Mitigate(mitigate::Args),
     Completions(completions::Args),
     Crd(crd::Args),
 }
@@ -51,6 +53,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Decode(args) => Ok(decode::run(&args)),
         Command::Bugs(args) => bugs::run(args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Mitigate(args) => mitigate::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Crd(args) => crd::run(&args),
     };

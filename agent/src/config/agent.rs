@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use agent_core::model::MitigationMode;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, in_range};
@@ -65,6 +66,17 @@ pub struct Low {
     /// away until the agent starts again, with 0 at once [default: 2].
     #[arg(long, env = "LASTGASP_PREDICT_COST_MAX", value_name = "PERCENT")]
     pub predict_cost_max: Option<u32>,
+    /// What to do where this kernel is known or seen to die of packets that GRO and GSO
+    /// make: `gso=observe` logs it, `gso=suggest` (or `gso`) says which commands help,
+    /// `gso=apply` switches GRO and GSO off by itself, keeps what was before in
+    /// --state-dir, and undoes it when it stops. `apply` needs CAP_NET_ADMIN, and keeps it
+    /// in one thread; `lastgasp mitigate` shows and undoes it [default: off].
+    #[arg(
+        long,
+        env = "LASTGASP_MITIGATE",
+        value_name = "gso=observe|suggest|apply"
+    )]
+    pub mitigate: Option<String>,
     /// Send by UDP only, not below it.
     #[arg(long, env = "LASTGASP_UDP_ONLY", num_args = 0..=1, default_missing_value = "true")]
     pub udp_only: Option<bool>,
@@ -149,6 +161,9 @@ pub enum Netconsole {
 /// Where configfs is, unless configured.
 pub const CONFIGFS: &str = "/sys/kernel/config";
 
+/// What outlives the boot, unless configured.
+pub const STATE_DIR: &str = "/var/lib/lastgasp";
+
 /// Checked and typed.
 #[derive(Clone, Debug)]
 pub struct Agent {
@@ -170,6 +185,8 @@ pub struct Agent {
     pub cpus: Option<Vec<u32>>,
     /// Most that looking at packets may cost, in percent of one CPU.
     pub predict_cost_max: u32,
+    /// How far to go against packets that this kernel dies of; `None`: do not even look.
+    pub mitigate: Option<MitigationMode>,
     /// No AF_PACKET.
     pub udp_only: bool,
     /// Whether netconsole is set up.
@@ -264,6 +281,7 @@ impl Low {
                 self.predict_cost_max.unwrap_or(2),
                 0..=100,
             )?,
+            mitigate: mitigation(self.mitigate)?,
             udp_only: self.udp_only.unwrap_or(false),
             netconsole: self.netconsole.unwrap_or_default(),
             netconsole_port: in_range(
@@ -274,7 +292,7 @@ impl Low {
             configfs: self.configfs.unwrap_or_else(|| CONFIGFS.into()),
             keep_capabilities: self.keep_capabilities.unwrap_or(false),
             pod_logs: self.pod_logs.unwrap_or_else(|| "/var/log/pods".into()),
-            state_dir: self.state_dir.unwrap_or_else(|| "/var/lib/lastgasp".into()),
+            state_dir: self.state_dir.unwrap_or_else(|| STATE_DIR.into()),
             leftovers: Leftovers {
                 pstore_dir: unless_off(self.pstore_dir, "/sys/fs/pstore"),
                 archive_dir: unless_off(self.archive_dir, "/var/lib/systemd/pstore"),
@@ -289,6 +307,22 @@ impl Low {
             ready_file: self.ready_file,
             ebpf_log: self.ebpf_log.unwrap_or(false),
         })
+    }
+}
+
+/// Reads `gso=apply`. The action alone only suggests: it changes nothing.
+fn mitigation(given: Option<String>) -> Result<Option<MitigationMode>, Error> {
+    let Some(text) = given else { return Ok(None) };
+    match text.trim() {
+        "" | OFF | "gso=off" => Ok(None),
+        "gso" | "gso=suggest" => Ok(Some(MitigationMode::Suggest)),
+        "gso=observe" => Ok(Some(MitigationMode::Observe)),
+        "gso=apply" => Ok(Some(MitigationMode::Apply)),
+        _ => Err(Error::Range {
+            name: "mitigate",
+            value: text,
+            expected: "gso=observe, gso=suggest, gso=apply or off".to_owned(),
+        }),
     }
 }
 
@@ -340,8 +374,30 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_switched_without_consent() {
+        for (given, expected) in [
+            (None, None),
+            (Some(""), None),
+            (Some("off"), None),
+            (Some("gso=off"), None),
+            (Some("gso"), Some(MitigationMode::Suggest)),
+            (Some("gso=suggest"), Some(MitigationMode::Suggest)),
+            (Some("gso=observe"), Some(MitigationMode::Observe)),
+            (Some("gso=apply"), Some(MitigationMode::Apply)),
+        ] {
+            let low = Low {
+                mitigate: given.map(str::to_owned),
+                ..minimal()
+            };
+            assert_eq!(low.check().expect("valid").mitigate, expected, "{given:?}");
+        }
+        let low: Low = toml::from_str("mitigate = 'gso=apply'").expect("a file");
+        assert_eq!(low.mitigate.as_deref(), Some("gso=apply"));
+    }
+
+    #[test]
     fn what_is_missing_or_out_of_range_is_named_with_the_way_out() {
-        let cases: [(Low, &str); 5] = [
+        let cases: [(Low, &str); 6] = [
             (
                 Low::default(),
                 "collector is not set, but must be HOST:PORT",
@@ -366,6 +422,13 @@ mod tests {
                     ..minimal()
                 },
                 "priority is 0, but must be 1 to 99",
+            ),
+            (
+                Low {
+                    mitigate: Some("gso=always".into()),
+                    ..minimal()
+                },
+                "mitigate is gso=always, but must be gso=observe, gso=suggest, gso=apply or off",
             ),
             (
                 Low {

@@ -2,6 +2,7 @@
 //! the dying path sends them ([`drain`]), what is said while all is well
 //! ([`beacon`]), and how a collector takes them in ([`receiver`]).
 
+pub mod advice;
 pub mod beacon;
 pub(crate) mod bounded;
 mod cause;

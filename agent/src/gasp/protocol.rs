@@ -95,11 +95,14 @@ pub enum Kind {
     Record = 7,
     /// From a collector to an agent: it has this record on its disk.
     Receipt = 8,
+    /// From a collector to an agent: how an earlier boot on its kernel died, and what may
+    /// be done against it, as JSON.
+    Advice = 9,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Hello,
         Self::Heartbeat,
         Self::Goodbye,
@@ -108,6 +111,7 @@ impl Kind {
         Self::Survived,
         Self::Record,
         Self::Receipt,
+        Self::Advice,
     ];
 
     /// The kind with this number on the wire.

@@ -1,7 +1,8 @@
-//! The one thing that a collector says to an agent: that it has a record on its
-//! disk, so that the agent need not send it again, and may let go of it.
+//! What a collector says to an agent: that it has a record on its disk, so that
+//! the agent need not send it again, and may let go of it. Advice
+//! ([`super::advice`]) goes the same way.
 //!
-//! A receipt answers one agent process: it carries that one's boot and session,
+//! An answer is for one agent process: it carries that one's boot and session,
 //! so that an older one, played again, means nothing to the next.
 
 use std::io;
@@ -45,14 +46,32 @@ impl std::fmt::Display for RecordId {
     }
 }
 
-/// That one record arrived, for who sent it.
+/// The agent process that a message came from.
 #[derive(Clone, Debug)]
-pub struct Receipt {
+pub(super) struct Sender {
     to: SocketAddr,
     key_id: u32,
     node: NodeName,
     boot: BootId,
     session: u64,
+}
+
+impl Sender {
+    pub(super) fn of(received: &Received) -> Self {
+        Self {
+            to: received.source,
+            key_id: received.key_id,
+            node: received.gasp.node.clone(),
+            boot: received.gasp.boot,
+            session: received.gasp.session,
+        }
+    }
+}
+
+/// That one record arrived, for who sent it.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    to: Sender,
     id: RecordId,
 }
 
@@ -63,11 +82,7 @@ impl Receipt {
             return None;
         };
         Some(Self {
-            to: received.source,
-            key_id: received.key_id,
-            node: received.gasp.node.clone(),
-            boot: received.gasp.boot,
-            session: received.gasp.session,
+            to: Sender::of(received),
             id: RecordId::of(record),
         })
     }
@@ -90,20 +105,25 @@ impl Receipts {
 
     /// Sends one. It may be lost: the record then comes again.
     pub fn send(&self, receipt: &Receipt) -> io::Result<()> {
-        let Some(key) = self.keys.get(receipt.key_id) else {
+        self.answer(&receipt.to, Kind::Receipt, &receipt.id.0)
+    }
+
+    /// Sends one frame with this payload, which fits.
+    pub(super) fn answer(&self, to: &Sender, kind: Kind, payload: &[u8]) -> io::Result<()> {
+        let Some(key) = self.keys.get(to.key_id) else {
             return Ok(());
         };
         let identity = Identity {
-            node: receipt.node.clone(),
+            node: to.node.clone(),
             node_uid: None,
-            boot: receipt.boot,
-            session: receipt.session,
-            key_id: receipt.key_id,
+            boot: to.boot,
+            session: to.session,
+            key_id: to.key_id,
         };
         let mut frame = [0; MAX_FRAME];
         let sealer = Sealer::new(&identity, key);
-        let mut draft = sealer.begin(&mut frame, Kind::Receipt);
-        draft.bytes(&receipt.id.0);
+        let mut draft = sealer.begin(&mut frame, kind);
+        draft.bytes(payload);
         let len = draft.seal(Stamp {
             seq: 1,
             mono_ns: 0,
@@ -111,21 +131,31 @@ impl Receipts {
             fragment: (0, 1),
             below_udp: false,
         });
-        self.socket.send_to(&frame[..len], receipt.to).map(drop)
+        self.socket.send_to(&frame[..len], to.to).map(drop)
     }
+}
+
+/// The payload of a datagram, if it is an answer of this kind to this agent process.
+pub(super) fn answered<'a>(
+    datagram: &'a [u8],
+    kind: Kind,
+    own: &Identity,
+    keys: &KeyRing,
+) -> Option<&'a [u8]> {
+    let frame = Frame::parse(datagram).ok()?;
+    let is_ours = frame.kind() == kind
+        && frame.session() == own.session
+        && frame.boot() == own.boot
+        && frame.node() == own.node.as_str()
+        && frame.verify(keys).is_ok();
+    is_ours.then(|| frame.payload())
 }
 
 /// The record that a datagram says has arrived, if it is a receipt for this
 /// agent process.
 pub fn read(datagram: &[u8], own: &Identity, keys: &KeyRing) -> Option<RecordId> {
-    let frame = Frame::parse(datagram).ok()?;
-    let is_ours = frame.kind() == Kind::Receipt
-        && frame.session() == own.session
-        && frame.boot() == own.boot
-        && frame.node() == own.node.as_str()
-        && frame.verify(keys).is_ok();
-    let id = frame.payload().try_into().ok().map(RecordId);
-    id.filter(|_| is_ours)
+    let payload = answered(datagram, Kind::Receipt, own, keys)?;
+    payload.try_into().ok().map(RecordId)
 }
 
 #[cfg(test)]

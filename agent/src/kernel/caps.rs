@@ -9,7 +9,7 @@ use std::io;
 pub enum Capability {
     /// Raw sockets: frames below UDP.
     NetRaw = 13,
-    /// Large receive buffers.
+    /// Large receive buffers; features of network devices.
     NetAdmin = 12,
     /// Locked memory.
     IpcLock = 14,
@@ -74,11 +74,26 @@ pub fn have(capability: Capability) -> bool {
 /// Gives up all capabilities of the calling thread, and of every thread it
 /// starts later, for good.
 pub fn drop_all() -> io::Result<()> {
+    keep(&[])
+}
+
+/// Gives up all but one, likewise.
+pub fn keep_only(capability: Capability) -> io::Result<()> {
+    keep(&[capability])
+}
+
+fn keep(kept: &[Capability]) -> io::Result<()> {
     let mut header = Header {
         version: VERSION_3,
         pid: 0,
     };
-    let data = [Data::default(); 2];
+    let mut data = [Data::default(); 2];
+    for capability in kept {
+        let bit = *capability as u32;
+        let word = &mut data[(bit / 32) as usize];
+        word.effective |= 1 << (bit % 32);
+        word.permitted |= 1 << (bit % 32);
+    }
     // SAFETY: as above; prctl takes numbers only.
     unsafe {
         // Without this an exec as root would bring them back.

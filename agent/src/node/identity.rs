@@ -37,9 +37,19 @@ pub fn boot_id() -> Result<BootId, Error> {
 /// When this boot began, by the wall clock as it is set now.
 pub fn began() -> Result<Timestamp, Error> {
     let uptime = super::inventory::uptime_ms(&read("/proc/uptime")?);
+    Ok(Timestamp(now().0.saturating_sub(uptime)))
+}
+
+/// The wall clock.
+pub fn now() -> Timestamp {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now = now.map_or(0, |since| since.as_millis() as u64);
-    Ok(Timestamp(now.saturating_sub(uptime)))
+    Timestamp(now.map_or(0, |since| since.as_millis() as u64))
+}
+
+/// What the kernel says of itself in `/proc/sys/kernel/<name>`; empty if it does not.
+pub fn kernel(name: &str) -> String {
+    let text = std::fs::read_to_string(Path::new("/proc/sys/kernel").join(name));
+    text.unwrap_or_default().trim().to_owned()
 }
 
 /// The name given, or the host's in lower case.

@@ -3,17 +3,18 @@
 use std::fs;
 use std::path::Path;
 
-use agent_core::model::{Inventory, PodRef, PreviousBoot};
+use agent_core::model::{Inventory, Mitigation, PodRef, PreviousBoot};
 
 /// Most pods and modules that are listed; the rest is left out.
 const LIST_MAX: usize = 1024;
 
 /// Reads everything. `pod_logs` is the kubelet's `/var/log/pods`; `previous`
-/// what [`super::marker`] found.
+/// what [`super::marker`] found, `mitigations` what [`super::mitigate`] does.
 pub fn collect(
     pod_logs: &Path,
     probes: Vec<(String, String)>,
     previous: Option<&PreviousBoot>,
+    mitigations: Vec<Mitigation>,
 ) -> Inventory {
     let kernel = |name| line(&format!("/proc/sys/kernel/{name}"));
     let dmi = |name: &str| line(&format!("/sys/class/dmi/id/{name}"));
@@ -42,7 +43,7 @@ pub fn collect(
         probes,
         uptime_ms: uptime_ms(&line("/proc/uptime")),
         previous: previous.cloned(),
-        mitigations: Vec::new(),
+        mitigations,
     }
 }
 

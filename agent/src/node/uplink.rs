@@ -13,6 +13,9 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 
 use crate::gasp::link::Link;
 
+/// Most devices with hardware that are named.
+const DEVICES_MAX: usize = 16;
+
 /// Why there is no way below UDP. UDP may work all the same.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -88,6 +91,34 @@ pub async fn resolve(handle: &Handle, to: SocketAddr, port: u16) -> Result<Uplin
         link,
         device: upper,
     })
+}
+
+/// The names of the devices that frames leave by on these ways; where none is known,
+/// those that have hardware and are up.
+pub fn lowest<'a>(ways: impl IntoIterator<Item = &'a Uplink>) -> Vec<String> {
+    let name = |way: &Uplink| device_name(way.link.interface);
+    let known: Vec<String> = ways.into_iter().filter_map(name).collect();
+    if known.is_empty() {
+        return hardware(Path::new("/sys/class/net"));
+    }
+    known
+}
+
+fn hardware(class: &Path) -> Vec<String> {
+    let Ok(devices) = fs::read_dir(class) else {
+        return Vec::new();
+    };
+    let is_up = |name: &String| {
+        let dir = class.join(name);
+        let state = fs::read_to_string(dir.join("operstate")).unwrap_or_default();
+        dir.join("device").exists() && state.trim() == "up"
+    };
+    let names = devices
+        .flatten()
+        .filter_map(|d| d.file_name().into_string().ok());
+    let mut names: Vec<String> = names.filter(is_up).take(DEVICES_MAX).collect();
+    names.sort();
+    names
 }
 
 fn destination(to: IpAddr) -> RouteMessage {
@@ -259,6 +290,27 @@ mod tests {
         }
         assert_eq!(bottom(class.path(), "br0"), ("eth0".to_owned(), None));
         assert_eq!(bottom(class.path(), "eth0"), ("eth0".to_owned(), None));
+    }
+
+    #[test]
+    fn without_a_way_what_has_hardware_and_is_up_is_taken() {
+        let class = tempfile::tempdir().expect("temporary directory");
+        for (name, is_hardware, state) in [
+            ("eth1", true, "up\n"),
+            ("eth0", true, "up\n"),
+            ("eth2", true, "down\n"),
+            ("veth1", false, "up\n"),
+        ] {
+            let dir = class.path().join(name);
+            let made = if is_hardware {
+                dir.join("device")
+            } else {
+                dir.clone()
+            };
+            fs::create_dir_all(made).expect("mkdir");
+            fs::write(dir.join("operstate"), state).expect("write");
+        }
+        assert_eq!(hardware(class.path()), ["eth0", "eth1"]);
     }
 
     #[test]

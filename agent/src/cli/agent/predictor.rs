@@ -39,6 +39,11 @@ impl Predictor {
         }
     }
 
+    /// How many packets the kernel would have stopped at, in all.
+    pub(super) fn foreseen(&self) -> u64 {
+        self.counts.seen().foreseen
+    }
+
     /// Says what it came to, in all.
     pub(super) fn sum(&self) {
         let seen = self.counts.seen();

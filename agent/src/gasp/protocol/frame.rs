@@ -1,8 +1,8 @@
 //! Reading frames: bytes from anywhere.
 
 use agent_core::model::{
-    Body, BootId, Channel, Context, Gasp, HoldPoint, Inventory, Line, NodeName, Notice, Record,
-    Word,
+    Body, BootId, Channel, Context, Gasp, HoldPoint, Inventory, Line, Mitigation, NodeName, Notice,
+    Record, Word,
 };
 
 use super::{
@@ -182,6 +182,7 @@ impl<'a> Frame<'a> {
             Kind::Lines => Body::Lines(lines(self.payload)?),
             Kind::Survived => Body::Survived,
             Kind::Receipt => return Err(BodyError::Malformed("a receipt goes to an agent")),
+            Kind::Advice => return Err(BodyError::Malformed("advice goes to an agent")),
         })
     }
 
@@ -216,9 +217,10 @@ pub fn hello(json: &[u8]) -> Result<Body, BodyError> {
     if json.len() > MAX_MESSAGE {
         return Err(BodyError::Malformed("its hello is longer than 64 KiB"));
     }
-    serde_json::from_slice::<Inventory>(json)
-        .map(|inventory| Body::Hello(Box::new(inventory)))
-        .map_err(|_| BodyError::Malformed("its hello is no inventory in JSON"))
+    let mut inventory = serde_json::from_slice::<Inventory>(json)
+        .map_err(|_| BodyError::Malformed("its hello is no inventory in JSON"))?;
+    inventory.mitigations = Mitigation::bounded(inventory.mitigations);
+    Ok(Body::Hello(Box::new(inventory)))
 }
 
 /// Reads a whole record.

@@ -130,7 +130,7 @@ fn each_fault_is_counted_as_what_it_is() {
         (b"hello".to_vec(), Outcome::Short),
         (with(0, 0), Outcome::BadMagic),
         (with(4, 9), Outcome::UnknownVersion),
-        (with(5, 9), Outcome::UnknownKind),
+        (with(5, 10), Outcome::UnknownKind),
         (with(7, 9), Outcome::Malformed),
         (with(8, 9), Outcome::UnknownKey),
         (with(32, 9), Outcome::WrongKey),

@@ -135,8 +135,15 @@ impl Leftovers {
     }
 
     /// Looks and sends until told to stop. For a thread of its own: a directory
-    /// may be on a disk that does not answer.
-    pub fn run(mut self, shared: &Shared, own: &Identity, keys: &KeyRing) {
+    /// may be on a disk that does not answer. What collectors say beside receipts is
+    /// given to `others`.
+    pub fn run(
+        mut self,
+        shared: &Shared,
+        own: &Identity,
+        keys: &KeyRing,
+        mut others: impl FnMut(&[u8]),
+    ) {
         let mut datagram = [0; MAX_FRAME];
         while !shared.stop.load(Ordering::Relaxed) {
             let now = Instant::now();
@@ -153,8 +160,9 @@ impl Leftovers {
                     let Ok(len) = socket.recv(&mut datagram) else {
                         break;
                     };
-                    if let Some(id) = receipt::read(&datagram[..len], own, keys) {
-                        self.arrived(id);
+                    match receipt::read(&datagram[..len], own, keys) {
+                        Some(id) => self.arrived(id),
+                        None => others(&datagram[..len]),
                     }
                 }
             }

@@ -251,6 +251,9 @@ impl<D: Devices> Mitigator<D> {
     /// Does what is left to be done. To be called now and then: a device may come, and
     /// somebody may have undone it.
     pub fn turn(&mut self, now: Timestamp) {
+        if !self.is_something() {
+            return;
+        }
         let done = self.update(|mitigator, file| mitigator.go_on(file, now));
         self.note(done);
     }
@@ -578,8 +581,23 @@ pub fn undo<D: Devices>(
     }))
 }
 
-/// Undoes what an agent that was killed has left, where no agent is to do anything any more.
+/// Undoes what an agent that was killed has left, where none is to do it any more. The
+/// reason stays.
+pub fn put_back<D: Devices>(dir: &Path, boot: BootId, devices: &mut D) -> Result<(), Error> {
+    put_back_and(dir, boot, devices, |file, content| file.write(content))
+}
+
+/// The same, and forgets the reason.
 pub fn clear<D: Devices>(dir: &Path, boot: BootId, devices: &mut D) -> Result<(), Error> {
+    put_back_and(dir, boot, devices, |file, _| file.remove())
+}
+
+fn put_back_and<D: Devices>(
+    dir: &Path,
+    boot: BootId,
+    devices: &mut D,
+    end: impl FnOnce(&Locked, &Content) -> Result<(), Error>,
+) -> Result<(), Error> {
     let Some(content) = state::peek(dir) else {
         return Ok(());
     };
@@ -594,7 +612,7 @@ pub fn clear<D: Devices>(dir: &Path, boot: BootId, devices: &mut D) -> Result<()
             return Err(error);
         }
     }
-    file.remove()
+    end(&file, &content)
 }
 
 /// What is on the disk of this boot, for who asks.

@@ -139,7 +139,13 @@ impl Locked {
             source,
         };
         fs::create_dir_all(dir).map_err(failed)?;
-        let lock = File::create(dir.join("mitigate.lock")).map_err(failed)?;
+        // Not cut: that alone would be a write to the disk each time.
+        let lock = File::options()
+            .create(true)
+            .write(true)
+            .truncate(false)
+            .open(dir.join("mitigate.lock"))
+            .map_err(failed)?;
         for _ in 0..LOCKED.0 {
             match lock.try_lock() {
                 Ok(()) => return Ok(Self { path, _lock: lock }),
