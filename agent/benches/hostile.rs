@@ -184,7 +184,7 @@ impl Attacker {
             }
             Kind::Heartbeat | Kind::Goodbye | Kind::Survived => {}
             // No agent sends one.
-            Kind::Receipt => {
+            Kind::Receipt | Kind::Advice => {
                 draft.bytes(&[7; 32]);
             }
         }

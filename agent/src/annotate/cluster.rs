@@ -108,7 +108,14 @@ impl Annotator {
                 tracing::debug!(%node, cause = with_causes(&error), "no look at its Lease");
                 return;
             }
-            Told::Node(Ok(k8s::Told::Found(node, addresses))) => {
+            Told::Node(Ok(k8s::Told::Found {
+                node,
+                addresses,
+                mitigated,
+            })) => {
+                if mitigated && !self.mitigations.shown(&node) {
+                    self.metrics.lost("mitigation_not_told", 1);
+                }
                 // Gasps may come by another way than netconsole, or not have come yet.
                 for address in addresses {
                     self.addresses.learn(address, &node, now());
@@ -131,6 +138,7 @@ impl Annotator {
                 return;
             }
             Told::Node(Ok(k8s::Told::Gone(gone))) => {
+                self.mitigations.forget(&gone.deleted.node);
                 (Input::NodeDeleted(Box::new(gone.deleted)), gone.pods)
             }
             Told::Node(Err(error)) => {

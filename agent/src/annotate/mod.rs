@@ -9,17 +9,16 @@ mod backlog;
 mod cluster;
 mod executor;
 mod lanes;
+mod mitigate;
 mod overhear;
+mod records;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent_core::engine::{Engine, Input, Keys, Limits, Output, Stats};
-use agent_core::model::{
-    Body, BootId, Channel, Death, DeathName, DeathState, Gasp, NodeName, Record, SeenObject,
-    Timestamp,
-};
+use agent_core::model::{Body, Death, DeathName, DeathState, Gasp, SeenObject, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -29,14 +28,14 @@ use cluster::Cluster;
 pub use executor::Executor;
 use executor::Tried;
 use lanes::Lanes;
+use mitigate::Mitigations;
 
 use crate::channels::gasp::{Assembler, Limits as AssemblerLimits};
 use crate::channels::netconsole::{Addresses, Heard};
-use crate::channels::record;
 use crate::gasp::queue::Taker;
-use crate::gasp::receipt::{Receipt, Receipts, RecordId};
+use crate::gasp::receipt::{Receipt, Receipts};
 use crate::gasp::receiver::Received;
-use crate::store::{self, BootLines, Change, KeptRecord, SeenNode, Store, Task};
+use crate::store::{self, BootLines, Change, SeenNode, Store, Task};
 use crate::telemetry::Metrics;
 
 /// Messages taken from the queue at once.
@@ -75,6 +74,7 @@ pub struct Annotator {
     metrics: Arc<Metrics>,
     addresses: Arc<Addresses>,
     lanes: Lanes,
+    mitigations: Mitigations,
     running: JoinSet<Done>,
     backlog: Backlog,
     /// Tells nodes that their records are in the store.
@@ -136,6 +136,7 @@ impl Annotator {
             metrics,
             addresses,
             lanes,
+            mitigations: Mitigations::new(limits.nodes),
             running: JoinSet::new(),
             backlog: Backlog::default(),
             receipts: None,
@@ -194,6 +195,7 @@ impl Annotator {
         let mut receipts = Vec::new();
         for mut received in batch {
             receipts.extend(Receipt::of(&received));
+            self.mitigate(&received);
             self.name_pods(&mut received.gasp, &change).await;
             let found = match &received.gasp.body {
                 Body::Record(record) => Some((received.gasp.node.clone(), record.clone())),
@@ -240,47 +242,6 @@ impl Annotator {
         }
     }
 
-    fn take_record(
-        &mut self,
-        at: Timestamp,
-        node: NodeName,
-        by: BootId,
-        record: Box<Record>,
-        change: &mut Change,
-    ) {
-        let reading = record::read(&record);
-        if record.channel == Channel::Vmcore && reading.report.is_none() {
-            // What a crash kernel saves has the crash: this is something else.
-            self.metrics.lost("vmcore_without_crash", 1);
-            return;
-        }
-        change.records.push(KeptRecord {
-            node: node.clone(),
-            id: RecordId::of(&record).to_string(),
-            record: record.clone(),
-            lines: reading.lines,
-        });
-        let recorded = Input::Recorded {
-            node,
-            by,
-            record,
-            printed_ns: reading.printed_ns,
-            report: reading.report,
-        };
-        let recorded = self.engine.step(at, recorded);
-        self.collect(recorded, change);
-    }
-
-    /// The store has these records.
-    fn give(&self, receipts: &[Receipt]) {
-        let Some(sender) = &self.receipts else { return };
-        for receipt in receipts {
-            if sender.send(receipt).is_err() {
-                self.metrics.lost("receipt", 1);
-            }
-        }
-    }
-
     /// Names the pods of those who asked for an end. Without the store they stay uids.
     async fn name_pods(&self, gasp: &mut Gasp, change: &Change) {
         if asked::unnamed(gasp).is_empty() {
@@ -306,6 +267,7 @@ impl Annotator {
         self.metrics.set_lost("assembler_boot", losses.boots);
         self.metrics.set_lost("assembler_line", losses.lines);
         self.metrics.waiting(self.lanes.waiting());
+        self.tell_mitigations();
         self.state.send_modify(|state| {
             state.round_at = now();
             state.stats = stats;

@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use agent_core::engine::{asker_text, packet_text, rfc3339, told_text};
 use agent_core::model::{
-    Account, Asked, Asker, Channel, DeathState, KnownBug, Line, LogLine, Packet, Proof, RetryAdvice,
+    Account, Asked, Asker, Channel, DeathState, KnownBug, Line, LogLine, MitigationState, Packet,
+    Proof, RetryAdvice,
 };
 use agent_core::recurrence::Recurrence;
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, Style, sanitize, styled};
-use crate::store::{Explanation, PodNote, Query, Removed, Silent, Stopped, Summary};
+use crate::store::{Explanation, Mitigated, PodNote, Query, Removed, Silent, Stopped, Summary};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -106,6 +107,9 @@ fn told(answer: &Explanation, wide: bool, colour: bool) -> Result<String, std::f
                 page.death(summary, answer.recurrence.as_ref(), pod)?;
             }
         }
+    }
+    for mitigated in &answer.mitigations {
+        page.mitigated(mitigated)?;
     }
     if wide && !answer.pods.is_empty() {
         page.heading("Pods")?;
@@ -220,6 +224,24 @@ impl Page {
             Some(by) => self.origin(by),
             None => Ok(()),
         }
+    }
+
+    fn mitigated(&mut self, mitigated: &Mitigated) -> std::fmt::Result {
+        let mitigation = &mitigated.mitigation;
+        self.headline("What is done against it", Style::Bold)?;
+        self.field("node", &sanitize(&mitigated.node))?;
+        self.field("what", &sanitize(&mitigated.text))?;
+        let mode = mitigation.mode.as_str();
+        let state = format!(
+            "{}, as the agent's mode is {mode}",
+            mitigation.state.as_str()
+        );
+        self.field("state", &state)?;
+        self.field("since", &rfc3339(mitigation.since))?;
+        if mitigation.state == MitigationState::Applied {
+            self.field("undo", "lastgasp mitigate undo, where its agent runs")?;
+        }
+        Ok(())
     }
 
     fn accounts(&mut self, accounts: &[Account]) -> std::fmt::Result {

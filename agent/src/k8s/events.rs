@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use agent_core::engine::escaped;
-use agent_core::model::Death;
+use agent_core::model::{Death, DeathName, Timestamp};
 use k8s_openapi::api::core::v1::ObjectReference;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -25,6 +25,26 @@ const INSTANCE_MAX: usize = 128;
 /// bytes; together with the hash it stays below 253.
 const NAME_PART_MAX: usize = 200;
 
+/// What an event is about, beside the object.
+pub(super) struct About<'a> {
+    /// Makes its name, with the object and the reason: the same is written once.
+    pub(super) key: String,
+    /// When it happened.
+    pub(super) at: Timestamp,
+    /// The death that it belongs to, if it does.
+    pub(super) death: Option<&'a DeathName>,
+}
+
+impl<'a> From<&'a Death> for About<'a> {
+    fn from(death: &'a Death) -> Self {
+        Self {
+            key: death.name.to_string(),
+            at: death.detected_at,
+            death: Some(&death.name),
+        }
+    }
+}
+
 /// One event to be written.
 pub(super) struct Said<'a> {
     /// The object that it is about.
@@ -44,10 +64,10 @@ pub(super) struct Said<'a> {
 pub(super) async fn once(
     api: &Api,
     instance: &str,
-    death: &Death,
+    about: impl Into<About<'_>>,
     said: Said<'_>,
 ) -> Result<(), Error> {
-    let event = event(instance, death, said);
+    let event = event(instance, &about.into(), said);
     let namespace = event.metadata.namespace.clone().unwrap_or_default();
     let name = event.metadata.name.clone().unwrap_or_default();
     let events = KubeApi::<Event>::namespaced(api.client.clone(), &namespace);
@@ -78,7 +98,7 @@ async fn create(
     }
 }
 
-fn event(instance: &str, death: &Death, said: Said<'_>) -> Event {
+fn event(instance: &str, about: &About<'_>, said: Said<'_>) -> Event {
     // Events about objects without a namespace live in "default".
     let namespace = said
         .regarding
@@ -87,7 +107,7 @@ fn event(instance: &str, death: &Death, said: Said<'_>) -> Event {
         .unwrap_or_else(|| "default".to_owned());
     Event {
         metadata: ObjectMeta {
-            name: Some(name(death, &said.regarding, said.reason)),
+            name: Some(name(&about.key, &said.regarding, said.reason)),
             namespace: Some(namespace),
             ..ObjectMeta::default()
         },
@@ -95,12 +115,12 @@ fn event(instance: &str, death: &Death, said: Said<'_>) -> Event {
         reason: Some(said.reason.to_owned()),
         action: Some(said.action.to_owned()),
         note: Some(escaped(&said.note, NOTE_MAX)),
-        event_time: Some(MicroTime(text::time(death.detected_at))),
+        event_time: Some(MicroTime(text::time(about.at))),
         regarding: Some(said.regarding),
-        related: Some(ObjectReference {
+        related: about.death.map(|death| ObjectReference {
             api_version: Some("lastgasp.dev/v1alpha1".to_owned()),
             kind: Some("NodeDeath".to_owned()),
-            name: Some(death.name.to_string()),
+            name: Some(death.to_string()),
             ..ObjectReference::default()
         }),
         reporting_controller: Some(REPORTER.to_owned()),
@@ -110,10 +130,10 @@ fn event(instance: &str, death: &Death, said: Said<'_>) -> Event {
 }
 
 /// `<object>.<16 hex digits of a hash over all that the event says>`.
-fn name(death: &Death, regarding: &ObjectReference, reason: &str) -> String {
+fn name(key: &str, regarding: &ObjectReference, reason: &str) -> String {
     let mut hash = Sha256::new();
     for part in [
-        death.name.as_str(),
+        key,
         regarding.kind.as_deref().unwrap_or(""),
         regarding.name.as_deref().unwrap_or(""),
         regarding.uid.as_deref().unwrap_or(""),

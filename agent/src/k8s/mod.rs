@@ -8,6 +8,7 @@ mod crd;
 mod error;
 mod events;
 mod leases;
+mod mitigation;
 mod names;
 mod node;
 mod nodes;
@@ -25,8 +26,8 @@ pub use crd::{
 };
 pub use error::Error;
 pub use names::{
-    ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, FIELD_MANAGER,
-    POD_CONDITION, PREFIX, TAINT,
+    ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_MITIGATION, CONDITION_OOPS,
+    CONDITION_PANIC, FIELD_MANAGER, POD_CONDITION, PREFIX, TAINT,
 };
 pub use nodes::{Gone, Told};
 pub use pods::{Ineligible, Owner, PodOutcome, PodResult, PodTally};

@@ -17,6 +17,9 @@ pub const CONDITION_PANIC: &str = "KernelPanic";
 /// Node condition: the kernel of this boot had an oops and lived on.
 pub const CONDITION_OOPS: &str = "KernelOops";
 
+/// Node condition: something is switched off against a bug of the kernel.
+pub const CONDITION_MITIGATION: &str = "KernelMitigation";
+
 /// Pod condition: the node under the pod died.
 pub const POD_CONDITION: &str = "lastgasp.dev/NodeDied";
 

@@ -1,7 +1,7 @@
 //! The Node object: a condition that says what happened, and a taint that
 //! keeps new pods away.
 
-use agent_core::model::Death;
+use agent_core::model::{Death, NodeName};
 use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::Api as KubeApi;
@@ -20,13 +20,66 @@ const TRIES: usize = 5;
 /// The node of a death; `None` if it does not exist, or only another one of
 /// the same name.
 pub(super) async fn find(api: &Api, death: &Death) -> Result<Option<Node>, Error> {
+    find_named(api, &death.node, death.node_uid.as_deref()).await
+}
+
+/// The node of this name, and of this uid if one is known.
+pub(super) async fn find_named(
+    api: &Api,
+    name: &NodeName,
+    uid: Option<&str>,
+) -> Result<Option<Node>, Error> {
     let nodes = KubeApi::<Node>::all(api.client.clone());
-    let name = death.node.as_str();
+    let name = name.as_str();
     let found = api
         .call(format!("get node {name}"), nodes.get_opt(name))
         .await?;
-    let same = |node: &Node| death.node_uid.is_none() || node.metadata.uid == death.node_uid;
+    let same = |node: &Node| uid.is_none() || node.metadata.uid.as_deref() == uid;
     Ok(found.filter(same))
+}
+
+/// A condition as it is to be.
+pub(super) struct Told<'a> {
+    /// Which one.
+    pub(super) type_: &'a str,
+    /// Whether it is `True`. One that is not there need not be told that it is not so.
+    pub(super) holds: bool,
+    /// One CamelCase word.
+    pub(super) reason: &'a str,
+    /// For people.
+    pub(super) message: String,
+    /// Since when.
+    pub(super) since: jiff::Timestamp,
+}
+
+/// Brings a condition to what it is to be.
+pub(super) async fn tell(api: &Api, node: Node, told: Told<'_>) -> Result<(), Error> {
+    if told.holds {
+        let Told {
+            type_,
+            reason,
+            message,
+            since,
+            ..
+        } = told;
+        return condemn(api, node, type_, reason, message, since)
+            .await
+            .map(drop);
+    }
+    let shown = condition(&node, told.type_).filter(|c| c.status == "True");
+    if shown.is_none() {
+        return Ok(());
+    }
+    let now = Time(jiff::Timestamp::now());
+    let cleared = NodeCondition {
+        type_: told.type_.to_owned(),
+        status: "False".to_owned(),
+        reason: Some(told.reason.to_owned()),
+        message: Some(told.message),
+        last_heartbeat_time: Some(now.clone()),
+        last_transition_time: Some(now),
+    };
+    set_conditions(api, &node, &[cleared]).await.map(drop)
 }
 
 /// Sets a condition to `True`; the node as it is then.

@@ -22,7 +22,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::names::REPORTER;
+use super::names::{CONDITION_MITIGATION, REPORTER};
 use super::pods::{self, Freshness};
 use super::{Error, Writer};
 
@@ -46,8 +46,15 @@ const COMPLETE_EVERY_MS: u64 = 60_000;
 /// What is told of Node objects.
 #[derive(Debug)]
 pub enum Told {
-    /// It is there, with these internal addresses.
-    Found(NodeName, Vec<IpAddr>),
+    /// It is there.
+    Found {
+        /// Its name.
+        node: NodeName,
+        /// Its internal addresses.
+        addresses: Vec<IpAddr>,
+        /// Whether it shows that something is done against a bug of its kernel.
+        mitigated: bool,
+    },
     /// It shows something that was not known of it.
     Seen(SeenObject),
     /// It is gone.
@@ -86,6 +93,15 @@ struct RawTaint {
 struct Status {
     node_info: Info,
     addresses: Vec<Address>,
+    conditions: Vec<RawCondition>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawCondition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -216,7 +232,13 @@ fn found(change: &Change<Watched>) -> Option<Told> {
     let all = node.status.iter().flat_map(|status| &status.addresses);
     let internal = all.filter(internal).take(LIST_MAX);
     let addresses = internal.filter_map(|a| a.address.parse().ok()).collect();
-    Some(Told::Found(name, addresses))
+    let conditions = node.status.iter().flat_map(|status| &status.conditions);
+    let mut ours = conditions.filter(|c| c.kind == CONDITION_MITIGATION);
+    Some(Told::Found {
+        node: name,
+        addresses,
+        mitigated: ours.any(|c| c.status == "True"),
+    })
 }
 
 fn watch_error(error: watcher::Error) -> Error {
@@ -427,7 +449,12 @@ mod tests {
 
     #[test]
     fn a_node_that_is_there_tells_its_internal_addresses() {
-        let Some(Told::Found(name, addresses)) = found(&Change::Apply(node("a", "1"))) else {
+        let Some(Told::Found {
+            node: name,
+            addresses,
+            mitigated,
+        }) = found(&Change::Apply(node("a", "1")))
+        else {
             panic!("it is there");
         };
         assert_eq!(name.as_str(), "a");

@@ -34,7 +34,7 @@ const EVENTS_IN_FLIGHT: usize = 4;
 pub struct Writer {
     pub(super) api: Api,
     in_flight: usize,
-    instance: String,
+    pub(super) instance: String,
     ahead: Ahead,
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use read::Query;
-pub use view::{Explanation, PodNote, Removed, Silent, Stopped, Summary};
+pub use view::{Explanation, Mitigated, PodNote, Removed, Silent, Stopped, Summary};
 pub use write::{BootLines, Change, KeptRecord, OverheardLines, SeenNode, Task};
 
 #[cfg(test)]

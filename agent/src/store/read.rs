@@ -2,14 +2,16 @@
 
 use agent_core::engine::{self, Action, KnownNode};
 use agent_core::model::{
-    BootId, Death, Line, LogLine, NodeName, NodeObject, PodRef, Proof, Removal, SeenObject,
-    Silence, Stop, Timestamp,
+    BootId, Death, Inventory, Line, LogLine, NodeName, NodeObject, PodRef, Proof, Removal,
+    SeenObject, Silence, Stop, Timestamp,
 };
 use rusqlite::{OptionalExtension, Row, named_params, params};
 use serde::{Deserialize, Serialize};
 
 use super::write::IS_GONE;
-use super::{Error, Explanation, PodNote, Removed, Silent, Stopped, Store, Summary, Task};
+use super::{
+    Error, Explanation, Mitigated, PodNote, Removed, Silent, Stopped, Store, Summary, Task,
+};
 
 /// Whose end is asked about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +37,7 @@ struct Found {
     silent: Option<Silent>,
     removed: Option<Removed>,
     stop: Option<Stopped>,
+    mitigations: Vec<Mitigated>,
     summary: Option<Summary>,
 }
 
@@ -51,9 +54,11 @@ impl Found {
             silent,
             removed,
             stop,
+            mitigations,
             summary,
         } = self;
-        silent.is_none() && removed.is_none() && stop.is_none() && summary.is_none()
+        let is_node_well = silent.is_none() && removed.is_none() && stop.is_none();
+        is_node_well && mitigations.is_empty() && summary.is_none()
     }
 }
 
@@ -186,6 +191,7 @@ impl Store {
             silent: found.silent,
             removed: found.removed,
             stop: found.stop,
+            mitigations: found.mitigations,
             summary: found.summary,
             recurrence,
             pods,
@@ -231,7 +237,13 @@ impl Store {
              AND (stopped OR boot <> stop ->> 'boot')",
         )
         .map_err(|e| self.error(e))?;
+        let inventory =
+            read("SELECT inventory FROM node WHERE name = ?1 AND inventory IS NOT NULL")
+                .map_err(|e| self.error(e))?;
         drop(reader);
+        let inventory = inventory.and_then(|text| serde_json::from_str::<Inventory>(&text).ok());
+        let said = inventory.into_iter().flat_map(|one| one.mitigations);
+        found.mitigations = said.filter_map(|one| Mitigated::new(name, one)).collect();
         found.silent = silence.map(|body| self.silent(&body)).transpose()?;
         let parse = |body: String| serde_json::from_str::<Stop>(&body);
         let stop = stop.map(parse).transpose();

@@ -2,7 +2,8 @@
 
 use agent_core::engine;
 use agent_core::model::{
-    Death, LogLine, PodRef, ReasonCode, Removal, RetryAdvice, Silence, Stop, Timestamp,
+    Death, LogLine, Mitigation, MitigationState, PodRef, ReasonCode, Removal, RetryAdvice, Silence,
+    Stop, Timestamp,
 };
 use agent_core::recurrence::Recurrence;
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,37 @@ impl From<Stop> for Stopped {
     }
 }
 
+/// What is done against a bug of a node's kernel, in words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mitigated {
+    /// The node.
+    pub node: String,
+    /// One line for people.
+    pub text: String,
+    /// What a person types to do it; to undo it, where it is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<String>,
+    /// All that is known.
+    pub mitigation: Mitigation,
+}
+
+impl Mitigated {
+    /// `None` if there is no reason to do anything.
+    pub(super) fn new(node: &str, mitigation: Mitigation) -> Option<Self> {
+        let text = engine::mitigation_text(&mitigation)?;
+        let commands = match mitigation.state {
+            MitigationState::Applied => mitigation.undo_commands(),
+            _ => mitigation.commands(),
+        };
+        Some(Self {
+            node: node.to_owned(),
+            text,
+            commands,
+            mitigation,
+        })
+    }
+}
+
 /// The answer to *why*: a death with its pods and its last lines, or what is
 /// known of a node that says nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -123,6 +155,9 @@ pub struct Explanation {
     /// The node was stopped in an orderly way, and somebody is known who told it to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stop: Option<Stopped>,
+    /// What the node's agent does against bugs of its kernel.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mitigations: Vec<Mitigated>,
     /// The death, if there is one.
     #[serde(flatten)]
     pub summary: Option<Summary>,

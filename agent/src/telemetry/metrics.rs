@@ -3,6 +3,7 @@
 //! Labels are bounded: reasons, proofs, actions and outcomes, never nodes or
 //! pods. Durations are in seconds.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
 use agent_core::engine::{Action, Stats, reason_code};
@@ -27,6 +28,13 @@ pub struct DeathLabels {
 pub struct ActionLabels {
     action: &'static str,
     result: &'static str,
+}
+
+/// Labels of what nodes do against bugs of their kernels.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct MitigationLabels {
+    action: &'static str,
+    state: &'static str,
 }
 
 /// One label: what became of it.
@@ -56,6 +64,7 @@ pub struct Metrics {
     silent_nodes: Gauge,
     open_deaths: Gauge,
     waiting: Gauge,
+    mitigations: Family<MitigationLabels, Gauge>,
 }
 
 impl Metrics {
@@ -78,6 +87,7 @@ impl Metrics {
             silent_nodes: Gauge::default(),
             open_deaths: Gauge::default(),
             waiting: Gauge::default(),
+            mitigations: Family::default(),
             registry: Registry::default(),
         };
         let r = &mut registry;
@@ -139,6 +149,11 @@ impl Metrics {
             "actions_waiting",
             "Actions that are not done yet",
             metrics.waiting.clone(),
+        );
+        r.register(
+            "mitigations",
+            "Nodes whose agents do something against a bug of their kernel, by how it stands",
+            metrics.mitigations.clone(),
         );
         Self {
             registry,
@@ -222,6 +237,14 @@ impl Metrics {
         self.set_lost("evidence_cut", stats.evidence_cut);
         self.set_lost("word_cut", stats.words_cut);
         self.set_lost("unproven_dropped", stats.unproven_dropped);
+    }
+
+    /// How many nodes stand how with a mitigation.
+    pub fn mitigations(&self, action: &'static str, counts: &BTreeMap<&'static str, i64>) {
+        for (state, count) in counts {
+            let labels = MitigationLabels { action, state };
+            self.mitigations.get_or_create(&labels).set(*count);
+        }
     }
 
     /// How many actions wait.
