@@ -18,6 +18,8 @@ use serde_json::Value;
 mod asked;
 #[path = "annotator/fleet.rs"]
 mod fleet;
+#[path = "annotator/mitigate.rs"]
+mod mitigate;
 #[path = "annotator/netconsole.rs"]
 mod netconsole;
 #[path = "annotator/replay.rs"]

@@ -460,6 +460,24 @@ mod tests {
         assert_eq!(name.as_str(), "a");
         let both: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
         assert_eq!(both, ["10.0.0.1", "fd00::1"]);
+        assert!(!mitigated);
+        for (kind, status, expected) in [
+            (CONDITION_MITIGATION, "True", true),
+            (CONDITION_MITIGATION, "False", false),
+            ("Ready", "True", false),
+        ] {
+            let mut node = node("a", "1");
+            let conditions = vec![RawCondition {
+                kind: kind.to_owned(),
+                status: status.to_owned(),
+            }];
+            node.status.get_or_insert_default().conditions = conditions;
+            let told = found(&Change::Apply(node));
+            let Some(Told::Found { mitigated, .. }) = told else {
+                panic!("it is there");
+            };
+            assert_eq!(mitigated, expected, "{kind}={status}");
+        }
         assert!(found(&Change::Delete(node("a", "1"))).is_none());
     }
 

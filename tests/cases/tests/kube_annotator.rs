@@ -23,6 +23,8 @@ use lastgasp::k8s::{
     ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_OOPS, CONDITION_PANIC, NodeDeath, TAINT,
 };
 
+#[path = "kube_annotator/mitigation.rs"]
+mod mitigation;
 #[path = "kube_annotator/removal.rs"]
 mod removal;
 #[path = "kube_annotator/silence.rs"]

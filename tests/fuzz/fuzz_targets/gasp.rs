@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use agent_core::model::{BootId, NodeName, Timestamp};
+use lastgasp::gasp::advice::{self, Advice};
 use lastgasp::gasp::counters::Counters;
 use lastgasp::gasp::protocol::{Frame, Identity, Key, KeyRing, Kind, MAX_FRAME, Sealer, Stamp};
 use lastgasp::gasp::queue::queue;
+use lastgasp::gasp::receipt;
 use lastgasp::gasp::receiver::{Handler, Limits};
 use libfuzzer_sys::fuzz_target;
 
@@ -19,6 +21,7 @@ fuzz_target!(|input: (u8, u16, u16, &[u8], &[u8])| {
         let _ = frame.body().and_then(|body| frame.gasp(body));
     }
     let key = Key::new(&[7; 32]).expect("a key");
+    let ring = KeyRing::pre_shared(key.clone());
     let identity = Identity {
         node: NodeName::new("w01").expect("a name"),
         node_uid: None,
@@ -45,6 +48,11 @@ fuzz_target!(|input: (u8, u16, u16, &[u8], &[u8])| {
         fragment: (index, count),
         below_udp: false,
     });
+    // And what an agent takes of it.
+    if let Some(advice) = advice::read(&buffer[..length], &identity, &ring) {
+        assert!(Advice::new(&advice.bug, &advice.death).is_some_and(|same| same == advice));
+    }
+    let _ = receipt::read(&buffer[..length], &identity, &ring);
     // The same once more is a repetition, whatever it holds.
     for at in [1, 2] {
         handler.handle(&buffer[..length], source, Timestamp(at));

@@ -65,10 +65,18 @@ impl Speaker {
 
     /// The agent is up, and this is what it found of the boot before.
     pub fn hello(&mut self, mono_ms: u64, previous: Option<PreviousBoot>) -> Result<()> {
-        let inventory = serde_json::to_vec(&Inventory {
-            previous,
-            ..Inventory::default()
-        })?;
+        self.introduce(
+            mono_ms,
+            &Inventory {
+                previous,
+                ..Inventory::default()
+            },
+        )
+    }
+
+    /// The agent is up, and this is what its boot is made of.
+    pub fn introduce(&mut self, mono_ms: u64, inventory: &Inventory) -> Result<()> {
+        let inventory = serde_json::to_vec(inventory)?;
         self.send(Kind::Hello, mono_ms, |draft| {
             draft.bytes(&inventory);
         })

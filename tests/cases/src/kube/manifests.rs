@@ -55,10 +55,10 @@ struct Target {
     name: String,
 }
 
-/// Every object of `deploy/` with `deploy/netconsole` named beside it, as kustomize
-/// puts them together.
-pub fn documents_with_netconsole() -> Result<Vec<DynamicObject>> {
-    let file = Path::new(DEPLOY).join("netconsole/kustomization.yaml");
+/// Every object of `deploy/` with one of the components there named beside it, as
+/// kustomize puts them together.
+pub fn documents_with(component: &str) -> Result<Vec<DynamicObject>> {
+    let file = Path::new(DEPLOY).join(component).join("kustomization.yaml");
     let text =
         fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     let component: Component = serde_yaml_ng::from_str(&text)

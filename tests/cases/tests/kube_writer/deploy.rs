@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use cases::kube::{
-    Annotator, Kind, Node, Speaker, annotator, apply, ask, death, documents,
-    documents_with_netconsole,
+    Annotator, Kind, Node, Speaker, annotator, apply, ask, death, documents, documents_with,
 };
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{
@@ -117,8 +116,9 @@ async fn admitted(client: &Client, namespace: &str, spec: &PodSpec) -> Result<()
 
 #[test]
 fn what_the_manifests_set_is_what_the_program_knows() {
-    for all in [documents, documents_with_netconsole] {
-        let all = all().expect("deploy/ can be read");
+    let components = ["netconsole", "mitigate"].map(documents_with);
+    for all in [documents()].into_iter().chain(components) {
+        let all = all.expect("deploy/ can be read");
         let agent: DaemonSet = object(&all, "DaemonSet", "lastgasp-agent").expect("it");
         let annotator: Deployment = object(&all, "Deployment", "lastgasp-annotator").expect("it");
         let templates = [
@@ -138,11 +138,27 @@ fn what_the_manifests_set_is_what_the_program_knows() {
 }
 
 #[test]
+fn only_deploy_mitigate_lets_the_agents_change_the_network() {
+    for (all, may) in [(documents(), false), (documents_with("mitigate"), true)] {
+        let all = all.expect("deploy/ can be read");
+        let agent: DaemonSet = object(&all, "DaemonSet", "lastgasp-agent").expect("it");
+        let agent = spec(agent.spec.expect("a spec").template).expect("it");
+        let agent = &agent.containers[0];
+        let security = agent.security_context.as_ref();
+        let given = security.and_then(|s| s.capabilities.as_ref()?.add.as_ref());
+        let has = given.is_some_and(|all| all.iter().any(|c| c == "NET_ADMIN"));
+        let mode = env(agent, "LASTGASP_MITIGATE");
+        assert_eq!((has, mode.is_some()), (may, may));
+        assert!(!may || mode == Some("gso=apply"));
+    }
+}
+
+#[test]
 fn deploy_netconsole_turns_both_sides_on_and_its_annotator_hears() {
     case(|cluster| async move {
         let admin = cluster.admin().await?;
-        let first = apply(&admin, documents_with_netconsole()?).await?;
-        let all = apply(&admin, documents_with_netconsole()?).await?;
+        let first = apply(&admin, documents_with("netconsole")?).await?;
+        let all = apply(&admin, documents_with("netconsole")?).await?;
         assert_eq!(all.len(), first.len());
         for (first, again) in first.iter().zip(&all) {
             assert_eq!(first.data.get("spec"), again.data.get("spec"), "{again:?}");
