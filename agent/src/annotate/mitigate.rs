@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use super::{Annotator, Executor, now, with_causes};
 use crate::gasp::advice::Advice;
 use crate::gasp::receiver::Received;
-use crate::k8s;
+use crate::k8s::{self, Standing};
 
 /// Nodes that are written at the same time.
 const IN_FLIGHT: usize = 8;
@@ -41,6 +41,8 @@ struct Entry {
     heard: bool,
     /// Whether its Node object may show a mitigation.
     shown: bool,
+    /// Whether what it said last was said to this annotator, and not before it.
+    news: bool,
     /// Whether the cluster is as it said.
     told: bool,
     /// What it said is being written.
@@ -57,6 +59,7 @@ impl Entry {
             said: None,
             heard: false,
             shown: false,
+            news: false,
             told: true,
             running: false,
             tries: 0,
@@ -107,6 +110,9 @@ impl Mitigations {
             return false;
         };
         let is_new = !entry.heard || entry.boot != boot || entry.said != said;
+        if is_new {
+            entry.news = entry.heard;
+        }
         entry.heard = true;
         entry.boot = boot;
         entry.uid = uid.map(str::to_owned);
@@ -153,10 +159,7 @@ impl Mitigations {
     }
 
     /// Those that are to be written now; they count as being written.
-    fn start(
-        &mut self,
-        now: Instant,
-    ) -> Vec<(NodeName, BootId, Option<String>, Option<Mitigation>)> {
+    fn start(&mut self, now: Instant) -> Vec<Standing> {
         let room = IN_FLIGHT.saturating_sub(self.running.len());
         let due = |entry: &Entry| entry.heard && !entry.told && !entry.running && entry.due <= now;
         let due = self.nodes.iter_mut().filter(|(_, entry)| due(entry));
@@ -165,8 +168,13 @@ impl Mitigations {
                 entry.running = true;
                 // What comes meanwhile is another thing to tell.
                 entry.told = true;
-                let said = entry.said.clone();
-                (node.clone(), entry.boot, entry.uid.clone(), said)
+                Standing {
+                    node: node.clone(),
+                    uid: entry.uid.clone(),
+                    boot: entry.boot,
+                    said: entry.said.clone(),
+                    is_news: entry.news,
+                }
             })
             .collect()
     }
@@ -254,21 +262,19 @@ impl Annotator {
         }
         self.metrics
             .mitigations(GSO_OFF, &self.mitigations.counts());
-        for (node, boot, uid, said) in self.mitigations.start(now_mono) {
-            let text = said.as_ref().and_then(agent_core::engine::mitigation_text);
-            let state = said.as_ref().map_or("off", |said| said.state.as_str());
+        for standing in self.mitigations.start(now_mono) {
+            let (node, said) = (&standing.node, standing.said.as_ref());
+            let text = said.and_then(agent_core::engine::mitigation_text);
+            let state = said.map_or("off", |said| said.state.as_str());
             tracing::info!(%node, state, "mitigation: {}", text.unwrap_or_default());
             let executor = self.executor.clone();
             let at: Timestamp = now();
             self.mitigations.running.spawn(async move {
                 let told = match &executor {
                     Executor::Standalone => Ok(()),
-                    Executor::Kubernetes(writer) => {
-                        let uid = uid.as_deref();
-                        writer.mitigated(&node, uid, boot, said.as_ref(), at).await
-                    }
+                    Executor::Kubernetes(writer) => writer.mitigated(&standing, at).await,
                 };
-                (node, told)
+                (standing.node, told)
             });
         }
     }
@@ -297,12 +303,10 @@ mod tests {
     /// What would be written now, and that it worked or did not.
     fn write(all: &mut Mitigations, at: Instant, works: bool) -> Vec<Option<MitigationState>> {
         let started = all.start(at);
-        let states = started
-            .iter()
-            .map(|(_, _, _, said)| said.as_ref().map(|s| s.state));
+        let states = started.iter().map(|one| one.said.as_ref().map(|s| s.state));
         let states = states.collect();
-        for (node, ..) in &started {
-            all.done(node, works, at);
+        for one in &started {
+            all.done(&one.node, works, at);
         }
         states
     }
@@ -354,11 +358,14 @@ mod tests {
         assert_eq!(write(&mut all, now, false).len(), 1);
         assert!(write(&mut all, now, true).is_empty());
         let later = now + PAUSE.0;
-        assert_eq!(all.start(later).len(), 1);
+        let started = all.start(later);
+        assert_eq!(started.len(), 1);
+        assert!(!started[0].is_news, "it may have been so for long");
         all.said(&w01, A, None, standing(MitigationState::Undone));
         assert!(all.start(later).is_empty(), "one at a time");
         all.done(&w01, true, later);
         let expected = [Some(MitigationState::Undone)];
+        assert!(all.nodes[&w01].news);
         assert_eq!(write(&mut all, later, true), expected);
     }
 

@@ -98,7 +98,9 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let undone = mitigate::undo(&dir, boot, &mut devices, identity::now())?;
             print(place.output.output, &undone, human(undone.as_ref()))?;
             if let Some(problem) = undone.and_then(|undone| undone.problem) {
-                return Err(problem).context("not all of it is undone; try it again");
+                return Err(problem).context(
+                    "not all of it is undone; the agent, if it runs, tries the rest itself",
+                );
             }
             Ok(ExitCode::SUCCESS)
         }

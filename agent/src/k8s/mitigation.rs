@@ -13,18 +13,33 @@ use super::{Error, Writer, events, node};
 /// before that is not found any more.
 const NEWS_MS: u64 = 3_600_000;
 
+/// What an agent said last of what it does.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Its node.
+    pub node: NodeName,
+    /// The Node object's uid, if known.
+    pub uid: Option<String>,
+    /// Its boot.
+    pub boot: BootId,
+    /// How it stands; `None` if it does nothing any more.
+    pub said: Option<Mitigation>,
+    /// Whether that is new. Where nobody knows, the time decides.
+    pub is_news: bool,
+}
+
 impl Writer {
-    /// Brings what the Node object says of it to what its agent said last; `None` if that
-    /// does nothing any more.
-    pub async fn mitigated(
-        &self,
-        name: &NodeName,
-        uid: Option<&str>,
-        boot: BootId,
-        said: Option<&Mitigation>,
-        now: Timestamp,
-    ) -> Result<(), Error> {
-        let Some(found) = node::find_named(&self.api, name, uid).await? else {
+    /// Brings what the Node object says to how it stands.
+    pub async fn mitigated(&self, standing: &Standing, now: Timestamp) -> Result<(), Error> {
+        let Standing {
+            node: name,
+            uid,
+            boot,
+            said,
+            is_news,
+        } = standing;
+        let said = said.as_ref();
+        let Some(found) = node::find_named(&self.api, name, uid.as_deref()).await? else {
             return Ok(());
         };
         let uid = found.metadata.uid.clone();
@@ -40,8 +55,8 @@ impl Writer {
             since: text::time(since),
         };
         node::tell(&self.api, found, condition).await?;
-        let Some((type_, reason)) = event_reason(state).filter(|_| now.since(since) < NEWS_MS)
-        else {
+        let is_news = *is_news || now.since(since) < NEWS_MS;
+        let Some((type_, reason)) = event_reason(state).filter(|_| is_news) else {
             return Ok(());
         };
         let said = events::Said {

@@ -25,6 +25,7 @@ pub use crd::{
     Said, crd_yaml,
 };
 pub use error::Error;
+pub use mitigation::Standing;
 pub use names::{
     ANNOTATION_DEATH, ANNOTATION_REASON_CODE, CONDITION_MITIGATION, CONDITION_OOPS,
     CONDITION_PANIC, FIELD_MANAGER, POD_CONDITION, PREFIX, TAINT,

@@ -175,7 +175,8 @@ pub struct Mitigator<D> {
     /// Devices that are done with, well or not: what somebody switches on again after
     /// that is meant so.
     tried: Vec<Device>,
-    /// Turns since something could not be done.
+    /// Those of them on which something is still on, and turns since that was tried.
+    stuck: Vec<Device>,
     turns: u32,
     /// Without consent to do it: what it would be.
     would: Vec<Switched>,
@@ -194,6 +195,7 @@ impl<D: Devices> Mitigator<D> {
             content: Content::default(),
             uplinks: Vec::new(),
             tried: Vec::new(),
+            stuck: Vec::new(),
             turns: 0,
             would: Vec::new(),
             problem: None,
@@ -215,6 +217,7 @@ impl<D: Devices> Mitigator<D> {
             }
         }
         mitigator.content = content;
+        mitigator.content.mode = mitigator.settings.mode;
         let kept = mitigator.update(|mitigator, _| {
             mitigator.content.mode = mitigator.settings.mode;
             if mitigator.content.problem.take().is_none() {
@@ -286,15 +289,20 @@ impl<D: Devices> Mitigator<D> {
 
     fn go_on(&mut self, file: &Locked, now: Timestamp) -> Result<(), Error> {
         self.would.clear();
-        let Some(cause) = self.content.cause.clone().filter(|_| !self.content.undone) else {
+        if self.content.undone {
+            // Whoever undid it may not have been allowed to.
+            return self.restore("by hand").map_or(Ok(()), Err);
+        }
+        let Some(cause) = self.content.cause.clone() else {
             return Ok(());
         };
         let find = |name: &String| self.devices.find(name);
         let uplinks = self.uplinks.iter().filter_map(find).collect();
         let left_by = cause.device.as_ref().and_then(find);
         self.turns = self.turns.saturating_add(1);
-        if self.content.problem.is_some() && self.turns >= TRY_AGAIN {
-            self.tried.clear();
+        if self.turns >= TRY_AGAIN {
+            self.tried.retain(|device| !self.stuck.contains(device));
+            self.stuck.clear();
         }
         let mut targets = targets(uplinks, left_by);
         targets.retain(|target| !self.tried.contains(&target.device));
@@ -325,17 +333,26 @@ impl<D: Devices> Mitigator<D> {
             self.content = before;
             return Err(error);
         }
-        let done = self.switch_off(&plan).and_then(|()| self.look_after(&plan));
+        let refused = self.switch_off(&plan);
+        let still_on = self.look_after(&plan);
         self.forget_what_stayed_on();
         self.tried
             .extend(plan.into_iter().map(|(device, _)| device));
         self.turns = 0;
-        self.content.problem = done.err().map(|error| {
+        if self.stuck.is_empty() {
+            self.content.problem = None;
+        } else if let Some(error) = refused.or(still_on) {
             let why = with_cause(&error);
             warn!("GRO and GSO: {why}");
-            why
-        });
+            self.content.problem = Some(why);
+        }
         Ok(())
+    }
+
+    fn restore(&mut self, why: &str) -> Option<Error> {
+        restore(&mut self.devices, &mut self.content, |what, outcome| {
+            info!(device = what.device, features = what.names(), %outcome, "undone {why}");
+        })
     }
 
     fn features(&mut self, device: &Device) -> Result<Features, Error> {
@@ -347,21 +364,28 @@ impl<D: Devices> Mitigator<D> {
     }
 
     /// Whether all is off now: a driver may keep something on without a word.
-    fn look_after(&mut self, plan: &[(Device, Switched)]) -> Result<(), Error> {
+    fn look_after(&mut self, plan: &[(Device, Switched)]) -> Option<Error> {
+        let mut first_error = None;
         for (device, what) in plan {
-            let now = self.features(device)?;
-            let mut on = what.clone();
-            on.features.retain(|feature| now.active.contains(feature));
-            if !on.features.is_empty() {
-                return Err(Error::Refused {
-                    device: on.device.clone(),
-                    features: on.names(),
-                    to: "off",
-                    source: io::Error::other("its driver keeps that on"),
-                });
+            let error = match self.features(device) {
+                Ok(now) => {
+                    let mut on = what.clone();
+                    on.features.retain(|feature| now.active.contains(feature));
+                    (!on.features.is_empty()).then(|| Error::Refused {
+                        device: on.device.clone(),
+                        features: on.names(),
+                        to: "off",
+                        source: io::Error::other("its driver keeps that on"),
+                    })
+                }
+                Err(error) => Some(error),
+            };
+            if let Some(error) = error {
+                self.stuck.push(device.clone());
+                first_error.get_or_insert(error);
             }
         }
-        Ok(())
+        first_error
     }
 
     /// Only what is off is to be undone.
@@ -376,7 +400,7 @@ impl<D: Devices> Mitigator<D> {
 
     /// First what puts packets together: what leaves in pieces that are already too long
     /// has to be taken apart by the kernel, and that is what it may die of.
-    fn switch_off(&mut self, plan: &[(Device, Switched)]) -> Result<(), Error> {
+    fn switch_off(&mut self, plan: &[(Device, Switched)]) -> Option<Error> {
         let mut first_error = None;
         for is_receive in [true, false] {
             for (device, what) in plan {
@@ -404,7 +428,7 @@ impl<D: Devices> Mitigator<D> {
                 }
             }
         }
-        first_error.map_or(Ok(()), Err)
+        first_error
     }
 
     /// Says once what does not work.
@@ -440,16 +464,8 @@ impl<D: Devices> Mitigator<D> {
     /// The agent stops in an orderly way, or may not do it any more: all is as it was.
     /// The reason stays, for the agent that starts next.
     pub fn stop(&mut self) {
-        let stopped = self.update(|mitigator, _| {
-            let problem = restore(
-                &mut mitigator.devices,
-                &mut mitigator.content,
-                |what, outcome| {
-                    info!(device = what.device, features = what.names(), %outcome, "at the stop");
-                },
-            );
-            problem.map_or(Ok(()), Err)
-        });
+        let stopped =
+            self.update(|mitigator, _| mitigator.restore("at the stop").map_or(Ok(()), Err));
         self.note(stopped);
     }
 }

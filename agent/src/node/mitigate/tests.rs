@@ -315,6 +315,25 @@ fn what_the_kernel_refuses_is_said_and_tried_again_later() {
 }
 
 #[test]
+fn what_somebody_may_not_undo_the_agent_undoes() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let mut fake = Fake::with(&["eth0"]);
+    let mut mitigator = start(dir.path(), &fake);
+    mitigator.met(death(), Timestamp(1));
+    mitigator.turn(Timestamp(2));
+    fake.0.borrow_mut().refuses = true;
+    let undone = undo(dir.path(), BOOT, &mut fake, Timestamp(3));
+    let undone = undone.expect("a disk").expect("something was done");
+    assert!(undone.problem.is_some());
+    assert_eq!(undone.devices[0].1, Outcome::Refused);
+    assert!(fake.on("eth0").is_empty());
+    fake.0.borrow_mut().refuses = false;
+    mitigator.turn(Timestamp(4));
+    assert_eq!(fake.on("eth0").len(), 3);
+    assert_eq!(mitigator.status().state, MitigationState::Undone);
+}
+
+#[test]
 fn without_a_place_for_the_record_nothing_is_switched() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let fake = Fake::with(&["eth0"]);
