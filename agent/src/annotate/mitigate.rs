@@ -37,12 +37,10 @@ struct Entry {
     uid: Option<String>,
     /// What its newest hello said, if it said anything of it.
     said: Option<Mitigation>,
-    /// Whether there was a hello at all.
-    heard: bool,
+    /// How many different things its hellos said; none while there was no hello.
+    changes: u32,
     /// Whether its Node object may show a mitigation.
     shown: bool,
-    /// Whether what it said last was said to this annotator, and not before it.
-    news: bool,
     /// Whether the cluster is as it said.
     told: bool,
     /// What it said is being written.
@@ -57,9 +55,8 @@ impl Entry {
             boot,
             uid: None,
             said: None,
-            heard: false,
+            changes: 0,
             shown: false,
-            news: false,
             told: true,
             running: false,
             tries: 0,
@@ -109,15 +106,12 @@ impl Mitigations {
         let Some(entry) = self.entry(node, boot) else {
             return false;
         };
-        let is_new = !entry.heard || entry.boot != boot || entry.said != said;
-        if is_new {
-            entry.news = entry.heard;
-        }
-        entry.heard = true;
+        let is_new = entry.changes == 0 || entry.boot != boot || entry.said != said;
         entry.boot = boot;
         entry.uid = uid.map(str::to_owned);
         entry.said = said;
         if is_new {
+            entry.changes = entry.changes.saturating_add(1);
             entry.changed();
         }
         true
@@ -129,7 +123,7 @@ impl Mitigations {
             return false;
         };
         entry.shown = true;
-        if entry.heard && !entry.is_applied() {
+        if entry.changes > 0 && !entry.is_applied() {
             entry.changed();
         }
         true
@@ -161,7 +155,8 @@ impl Mitigations {
     /// Those that are to be written now; they count as being written.
     fn start(&mut self, now: Instant) -> Vec<Standing> {
         let room = IN_FLIGHT.saturating_sub(self.running.len());
-        let due = |entry: &Entry| entry.heard && !entry.told && !entry.running && entry.due <= now;
+        let due =
+            |entry: &Entry| entry.changes > 0 && !entry.told && !entry.running && entry.due <= now;
         let due = self.nodes.iter_mut().filter(|(_, entry)| due(entry));
         due.take(room)
             .map(|(node, entry)| {
@@ -173,7 +168,8 @@ impl Mitigations {
                     uid: entry.uid.clone(),
                     boot: entry.boot,
                     said: entry.said.clone(),
-                    is_news: entry.news,
+                    // The first may have been said to an annotator before this one.
+                    is_news: entry.changes > 1,
                 }
             })
             .collect()
@@ -292,12 +288,12 @@ mod tests {
         NodeName::new(name).expect("a node name")
     }
 
-    fn standing(state: MitigationState) -> Option<Mitigation> {
-        Some(Mitigation {
+    fn standing(state: MitigationState) -> Mitigation {
+        Mitigation {
             action: GSO_OFF.into(),
             state,
             ..Mitigation::default()
-        })
+        }
     }
 
     /// What would be written now, and that it worked or did not.
@@ -320,14 +316,14 @@ mod tests {
         // What is said, and what follows.
         for (said, expected) in [
             (None, vec![]),
-            (standing(Ready), vec![]),
-            (standing(Suggested), vec![Some(Suggested)]),
-            (standing(Suggested), vec![]),
-            (standing(Applied), vec![Some(Applied)]),
-            (standing(Applied), vec![]),
-            (standing(Ready), vec![Some(Ready)]),
-            (standing(Ready), vec![]),
-            (standing(Applied), vec![Some(Applied)]),
+            (Some(standing(Ready)), vec![]),
+            (Some(standing(Suggested)), vec![Some(Suggested)]),
+            (Some(standing(Suggested)), vec![]),
+            (Some(standing(Applied)), vec![Some(Applied)]),
+            (Some(standing(Applied)), vec![]),
+            (Some(standing(Ready)), vec![Some(Ready)]),
+            (Some(standing(Ready)), vec![]),
+            (Some(standing(Applied)), vec![Some(Applied)]),
             (None, vec![None]),
             (None, vec![]),
         ] {
@@ -354,18 +350,18 @@ mod tests {
         let mut all = Mitigations::new(10);
         let w01 = node("w01");
         let now = Instant::now() + Duration::from_secs(1);
-        all.said(&w01, A, None, standing(MitigationState::Applied));
+        all.said(&w01, A, None, Some(standing(MitigationState::Applied)));
         assert_eq!(write(&mut all, now, false).len(), 1);
         assert!(write(&mut all, now, true).is_empty());
         let later = now + PAUSE.0;
         let started = all.start(later);
         assert_eq!(started.len(), 1);
         assert!(!started[0].is_news, "it may have been so for long");
-        all.said(&w01, A, None, standing(MitigationState::Undone));
+        all.said(&w01, A, None, Some(standing(MitigationState::Undone)));
         assert!(all.start(later).is_empty(), "one at a time");
         all.done(&w01, true, later);
         let expected = [Some(MitigationState::Undone)];
-        assert!(all.nodes[&w01].news);
+        assert!(all.nodes[&w01].changes > 1);
         assert_eq!(write(&mut all, later, true), expected);
     }
 
@@ -373,7 +369,12 @@ mod tests {
     fn no_number_of_nodes_fills_the_memory() {
         let mut all = Mitigations::new(2);
         let said = |all: &mut Mitigations, name: &str| {
-            all.said(&node(name), A, None, standing(MitigationState::Applied))
+            all.said(
+                &node(name),
+                A,
+                None,
+                Some(standing(MitigationState::Applied)),
+            )
         };
         assert!(said(&mut all, "w01") && said(&mut all, "w02") && said(&mut all, "w01"));
         assert!(!said(&mut all, "w03") && !all.shown(&node("w04")));

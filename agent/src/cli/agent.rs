@@ -295,8 +295,8 @@ async fn live(agent: &Agent, mut started: Started) -> anyhow::Result<()> {
     info!("stopping in an orderly way");
     let told = started.tellers.newest(sched::monotonic_ns());
     if let Some(mitigating) = started.mitigating.take() {
-        let last = mitigating.stop();
-        let inventory = started.inventory(agent, beside.as_ref(), Some(last));
+        let mitigation = Some(mitigating.stop());
+        let inventory = started.inventory(agent, beside.as_ref(), mitigation);
         beacon::hello(&shared, &inventory);
     }
     // First the probes, so that nothing declares a death after the goodbye.

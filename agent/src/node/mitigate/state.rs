@@ -278,7 +278,7 @@ mod tests {
             b"\xff",
             b"[1]",
             &whole[..whole.len() - 1],
-            &[b'['; 200_000],
+            &vec![b'['; 200_000],
         ] {
             fs::write(&path, bytes).expect("a file");
             assert_eq!(peek(dir.path()), None);

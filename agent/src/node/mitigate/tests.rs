@@ -1,6 +1,6 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::path::Path;
 use std::rc::Rc;
 
 use proptest::prelude::*;
@@ -425,109 +425,4 @@ proptest! {
         undo(dir.path(), BOOT, &mut fake, Timestamp(99)).expect("a disk");
         prop_assert_eq!(fake.all(), before);
     }
-}
-
-/// Runs this test again, alone, in a network namespace that it makes: on two ends of a
-/// veth, by the real kernel.
-#[test]
-fn a_real_kernel_switches_and_undoes() {
-    const IN: &str = "LASTGASP_TEST_IN_NETNS";
-    if std::env::var_os(IN).is_some() {
-        return on_a_real_kernel();
-    }
-    if !nix::unistd::geteuid().is_root() {
-        println!("SKIPPED: a network namespace needs root");
-        return;
-    }
-    let own = std::env::current_exe().expect("the test's own program");
-    let name = "node::mitigate::tests::a_real_kernel_switches_and_undoes";
-    let again = Command::new("unshare")
-        .args(["--net", "--"])
-        .arg(own)
-        .args(["--exact", name, "--nocapture"])
-        .env(IN, "1")
-        .output();
-    let Ok(again) = again else {
-        println!("SKIPPED: no unshare (util-linux)");
-        return;
-    };
-    let said = String::from_utf8_lossy(&again.stdout);
-    println!("{said}{}", String::from_utf8_lossy(&again.stderr));
-    assert!(again.status.success());
-    assert!(said.contains("1 passed"));
-}
-
-fn on_a_real_kernel() {
-    let link = ["link", "add", "up0", "type", "veth", "peer", "name", "out0"];
-    let made = Command::new("ip").args(link).status();
-    if !made.is_ok_and(|status| status.success()) {
-        println!("SKIPPED: no iproute2, or a kernel without veth");
-        return;
-    }
-    let mut kernel = match Ethtool::open() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            println!("SKIPPED: a kernel without ethtool's netlink interface");
-            return;
-        }
-        opened => opened.expect("generic netlink"),
-    };
-    let ours = |kernel: &mut Ethtool, name: &str| -> BTreeSet<String> {
-        let device = kernel.find(name).expect("a device");
-        let features = kernel.features(&device).expect("features");
-        let mut on = features.active;
-        on.retain(|f| RECEIVE.contains(&f.as_str()) || SEND.contains(&f.as_str()));
-        on
-    };
-    // A veth has GRO off: as an uplink has it.
-    let up = kernel.find("up0").expect("a device");
-    kernel
-        .switch(&up, &["rx-gro".to_owned()], true)
-        .expect("root");
-    let before = [ours(&mut kernel, "up0"), ours(&mut kernel, "out0")];
-    println!("before: {before:?}");
-    assert!(before[0].contains("rx-gro") && before[1].contains("tx-tcp-segmentation"));
-    assert_eq!(kernel.find("none0"), None);
-
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let apply = settings(dir.path(), MitigationMode::Apply, BOOT);
-    let opened = || Ethtool::open().expect("generic netlink");
-    let mut mitigator = Mitigator::begin(apply.clone(), opened());
-    mitigator.set_uplinks(vec!["up0".into()]);
-    mitigator.met(packet(Some("out0")), Timestamp(1));
-    mitigator.turn(Timestamp(2));
-    assert_eq!(
-        mitigator.status().state,
-        MitigationState::Applied,
-        "{:?}",
-        mitigator.status()
-    );
-    let after = [ours(&mut kernel, "up0"), ours(&mut kernel, "out0")];
-    println!("after: {after:?}");
-    assert!(!after[0].contains("rx-gro"));
-    assert!(
-        after[0].contains("tx-generic-segmentation"),
-        "it left by another"
-    );
-    assert!(after[1].iter().all(|f| !SEND.contains(&f.as_str())));
-
-    let undone = undo(dir.path(), BOOT, &mut opened(), Timestamp(3));
-    let undone = undone.expect("a disk").expect("something was done");
-    assert!(undone.problem.is_none(), "{undone:?}");
-    let back = [ours(&mut kernel, "up0"), ours(&mut kernel, "out0")];
-    println!("undone: {back:?}");
-    assert_eq!(back, before);
-
-    // A device that goes takes its features along.
-    let dir = tempfile::tempdir().expect("temporary directory");
-    let apply = settings(dir.path(), MitigationMode::Apply, BOOT);
-    let mut mitigator = Mitigator::begin(apply, opened());
-    mitigator.set_uplinks(vec!["up0".into()]);
-    mitigator.met(death(), Timestamp(4));
-    mitigator.turn(Timestamp(5));
-    let gone = Command::new("ip").args(["link", "del", "up0"]).status();
-    assert!(gone.is_ok_and(|status| status.success()));
-    let undone = undo(dir.path(), BOOT, &mut opened(), Timestamp(6));
-    let undone = undone.expect("a disk").expect("something was done");
-    assert_eq!(undone.devices.len(), 1);
-    assert_eq!(undone.devices[0].1, Outcome::Gone);
 }
