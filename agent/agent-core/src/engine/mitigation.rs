@@ -37,13 +37,15 @@ pub fn mitigation_text(mitigation: &Mitigation) -> Option<String> {
         MitigationState::Suggested => {
             let commands = mitigation.commands();
             let how = if commands.is_empty() {
-                "no device is known yet that has them on".to_owned()
+                "no device has them on".to_owned()
             } else {
                 commands.join("; ")
             };
             format!("switch GRO and GSO off until the kernel is updated: {how} ({why})")
         }
-        MitigationState::Pending => format!("GRO and GSO are about to be switched off, as {why}"),
+        MitigationState::Pending => {
+            format!("GRO and GSO: it is not known yet of which devices ({why})")
+        }
         MitigationState::Applied => format!("switched off: {}, as {why}", off(mitigation)),
         MitigationState::Undone => {
             format!("GRO and GSO are as they were: undone by hand, until the next boot ({why})")

@@ -101,7 +101,7 @@ pub enum MitigationState {
     Observed,
     /// There is one, and what to do was said.
     Suggested,
-    /// It is about to be done: no device is known yet.
+    /// There is a reason, and no device is known yet.
     Pending,
     /// It is done.
     Applied,

@@ -319,3 +319,142 @@ fn undo(agent: &Agent, boot: BootId) {
         warn!("what an agent before this one switched off stays off: {error:#}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::mem::offset_of;
+    use std::os::unix::fs::FileExt as _;
+    use std::time::Instant;
+
+    use agent_common::segment::{Packet, check};
+    use agent_common::{Control, DETAIL_PACKET, KIND_MARK, Slot};
+    use agent_core::model::MitigationState;
+
+    use super::*;
+    use crate::config::agent::Low;
+
+    const BOOT: BootId = BootId([1; 16]);
+
+    fn agent(dir: &std::path::Path, mode: &str) -> Agent {
+        let low = Low {
+            collector: Some(vec!["10.0.0.5:9618".to_owned()]),
+            key_file: Some("key".into()),
+            state_dir: Some(dir.to_owned()),
+            mitigate: Some(mode.to_owned()),
+            ..Low::default()
+        };
+        low.check().expect("valid")
+    }
+
+    /// A ring whose only entry is a packet that left by `out0`; and where it is said that
+    /// something dies.
+    fn ring(netns: u32) -> (CrashRing, File) {
+        let file = |len: usize| {
+            let file = tempfile::tempfile().expect("a temporary file");
+            file.set_len(len as u64).expect("room for it");
+            file
+        };
+        let control = file(4096);
+        let slots = file(RING_SLOTS as usize * size_of::<Slot>());
+        let text = offset_of!(Slot, text);
+        let write = |at: usize, bytes: &[u8]| {
+            slots.write_all_at(bytes, at as u64).expect("a slot");
+        };
+        write(offset_of!(Slot, published), &1_u64.to_le_bytes());
+        write(offset_of!(Slot, kind), &KIND_MARK.to_le_bytes());
+        write(offset_of!(Slot, detail), &DETAIL_PACKET.to_le_bytes());
+        write(text + offset_of!(Packet, check), &[check::NOT_IN_A_PAGE]);
+        write(text + offset_of!(Packet, netns), &netns.to_le_bytes());
+        write(text + offset_of!(Packet, device), b"out0");
+        let ring = CrashRing::map(&control, &slots).expect("two mappings");
+        (ring, control)
+    }
+
+    fn control(file: &File, at: usize, value: u64) {
+        let bytes = value.to_le_bytes();
+        file.write_all_at(&bytes, at as u64)
+            .expect("the control page");
+    }
+
+    /// Waits until it stands so.
+    fn standing(mitigating: &mut Mitigating, state: MitigationState) -> Mitigation {
+        let end = Instant::now() + Duration::from_secs(30);
+        while mitigating.status().state != state {
+            assert!(Instant::now() < end, "{:?}", mitigating.status());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(mitigating.is_news(), "the next hello says so");
+        mitigating.status()
+    }
+
+    #[test]
+    fn a_packet_that_was_survived_is_a_reason_and_one_that_may_kill_is_none_yet() {
+        let own = own_netns().expect("a network namespace");
+        for (netns, device) in [(own, Some("out0")), (own.wrapping_add(1), None)] {
+            let dir = tempfile::tempdir().expect("temporary directory");
+            let agent = agent(dir.path(), "gso=observe");
+            let started = Mitigating::start(&agent, BOOT).expect("it starts");
+            let Some(mut mitigating) = started else {
+                println!("SKIPPED: a kernel without ethtool's netlink interface");
+                return;
+            };
+            assert_eq!(mitigating.status().state, MitigationState::Ready);
+            let (ring, page) = ring(netns);
+            control(&page, offset_of!(Control, head), 1);
+            mitigating.foresee(0, &ring);
+            control(&page, offset_of!(Control, declared), 1);
+            mitigating.foresee(1, &ring);
+            assert_eq!(mitigating.foreseen, 0, "it may be dying");
+            control(&page, offset_of!(Control, declared), 0);
+            mitigating.foresee(1, &ring);
+            mitigating.look_for_uplinks(|| vec!["lo".to_owned()]);
+            let status = if known::may_have_gso_bug(&identity::kernel("osrelease"), None) {
+                standing(&mut mitigating, MitigationState::Observed)
+            } else {
+                return;
+            };
+            let cause = status.cause.expect("a reason");
+            assert_eq!(cause.device.as_deref(), device);
+            let packet = cause.packet.expect("the packet");
+            assert!(
+                packet.contains("head_frag") && packet.contains("out0"),
+                "{packet}"
+            );
+            // Once there is a reason, nobody reads the ring again.
+            mitigating.foresee(9, &ring);
+            assert_eq!(mitigating.foreseen, 9);
+            let last = mitigating.stop();
+            assert_eq!(last.state, MitigationState::Observed);
+        }
+    }
+
+    #[test]
+    fn advice_is_taken_and_without_the_setting_there_is_nobody_to_take_it() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let off = Mitigating::start(&agent(dir.path(), "off"), BOOT);
+        assert!(off.expect("nothing to do").is_none());
+        let started = Mitigating::start(&agent(dir.path(), "gso"), BOOT).expect("it starts");
+        let Some(mut mitigating) = started else {
+            println!("SKIPPED: a kernel without ethtool's netlink interface");
+            return;
+        };
+        let advice = advice::Advice::new("cve-2024-42281", "w01-00000001").expect("plain");
+        let told = mitigating.tell.try_send(News::Met(advice.cause()));
+        assert!(told.is_ok());
+        standing(&mut mitigating, MitigationState::Pending);
+        mitigating.look_for_uplinks(|| vec!["lo".to_owned()]);
+        standing(&mut mitigating, MitigationState::Suggested);
+        mitigating.stop();
+        let known = mitigate::known(dir.path(), BOOT).expect("a file");
+        assert_eq!(known.state, MitigationState::Suggested);
+        // The next agent knows it at once; one that is not to look forgets it.
+        let again = Mitigating::start(&agent(dir.path(), "gso"), BOOT).expect("it starts");
+        let again = again.expect("as before");
+        assert_eq!(again.status().state, MitigationState::Suggested);
+        again.stop();
+        let off = Mitigating::start(&agent(dir.path(), "off"), BOOT);
+        assert!(off.expect("nothing to do").is_none());
+        assert_eq!(mitigate::known(dir.path(), BOOT), None);
+    }
+}

@@ -38,7 +38,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The kernel does not do it.
-    #[error("cannot switch {features} {to} on {device}{}", way_out(source))]
+    #[error("cannot switch {features} of {device} {to}{}", way_out(source))]
     Refused {
         /// The device.
         device: String,
@@ -145,6 +145,9 @@ fn state(content: &Content, has_problem: bool) -> MitigationState {
     match mode {
         _ if content.cause.is_none() => MitigationState::Ready,
         _ if content.undone => MitigationState::Undone,
+        MitigationMode::Observe | MitigationMode::Suggest if content.would.is_empty() => {
+            MitigationState::Pending
+        }
         MitigationMode::Observe => MitigationState::Observed,
         MitigationMode::Suggest => MitigationState::Suggested,
         MitigationMode::Apply | MitigationMode::Unknown if has_problem => MitigationState::Failed,
@@ -181,8 +184,6 @@ pub struct Mitigator<D> {
     /// Those of them on which something is still on, and turns since that was tried.
     stuck: Vec<Device>,
     turns: u32,
-    /// Without consent to do it: what it would be.
-    would: Vec<Switched>,
     problem: Option<String>,
 }
 
@@ -200,7 +201,6 @@ impl<D: Devices> Mitigator<D> {
             tried: Vec::new(),
             stuck: Vec::new(),
             turns: 0,
-            would: Vec::new(),
             problem: None,
         };
         let Settings {
@@ -291,7 +291,7 @@ impl<D: Devices> Mitigator<D> {
     }
 
     fn go_on(&mut self, file: &Locked, now: Timestamp) -> Result<(), Error> {
-        self.would.clear();
+        let would = std::mem::take(&mut self.content.would);
         if self.content.undone {
             // Whoever undid it may not have been allowed to.
             return self.restore("by hand").map_or(Ok(()), Err);
@@ -319,7 +319,15 @@ impl<D: Devices> Mitigator<D> {
             plan.push((target.device, what));
         }
         if self.settings.mode != MitigationMode::Apply {
-            self.would = plan.into_iter().map(|(_, what)| what).collect();
+            // What was said stays: a device that went may come back.
+            self.content.would = match plan.len() {
+                0 => would,
+                _ => plan
+                    .into_iter()
+                    .map(|(_, what)| what)
+                    .take(DEVICES_MAX)
+                    .collect(),
+            };
             return Ok(());
         }
         plan.truncate(DEVICES_MAX.saturating_sub(self.content.changed.len()));
@@ -449,6 +457,7 @@ impl<D: Devices> Mitigator<D> {
             cause,
             since,
             changed,
+            would,
             problem,
             ..
         } = &self.content;
@@ -457,7 +466,7 @@ impl<D: Devices> Mitigator<D> {
             action: GSO_OFF.to_owned(),
             mode: self.settings.mode,
             state: state(&self.content, self.problem.is_some()),
-            devices: done.chain(&self.would).cloned().collect(),
+            devices: done.chain(would).cloned().collect(),
             cause: cause.clone(),
             since: *since,
             problem: self.problem.as_ref().or(problem.as_ref()).cloned(),

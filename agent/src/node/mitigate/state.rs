@@ -34,6 +34,8 @@ pub(super) struct Content {
     /// What was on, and was switched off. Devices of which nothing was on are here too:
     /// they have been looked at.
     pub(super) changed: Vec<Changed>,
+    /// Without consent to do it: what would be switched off, for who asks.
+    pub(super) would: Vec<Switched>,
     /// Undone by hand in this boot.
     pub(super) undone: bool,
     /// How far the agent may go, for who asks.
@@ -197,6 +199,7 @@ fn read(path: &Path) -> Option<Content> {
     file.take(LEN_MAX).read_to_end(&mut bytes).ok()?;
     let mut content: Content = serde_json::from_slice(&bytes).ok()?;
     content.changed.truncate(DEVICES_MAX);
+    content.would.truncate(DEVICES_MAX);
     Some(content)
 }
 
@@ -224,6 +227,7 @@ mod tests {
                     features: vec!["rx-gro".into()],
                 },
             }],
+            would: Vec::new(),
             undone,
             mode: MitigationMode::Apply,
             problem: None,

@@ -176,7 +176,12 @@ pub fn known(dir: &Path, boot: BootId) -> Option<Mitigation> {
         action: GSO_OFF.to_owned(),
         mode: content.mode,
         state: super::state(&content, false),
-        devices: content.changed.into_iter().map(|c| c.what).collect(),
+        devices: content
+            .changed
+            .into_iter()
+            .map(|c| c.what)
+            .chain(content.would)
+            .collect(),
         cause: content.cause,
         since: content.since,
         problem: content.problem,
