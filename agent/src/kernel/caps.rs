@@ -106,3 +106,28 @@ fn keep(kept: &[Capability]) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_keeps_the_one_that_it_names_and_others_keep_theirs() {
+        let all = [Capability::NetAdmin, Capability::SysNice, Capability::Bpf];
+        let before = all.map(have);
+        if before.contains(&false) {
+            println!("SKIPPED: not root, or with less than all capabilities");
+            return;
+        }
+        let thread = std::thread::spawn(move || {
+            keep_only(Capability::NetAdmin).expect("fewer than before");
+            let kept = all.map(have);
+            drop_all().expect("fewer than before");
+            assert!(keep_only(Capability::NetAdmin).is_err(), "for good");
+            (kept, all.map(have))
+        });
+        let (kept, left) = thread.join().expect("no panic");
+        assert_eq!((kept, left), ([true, false, false], [false; 3]));
+        assert_eq!(all.map(have), before);
+    }
+}

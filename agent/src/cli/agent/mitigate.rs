@@ -325,6 +325,7 @@ mod tests {
     use std::fs::File;
     use std::mem::offset_of;
     use std::os::unix::fs::FileExt as _;
+    use std::process::Command;
     use std::time::Instant;
 
     use agent_common::segment::{Packet, check};
@@ -333,6 +334,7 @@ mod tests {
 
     use super::*;
     use crate::config::agent::Low;
+    use crate::node::mitigate::Devices as _;
 
     const BOOT: BootId = BootId([1; 16]);
 
@@ -427,6 +429,70 @@ mod tests {
             let last = mitigating.stop();
             assert_eq!(last.state, MitigationState::Observed);
         }
+    }
+
+    /// Runs this test again, alone, in a network namespace that it makes.
+    #[test]
+    fn the_thread_that_keeps_one_capability_switches_and_undoes_at_the_stop() {
+        const IN: &str = "LASTGASP_TEST_IN_NETNS";
+        if std::env::var_os(IN).is_some() {
+            return on_a_real_kernel();
+        }
+        if !caps::have(Capability::NetAdmin) {
+            println!("SKIPPED: a network namespace needs root");
+            return;
+        }
+        let name = "cli::agent::mitigate::tests::\
+                    the_thread_that_keeps_one_capability_switches_and_undoes_at_the_stop";
+        let again = Command::new("unshare")
+            .args(["--net", "--"])
+            .arg(std::env::current_exe().expect("the test's own program"))
+            .args(["--exact", name, "--nocapture"])
+            .env(IN, "1")
+            .output();
+        let Ok(again) = again else {
+            println!("SKIPPED: no unshare (util-linux)");
+            return;
+        };
+        let said = String::from_utf8_lossy(&again.stdout);
+        println!("{said}{}", String::from_utf8_lossy(&again.stderr));
+        assert!(again.status.success() && said.contains("1 passed"));
+    }
+
+    fn on_a_real_kernel() {
+        let link = ["link", "add", "up0", "type", "veth", "peer", "name", "out0"];
+        let made = Command::new("ip").args(link).status();
+        if !made.is_ok_and(|status| status.success()) {
+            println!("SKIPPED: no iproute2, or a kernel without veth");
+            return;
+        }
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let started = Mitigating::start(&agent(dir.path(), "gso=apply"), BOOT);
+        let Some(mut mitigating) = started.expect("it starts") else {
+            println!("SKIPPED: a kernel without ethtool's netlink interface");
+            return;
+        };
+        let gso = || {
+            let mut kernel = Ethtool::open().expect("generic netlink");
+            let device = kernel.find("up0").expect("a device");
+            let features = kernel.features(&device).expect("features");
+            features.active.contains("tx-generic-segmentation")
+        };
+        assert!(gso());
+        mitigating.look_for_uplinks(|| vec!["up0".to_owned()]);
+        let advice = advice::Advice::new("cve-2024-42281", "w01-00000001").expect("plain");
+        let told = mitigating.tell.try_send(News::Met(advice.cause()));
+        assert!(told.is_ok());
+        let status = standing(&mut mitigating, MitigationState::Applied);
+        assert_eq!(status.problem, None);
+        assert!(!gso());
+        let last = mitigating.stop();
+        assert!(gso(), "undone at the stop");
+        assert_ne!(
+            last.state,
+            MitigationState::Applied,
+            "the last hello says so"
+        );
     }
 
     #[test]
