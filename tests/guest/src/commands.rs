@@ -20,6 +20,8 @@
 //! | `pour ADDRESS:PORT THREADS` | sends UDP as fast as that goes, from now on |
 //! | `merged PACKETS` | has GRO merge packets and sends them on by a device that has them taken apart; answers with how many segments that made |
 //! | `between-pods KIND MS` | has one pod send to another, `tcp`, `vxlan` (TCP in a tunnel) or `udp`, through devices that take nothing apart; answers with how many bytes arrived |
+//! | `empty-probe FUNCTION` | has an empty BPF program run at the entry of a function of the kernel from now on |
+//! | `bpf-runs` | answers with `NAME:NANOSECONDS:RUNS` of every BPF program, as far as the kernel counts them |
 //! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
 //! | `wake US MS` | wakes two threads this often for this time, for nothing |
 //! | `clock MS` | compares the clock of two CPUs for this long |
@@ -38,7 +40,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{clock, crash, flood, machine, orders, roads, traffic, ways};
+use crate::{bpf, clock, crash, flood, machine, orders, roads, traffic, ways};
 
 /// What a machine that has a shell has it in.
 const SHELL: &str = "/bin/busybox";
@@ -110,6 +112,12 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
         "between-pods" => {
             let time = Duration::from_millis(second.parse()?);
             return Ok(roads::between_pods(first, time)?.to_string());
+        }
+        "empty-probe" => std::mem::forget(bpf::empty_at(first)?),
+        "bpf-runs" => {
+            let each = |(name, ns, runs)| format!("{name}:{ns}:{runs}");
+            let all: Vec<String> = bpf::runs()?.into_iter().map(each).collect();
+            return Ok(all.join(" "));
         }
         "flood" => return flood::flood(first.parse()?, Duration::from_millis(second.parse()?)),
         "clock" => return clock::check(Duration::from_millis(first.parse()?)),

@@ -4,6 +4,7 @@
 //! line a command, one line an answer; the console stays free for the kernel.
 //! Anywhere else it is a load for the benches (`flood.rs`).
 
+mod bpf;
 mod clock;
 mod commands;
 mod crash;

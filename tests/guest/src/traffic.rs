@@ -9,12 +9,13 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
 use std::mem::zeroed;
-use std::os::fd::{AsRawFd as _, FromRawFd as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::bpf::{self, CALL, COPY, END, JUMP_IF_EQUAL, LOAD, SET, instruction};
 use crate::machine;
 use crate::netlink::{Netlink, attribute};
 
@@ -163,21 +164,6 @@ fn checksum(bytes: &[u8], more: u32) -> u16 {
     !(sum as u16)
 }
 
-/// One instruction (Documentation/bpf/standardization/instruction-set.rst): code,
-/// registers (source above destination), offset, number.
-const fn instruction(code: u8, registers: u8, offset: i16, number: i32) -> u64 {
-    let number = number as u32;
-    code as u64 | (registers as u64) << 8 | (offset as u16 as u64) << 16 | (number as u64) << 32
-}
-
-/// Load four bytes; set to a number; copy; jump if equal to a number; call; end.
-const LOAD: u8 = 0x61;
-const SET: u8 = 0xb7;
-const COPY: u8 = 0xbf;
-const JUMP_IF_EQUAL: u8 = 0x15;
-const CALL: u8 = 0x85;
-const END: u8 = 0x95;
-
 /// Offset of `gso_size` in `struct __sk_buff` (include/uapi/linux/bpf.h).
 const GSO_SIZE: i16 = 176;
 
@@ -218,7 +204,12 @@ fn load(out: u32, mangle: bool) -> Result<File> {
         instruction(SET, 0, 0, DROP),
         instruction(END, 0, 0, 0),
     ]);
-    bpf::load(&program)
+    bpf::load(&bpf::Program {
+        kind: bpf::CLASSIFIER,
+        name: "mangle",
+        function: 0,
+        instructions: &program,
+    })
 }
 
 /// Has the program see all that comes in by a device.
@@ -262,44 +253,4 @@ fn attach(program: &File, device: u32) -> Result<()> {
     netlink
         .create(libc::RTM_NEWTFILTER, &body.concat())
         .context("the filter")
-}
-
-/// The system calls.
-mod bpf {
-    use super::*;
-
-    /// `BPF_PROG_LOAD`, `BPF_PROG_TYPE_SCHED_CLS`.
-    const PROG_LOAD: libc::c_long = 5;
-    const CLASSIFIER: u32 = 3;
-
-    /// The beginning of `union bpf_attr` for it.
-    #[repr(C)]
-    struct Load {
-        kind: u32,
-        count: u32,
-        instructions: u64,
-        license: u64,
-        log_level: u32,
-        log_size: u32,
-        log: u64,
-    }
-
-    pub(super) fn load(program: &[u64]) -> Result<File> {
-        let license = c"GPL";
-        let load = Load {
-            kind: CLASSIFIER,
-            count: program.len() as u32,
-            instructions: program.as_ptr() as u64,
-            license: license.as_ptr() as u64,
-            log_level: 0,
-            log_size: 0,
-            log: 0,
-        };
-        // SAFETY: what `load` points at outlives the call, which gives a new descriptor.
-        unsafe {
-            let fd = libc::syscall(libc::SYS_bpf, PROG_LOAD, &raw const load, size_of::<Load>());
-            machine::check(fd as libc::c_int)?;
-            Ok(File::from_raw_fd(fd as libc::c_int))
-        }
-    }
 }

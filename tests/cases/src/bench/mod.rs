@@ -4,6 +4,7 @@ pub mod agent;
 pub mod collector;
 pub mod decode;
 mod place;
+pub mod predictor;
 
 use serde_json::{Value, json};
 

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cases::bench::{Figure, agent, collector, decode};
+use cases::bench::{Figure, agent, collector, decode, predictor};
 use cases::kube;
 use clap::{Parser, Subcommand, ValueEnum as _};
 use harness::controlplane::Options;
@@ -81,6 +81,18 @@ enum Bench {
         #[arg(long, default_value_t = 5)]
         runs: usize,
     },
+    /// What looking at packets costs that the kernel takes apart, a call.
+    ///
+    /// In a lab machine, on hot traffic between pods, beside an empty program at the same
+    /// calls. Needs a kernel with fentry.
+    Predictor {
+        /// A kernel of tests/kernels.toml.
+        #[arg(long, default_value = "6.12")]
+        kernel: String,
+        /// How often.
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
     /// A receiver of `collector`, in a process of its own.
     #[command(hide = true)]
     Sink {
@@ -120,9 +132,12 @@ fn bench(args: &Args) -> Result<()> {
             bench_agent(kernel, times)?
         }
         Bench::Collector { rounds, only } => bench_collector(only, (*rounds).max(1))?,
-        Bench::Decode { runs } => bench_decode((*runs).max(1))?,
+        Bench::Decode { runs } => told("decode", decode::run((*runs).max(1))?)?,
         Bench::Hostile { count } => hostile(*count)?,
         Bench::Pods { runs } => pods(*runs)?,
+        Bench::Predictor { kernel, runs } => {
+            told("predictor", predictor::run(kernel, (*runs).max(1))?)?
+        }
         Bench::Sink { kind, pause_us } => {
             return collector::sink::run(*kind, Duration::from_micros(*pause_us));
         }
@@ -168,10 +183,11 @@ fn bench_collector(only: &[collector::Part], rounds: usize) -> Result<String> {
     Ok(json)
 }
 
-fn bench_decode(runs: usize) -> Result<String> {
+/// Tells figures as they are kept.
+fn told(bench: &str, figures: Vec<Figure>) -> Result<String> {
     let mut json = String::new();
-    for figure in decode::run(runs)? {
-        let line = figure.json("decode");
+    for figure in figures {
+        let line = figure.json(bench);
         println!("{line}");
         writeln!(json, "{line}")?;
     }
