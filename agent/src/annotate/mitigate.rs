@@ -210,28 +210,36 @@ fn gso_bug(report: &Report) -> Option<&str> {
 }
 
 impl Annotator {
-    /// A hello may say what its agent does, or ask for a reason.
-    pub(super) fn mitigate(&mut self, received: &Received) {
+    /// A hello may say what its agent does. True if that agent has no reason yet, and wants
+    /// to be advised of one.
+    pub(super) fn mitigate(&mut self, received: &Received) -> bool {
         let gasp = &received.gasp;
         let Body::Hello(inventory) = &gasp.body else {
-            return;
+            return false;
         };
         let all = inventory.mitigations.iter();
         let said = all.into_iter().find(|one| one.action == GSO_OFF).cloned();
         let asks = said
             .as_ref()
             .is_some_and(|said| said.state == MitigationState::Ready);
-        if asks && !inventory.kernel_release.is_empty() {
-            self.advise(received, &inventory.kernel_release);
-        }
         let uid = gasp.node_uid.as_deref();
         let has_room = self.mitigations.said(&gasp.node, gasp.boot, uid, said);
         self.metrics
             .lost("mitigation_not_told", u64::from(!has_room));
+        asks
     }
 
-    fn advise(&self, received: &Received, release: &str) {
+    /// Answers a hello whose agent wants a reason, once it was taken in: often this is the
+    /// hello that proves the death of the boot before.
+    pub(super) fn advise(&self, received: &Received) {
         let gasp = &received.gasp;
+        let Body::Hello(inventory) = &gasp.body else {
+            return;
+        };
+        let release = &inventory.kernel_release;
+        if release.is_empty() {
+            return;
+        }
         let deaths = self.engine.died_on(&gasp.node, gasp.boot, release);
         let advice = deaths.into_iter().find_map(|death| {
             let bug = gso_bug(death.report.as_ref()?)?;

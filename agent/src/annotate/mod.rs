@@ -193,9 +193,12 @@ impl Annotator {
     async fn take(&mut self, batch: impl Iterator<Item = Received>) {
         let mut change = Change::default();
         let mut receipts = Vec::new();
+        let mut to_advise = Vec::new();
         for mut received in batch {
             receipts.extend(Receipt::of(&received));
-            self.mitigate(&received);
+            if self.mitigate(&received) {
+                to_advise.push(received.clone());
+            }
             self.name_pods(&mut received.gasp, &change).await;
             let found = match &received.gasp.body {
                 Body::Record(record) => Some((received.gasp.node.clone(), record.clone())),
@@ -239,6 +242,9 @@ impl Annotator {
         }
         if self.commit(change).await {
             self.give(&receipts);
+        }
+        for hello in &to_advise {
+            self.advise(hello);
         }
     }
 

@@ -21,6 +21,29 @@ impl Node {
         });
     }
 
+    fn dies_of_it(&mut self, to: &Annotator, word: (Notice, Context)) {
+        self.word(to, word, 100, "kernel BUG at net/core/skbuff.c:4230!");
+        self.lines(
+            to,
+            100,
+            &[
+                "------------[ cut here ]------------",
+                "kernel BUG at net/core/skbuff.c:4230!",
+                "invalid opcode: 0000 [#1] PREEMPT SMP NOPTI",
+                "CPU: 3 PID: 29 Comm: ksoftirqd/3 Not tainted 6.1.1-1.el9.elrepo.x86_64 #1",
+                "RIP: 0010:skb_segment+0x2b2/0x930",
+                "Call Trace:",
+                " <TASK>",
+                " tcp_gso_segment+0x13a/0x160",
+                " inet_gso_segment+0x34/0xf0",
+                " skb_mac_gso_segment+0x16d/0x530",
+                " </TASK>",
+                "---[ end trace 0000000000000000 ]---",
+                "Kernel panic - not syncing: Fatal exception in interrupt",
+            ],
+        );
+    }
+
     /// What comes back within a second, if anything does.
     fn advice(&self, own: &Identity, keys: &KeyRing) -> Option<Advice> {
         let patience = Some(Duration::from_secs(1));
@@ -29,6 +52,16 @@ impl Node {
         let length = self.socket.recv(&mut buffer).ok()?;
         let read = advice::read(&buffer[..length], own, keys);
         Some(read.expect("nothing but advice for this agent"))
+    }
+}
+
+fn own(boot: u8) -> Identity {
+    Identity {
+        node: NodeName::new("w01").expect("a DNS label"),
+        node_uid: None,
+        boot: BootId([boot; 16]),
+        session: u64::from(boot),
+        key_id: 0,
     }
 }
 
@@ -46,13 +79,6 @@ fn the_next_boot_on_the_kernel_that_died_is_advised_until_it_has_a_reason() {
     let (_dir, dir) = place();
     let annotator = Annotator::start(&dir);
     let keys = KeyRing::pre_shared(Key::read(&dir.join("key")).expect("the key is there"));
-    let own = |boot: u8| Identity {
-        node: NodeName::new("w01").expect("a DNS label"),
-        node_uid: None,
-        boot: BootId([boot; 16]),
-        session: u64::from(boot),
-        key_id: 0,
-    };
     let mut node = Node::new(&dir, 1);
     node.hello_with(
         &annotator,
@@ -60,32 +86,7 @@ fn the_next_boot_on_the_kernel_that_died_is_advised_until_it_has_a_reason() {
         vec![mitigation(MitigationState::Ready)],
     );
     assert_eq!(node.advice(&own(1), &keys), None, "nobody died");
-    let context = (Notice::Oops, Context::Softirq);
-    node.word(
-        &annotator,
-        context,
-        100,
-        "kernel BUG at net/core/skbuff.c:4230!",
-    );
-    node.lines(
-        &annotator,
-        100,
-        &[
-            "------------[ cut here ]------------",
-            "kernel BUG at net/core/skbuff.c:4230!",
-            "invalid opcode: 0000 [#1] PREEMPT SMP NOPTI",
-            "CPU: 3 PID: 29 Comm: ksoftirqd/3 Not tainted 6.1.1-1.el9.elrepo.x86_64 #1",
-            "RIP: 0010:skb_segment+0x2b2/0x930",
-            "Call Trace:",
-            " <TASK>",
-            " tcp_gso_segment+0x13a/0x160",
-            " inet_gso_segment+0x34/0xf0",
-            " skb_mac_gso_segment+0x16d/0x530",
-            " </TASK>",
-            "---[ end trace 0000000000000000 ]---",
-            "Kernel panic - not syncing: Fatal exception in interrupt",
-        ],
-    );
+    node.dies_of_it(&annotator, (Notice::Oops, Context::Softirq));
     annotator.death("the known bug", |death| {
         let bugs = death["death"]["report"]["known_bugs"].as_array();
         bugs.is_some_and(|bugs| bugs.iter().any(|bug| bug["likely"] == true))
@@ -158,5 +159,29 @@ fn the_next_boot_on_the_kernel_that_died_is_advised_until_it_has_a_reason() {
     });
     let told = text(&annotator.ask(&["why", "node/w01"]));
     assert!(!told.contains("mitigate undo"), "{told}");
+    annotator.stop();
+}
+
+#[test]
+fn the_hello_that_proves_a_death_is_already_advised() {
+    let (_dir, dir) = place();
+    let annotator = Annotator::start(&dir);
+    let keys = KeyRing::pre_shared(Key::read(&dir.join("key")).expect("the key is there"));
+    let mut node = Node::new(&dir, 1);
+    node.hello_with(&annotator, RELEASE, vec![]);
+    // In a process it may be survived.
+    node.dies_of_it(&annotator, (Notice::Oops, Context::Process));
+    annotator.death("not sure yet", |death| {
+        let report = &death["death"]["report"];
+        death["death"]["state"] == "Suspected" && !report["known_bugs"].is_null()
+    });
+    let mut node = Node::new(&dir, 2);
+    node.hello_with(
+        &annotator,
+        RELEASE,
+        vec![mitigation(MitigationState::Ready)],
+    );
+    let advice = node.advice(&own(2), &keys).expect("advice");
+    assert_eq!(advice.death, "w01-01010101");
     annotator.stop();
 }

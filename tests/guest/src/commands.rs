@@ -18,6 +18,8 @@
 //! | `churn CPU` | maps and unmaps memory on a CPU from now on |
 //! | `still CPU` | has a CPU stand still, with its interrupts off, for some seconds from now on |
 //! | `pour ADDRESS:PORT THREADS` | sends UDP as fast as that goes, from now on |
+//! | `open-road ADDRESS` | makes the devices of the traffic that kills (`traffic.rs`) before there is any; the one it comes in by has this address |
+//! | `mangled` | sends that traffic; answers if the kernel lives on |
 //! | `merged PACKETS` | has GRO merge packets and sends them on by a device that has them taken apart; answers with how many segments that made |
 //! | `between-pods KIND MS` | has one pod send to another, `tcp`, `vxlan` (TCP in a tunnel) or `udp`, through devices that take nothing apart; answers with how many bytes arrived |
 //! | `empty-probe FUNCTION` | has an empty BPF program run at the entry of a function of the kernel from now on |
@@ -32,7 +34,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
@@ -108,6 +110,8 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
                 std::thread::spawn(move || flood::pour(&socket, to));
             }
         }
+        "open-road" => traffic::open(first.parse::<Ipv4Addr>()?.octets())?,
+        "mangled" => traffic::mangled()?,
         "merged" => return Ok(traffic::merged(first.parse()?)?.to_string()),
         "between-pods" => {
             let time = Duration::from_millis(second.parse()?);

@@ -11,6 +11,7 @@ use std::io::Write as _;
 use std::mem::zeroed;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -57,23 +58,63 @@ pub(crate) fn merged(packets: u32) -> Result<u64> {
     )
 }
 
+/// The devices that [`open`] made, which stay.
+static OPEN: Mutex<Option<Road>> = Mutex::new(None);
+
+/// Where packets come in, where they leave, and whether the program is there that sends
+/// them on.
+struct Road {
+    inside: File,
+    _outside: File,
+    has_program: bool,
+}
+
+impl Road {
+    fn new() -> Result<Self> {
+        machine::load(MODULES)?;
+        Ok(Self {
+            inside: tap(IN, NAPI).context(IN)?,
+            _outside: tap(OUT, 0).context(OUT)?,
+            has_program: false,
+        })
+    }
+}
+
+/// Makes the devices now, so that they are there before traffic is; packets come in where
+/// this machine has the address `local`.
+pub(crate) fn open(local: [u8; 4]) -> Result<()> {
+    let road = Road::new()?;
+    machine::up(IN, local, [255, 255, 255, 0])?;
+    *OPEN.lock().unwrap_or_else(PoisonError::into_inner) = Some(road);
+    Ok(())
+}
+
 fn send(mangle: bool, rounds: u32, flush: Duration, pause: Duration) -> Result<u64> {
-    machine::load(MODULES)?;
-    let mut inside = tap(IN, NAPI).context(IN)?;
-    let _outside = tap(OUT, 0).context(OUT)?;
-    // GRO waits for all of them.
-    let attribute = |name: &str| format!("/sys/class/net/{IN}/{name}");
-    fs::write(attribute("gro_flush_timeout"), flush.as_nanos().to_string())?;
-    fs::write(attribute("napi_defer_hard_irqs"), "100")?;
-    machine::lock_any_memory()?;
-    let program = load(index(OUT)?, mangle).context("the BPF program")?;
-    attach(&program, index(IN)?).context("attaching the BPF program")?;
+    let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut own;
+    let road = match open.as_mut() {
+        Some(road) => road,
+        None => {
+            own = Road::new()?;
+            &mut own
+        }
+    };
+    if !road.has_program {
+        // GRO waits for all of them.
+        let attribute = |name: &str| format!("/sys/class/net/{IN}/{name}");
+        fs::write(attribute("gro_flush_timeout"), flush.as_nanos().to_string())?;
+        fs::write(attribute("napi_defer_hard_irqs"), "100")?;
+        machine::lock_any_memory()?;
+        let program = load(index(OUT)?, mangle).context("the BPF program")?;
+        attach(&program, index(IN)?).context("attaching the BPF program")?;
+        road.has_program = true;
+    }
     let mut sequence = 1000;
     for round in 0..rounds {
         // A flow of its own, so that none is merged with the one before.
         let port = 1000 + (round % 50_000) as u16;
         for number in 0..SEGMENTS as u16 {
-            inside.write_all(&frame(port, number + 1, sequence))?;
+            road.inside.write_all(&frame(port, number + 1, sequence))?;
             sequence = sequence.wrapping_add(SEGMENT as u32);
         }
         std::thread::sleep(pause);

@@ -335,6 +335,12 @@ pub static ALL: &[Scene] = &[
         plot: Plot::Story(traffic::between_pods, None),
     },
     Scene {
+        name: "mitigated-traffic",
+        about: "traffic kills the kernel; its next agent is advised to switch GRO and GSO off, and the same traffic kills no more, until that is undone",
+        cpus: 2,
+        plot: Plot::Story(traffic::mitigated, Some("segment-traffic")),
+    },
+    Scene {
         name: "dear-traffic",
         about: "looking at packets costs more than it may: the agent takes the probe away, and says so",
         cpus: 2,

@@ -2,12 +2,14 @@
 //! nothing.
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use harness::progress;
 use harness::vm::Vm;
 
 use super::stories::{Stage, beats};
+use super::ways;
 use crate::node;
 
 /// Packets that GRO merges, of so many segments each (`tests/guest/src/traffic.rs`).
@@ -130,4 +132,83 @@ pub fn dear(stage: &mut Stage) -> Result<()> {
     let said = vm.ask("last /run/agent.log took apart")?;
     ensure!(said.is_empty(), "it looked at packets: {said}");
     stage.no_death()
+}
+
+/// A second card: packets come in by it, and a second collector, that never answers, is
+/// behind it.
+const SECOND: &str = "10.3.0.1";
+const BEHIND: &str = "10.3.0.2";
+
+/// The next agent has switched everything within this: what is lost of its hello or the
+/// advice comes again after a minute, and it looks for devices every ten seconds.
+const ADVISED: Duration = Duration::from_secs(100);
+
+/// The machine has died of traffic and come to its end within this.
+const DEAD: Duration = Duration::from_secs(20);
+
+/// What `lastgasp mitigate` says in the machine.
+fn mitigate(vm: &mut Vm, command: &str) -> Result<String> {
+    let said = vm.ask(&format!("output 10000 /lastgasp mitigate {command}"))?;
+    Ok(said.replace('\x1e', "\n"))
+}
+
+/// A node whose agent may switch features off.
+fn mitigating(stage: &Stage) -> Result<Vm> {
+    let mut vm = Vm::boot(&stage.machine)?;
+    vm.ask(&format!("open-road {SECOND}"))?;
+    vm.ask(&format!(
+        "sh /bin/busybox arp -s {BEHIND} 02:00:00:00:00:03"
+    ))?;
+    let flags = format!(
+        "--mitigate gso=apply --collector {BEHIND}:{}",
+        node::COLLECTOR_PORT
+    );
+    node::start_agent(&mut vm, &flags)?;
+    beats(&mut vm, 2)?;
+    Ok(vm)
+}
+
+/// It dies of the traffic.
+fn die_of_it(mut vm: Vm) -> Result<()> {
+    let way = ways::named("segment-traffic").context("no such way")?;
+    node::die(&mut vm, way, Duration::ZERO, 0)?;
+    let outcome = vm.finish(DEAD)?;
+    let mut lines = outcome.console.iter().map(|(_, line)| line);
+    ensure!(
+        outcome.ended && lines.any(|line| line.contains("kernel BUG at net/core/skbuff.c")),
+        "the traffic did not kill it"
+    );
+    Ok(())
+}
+
+/// See `scenes`.
+pub fn mitigated(stage: &mut Stage) -> Result<()> {
+    die_of_it(mitigating(stage)?)?;
+    let mut vm = mitigating(stage)?;
+    let until = Instant::now() + ADVISED;
+    loop {
+        let said = mitigate(&mut vm, "status")?;
+        let is_off = |feature: &str| said.contains(feature) && said.contains("applied");
+        if is_off("tap0: ") && is_off("rx-gro") && is_off("cve-2024-42281") {
+            progress::say(&format!("mitigated: {}", said.lines().next().unwrap_or("")));
+            break;
+        }
+        if Instant::now() > until {
+            let node = format!("node/{}", node::NAME);
+            let why = stage.annotator.ask(&["why", &node])?;
+            bail!("nothing is switched off: {said}{why}");
+        }
+        beats(&mut vm, 1)?;
+    }
+    vm.ask("mangled")
+        .context("the same traffic, with GRO and GSO off")?;
+    beats(&mut vm, 2)?;
+    let dead = stage.annotator.deaths()?.len();
+    ensure!(dead == 1, "{dead} deaths, where one was died");
+    let undone = mitigate(&mut vm, "undo")?;
+    ensure!(
+        undone.contains("tap0: on again"),
+        "nothing was undone: {undone}"
+    );
+    die_of_it(vm).context("with GRO and GSO on again")
 }
