@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use agent_core::engine::rfc3339;
 use agent_core::model::{NodeName, Timestamp};
+use agent_core::recurrence::Kind;
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, sanitize};
@@ -12,7 +13,7 @@ use crate::store::{Removed, Summary};
 const EXAMPLES: &str = "\
 Examples:
   lastgasp deaths                          the newest first
-  lastgasp deaths -o wide                  with boot, retry advice and kernel
+  lastgasp deaths -o wide                  with code, retry advice, fingerprint and kernel
   lastgasp deaths --node w01 -o json       for a script
   lastgasp deaths --store annotator.db     without an annotator running
 
@@ -108,6 +109,10 @@ impl End {
                 let more = [
                     summary.reason_code.as_str().to_owned(),
                     summary.retry.as_str().to_owned(),
+                    match Kind::of(death) {
+                        Kind::Crash(fingerprint) => sanitize(&fingerprint),
+                        Kind::Code(_) | Kind::Ordered(_) => none(),
+                    },
                     sanitize(death.kernel_release.as_deref().unwrap_or("-")),
                     death.name.to_string(),
                 ];
@@ -123,7 +128,8 @@ impl End {
                     none(),
                     sanitize(&removed.verdict),
                 ];
-                (row.to_vec(), [none(), none(), none(), removal.name.clone()])
+                let more = [none(), none(), none(), none(), removal.name.clone()];
+                (row.to_vec(), more)
             }
         };
         if wide {
@@ -139,7 +145,7 @@ fn listed(ends: &[End], wide: bool) -> String {
     }
     let mut headings = vec!["TIME", "NODE", "STATE", "PROOF", "PODS", "REASON"];
     if wide {
-        headings.splice(5..5, ["CODE", "RETRY", "KERNEL", "DEATH"]);
+        headings.splice(5..5, ["CODE", "RETRY", "FINGERPRINT", "KERNEL", "DEATH"]);
     }
     let rows: Vec<Vec<String>> = ends.iter().map(|end| end.row(wide)).collect();
     out::table(&headings, &rows)

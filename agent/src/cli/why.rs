@@ -8,7 +8,7 @@ use agent_core::model::{
     Account, Asked, Asker, Channel, DeathState, KnownBug, Line, LogLine, MitigationState, Packet,
     Proof, RetryAdvice,
 };
-use agent_core::recurrence::Recurrence;
+use agent_core::recurrence::{Kind, Recurrence};
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, Style, sanitize, styled};
@@ -339,6 +339,10 @@ impl Page {
         self.field("when", &rfc3339(death.happened_at))?;
         if let Some(recurrence) = recurrence {
             self.field("recurs", &sanitize(&recurrence.text))?;
+            if let Kind::Crash(fingerprint) = Kind::of(death) {
+                let next = format!("lastgasp fleet --fingerprint {fingerprint}");
+                self.field("", &sanitize(&next))?;
+            }
         }
         self.field("state", state(death.state))?;
         self.field(

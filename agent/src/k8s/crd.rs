@@ -23,6 +23,12 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Pods", type_ = "integer", json_path = ".status.pods.annotated"),
     printcolumn(name = "Age", type_ = "date", json_path = ".spec.detectedAt"),
     printcolumn(
+        name = "Fingerprint",
+        type_ = "string",
+        json_path = ".status.fingerprint",
+        priority = 1
+    ),
+    printcolumn(
         name = "Message",
         type_ = "string",
         json_path = ".status.message",
@@ -87,6 +93,11 @@ pub struct NodeDeathStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub module: Option<String>,
+    /// The same in all deaths by this crash, on whatever kernel. Absent where the log was
+    /// not decoded or the end was ordered: such have no more in common than the reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub fingerprint: Option<String>,
     /// Known bugs that it looks like and that this kernel may have, the likeliest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
@@ -342,7 +353,16 @@ mod tests {
             .iter()
             .filter_map(|c| c["name"].as_str())
             .collect();
-        assert_eq!(columns[..5], ["Node", "Reason", "Proof", "Pods", "Age"]);
+        assert_eq!(
+            columns,
+            ["Node", "Reason", "Proof", "Pods", "Age", "Fingerprint", "Message"]
+        );
+        let wide = |name: &str| {
+            let all = version["additionalPrinterColumns"].as_array();
+            let column = all?.iter().find(|column| column["name"] == name)?;
+            Some(column["priority"] == 1)
+        };
+        assert_eq!((wide("Fingerprint"), wide("Age")), (Some(true), Some(false)));
         let properties = &version["schema"]["openAPIV3Schema"]["properties"];
         assert_eq!(
             properties["spec"]["x-kubernetes-validations"][0]["rule"],

@@ -4,6 +4,7 @@ use agent_core::engine::{
     asker_text, escaped, packet_text, reason, reason_code, rfc3339, told_text,
 };
 use agent_core::model::{self, Asker, Death, DeathState, Packet, Proof};
+use agent_core::recurrence::Kind;
 use kube::Api as KubeApi;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -25,6 +26,8 @@ const EVIDENCE_MAX: usize = 64;
 /// Most steps of proof, and most channels, in the object.
 const LIST_MAX: usize = 16;
 
+/// Longest fingerprint.
+const FINGERPRINT_MAX: usize = 64;
 /// Longest name of a network device or a driver (`IFNAMSIZ`).
 const DEVICE_MAX: usize = 16;
 
@@ -206,6 +209,12 @@ fn describe(status: &mut NodeDeathStatus, death: &Death) {
     status.kernel_line = report.map(|report| escaped(&report.line, MESSAGE_MAX));
     status.fault_function = report.and_then(|report| short(&report.fault_function));
     status.module = report.and_then(|report| short(&report.module));
+    // How often it was seen stays out: that changes with each death after this one, and
+    // whoever asks for this fingerprint counts what is there.
+    status.fingerprint = match Kind::of(death) {
+        Kind::Crash(fingerprint) => Some(escaped(&fingerprint, FINGERPRINT_MAX)),
+        Kind::Code(_) | Kind::Ordered(_) => None,
+    };
     let bugs = report.map_or(&[][..], |report| &report.known_bugs);
     status.known_bugs = bugs.iter().map(known_bug).collect();
     status.foreseen = death.packet.as_deref().map(foreseen);
@@ -319,5 +328,53 @@ fn set(status: &mut NodeDeathStatus, type_: &str, value: &str, reason: &str, mes
             message,
             last_transition_time: now(),
         }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agent_core::model::{BootId, NodeName, Notice, ReasonCode, Report, Timestamp};
+
+    use super::*;
+
+    fn death(notice: Notice, fingerprint: Option<&str>) -> Death {
+        let at = Timestamp(1_700_000_000_000);
+        let node = NodeName::new("w01").expect("a DNS label");
+        let mut death = Death::opened(at, &node, BootId([1; 16]), Proof::P2, Some(notice), at);
+        death.report = Some(Report {
+            code: ReasonCode::KernelBug,
+            title: "BUG".into(),
+            line: "kernel BUG at net/core/skbuff.c:4230!".into(),
+            fault_function: None,
+            module: None,
+            kernel_release: None,
+            comm: None,
+            corrupted: None,
+            fingerprint: fingerprint.map(str::to_owned),
+            known_bugs: Vec::new(),
+        });
+        death
+    }
+
+    #[test]
+    fn the_fingerprint_is_that_by_which_the_fleet_groups_and_goes_with_its_report() {
+        let crash = death(Notice::Panic, Some("cbf7e923b4b2dcec"));
+        let mut status = NodeDeathStatus::default();
+        describe(&mut status, &crash);
+        assert_eq!(status.fingerprint.as_deref(), Some("cbf7e923b4b2dcec"));
+        let mut wordless = crash;
+        wordless.report = None;
+        describe(&mut status, &wordless);
+        assert_eq!(status.fingerprint, None, "what it was by is not known any more");
+
+        let mut ordered = death(Notice::Restart, Some("cbf7e923b4b2dcec"));
+        ordered.report = None;
+        describe(&mut status, &ordered);
+        assert_eq!(status.fingerprint, None, "an order is no crash");
+        // A node may say what it likes.
+        describe(&mut status, &death(Notice::Panic, Some(&"\u{1b}[2J".repeat(99))));
+        let hostile = status.fingerprint.expect("a fingerprint");
+        let is_plain = !hostile.contains('\u{1b}');
+        assert!(is_plain && hostile.len() <= FINGERPRINT_MAX, "{hostile:?}");
     }
 }

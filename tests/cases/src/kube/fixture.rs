@@ -260,7 +260,7 @@ pub fn death(node: &str, boot: u8) -> Result<Death> {
             kernel_release: Some("6.12.48".to_owned()),
             comm: Some("swapper/1".to_owned()),
             corrupted: None,
-            fingerprint: None,
+            fingerprint: Some("cbf7e923b4b2dcec".to_owned()),
             known_bugs: Vec::new(),
         }),
         detected_at: at,

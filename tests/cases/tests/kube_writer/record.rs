@@ -36,6 +36,7 @@ fn what_is_not_known_any_more_is_gone_and_a_repetition_writes_nothing() {
         let known = status().await?;
         assert!(known.channels.is_empty(), "{:?}", known.channels);
         assert_eq!(known.module.as_deref(), Some("boom"));
+        assert_eq!(known.fingerprint.as_deref(), Some("cbf7e923b4b2dcec"));
         let bug = known.known_bugs.first().context("a known bug")?;
         assert_eq!((bug.id.as_str(), bug.likely), ("cve-2024-42281", true));
         assert_eq!(bug.fixed_in.as_deref(), Some("6.1.103"));
@@ -53,6 +54,7 @@ fn what_is_not_known_any_more_is_gone_and_a_repetition_writes_nothing() {
         assert!(unknown.known_bugs.is_empty());
         let of_report = (unknown.kernel_line, unknown.fault_function, unknown.module);
         assert_eq!(of_report, (None, None, None));
+        assert_eq!(unknown.fingerprint, None);
         assert_eq!(unknown.channels.len(), 1);
         assert!(unknown.pods.is_some(), "nobody took that back");
         Ok(())
