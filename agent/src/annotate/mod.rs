@@ -11,6 +11,7 @@ mod executor;
 mod lanes;
 mod mitigate;
 mod overhear;
+mod prune;
 mod records;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub use executor::Executor;
 use executor::Tried;
 use lanes::Lanes;
 use mitigate::Mitigations;
+use prune::Pruning;
 
 use crate::channels::gasp::{Assembler, Limits as AssemblerLimits};
 use crate::channels::netconsole::{Addresses, Heard};
@@ -42,8 +44,6 @@ use crate::telemetry::Metrics;
 const BATCH: usize = 256;
 /// Tries of an action that is refused for what it says.
 const REFUSALS_MAX: u32 = 5;
-/// How often old records are dropped from the store.
-const PRUNE_EVERY: Duration = Duration::from_secs(3_600);
 
 /// How long after its first words a survived oops goes on printing, at most,
 /// in nanoseconds. Only for deaths out of the store, which does not keep when
@@ -80,7 +80,7 @@ pub struct Annotator {
     /// Tells nodes that their records are in the store.
     receipts: Option<Receipts>,
     state: watch::Sender<State>,
-    pruned: Instant,
+    pruning: Pruning,
 }
 
 struct Done {
@@ -141,7 +141,7 @@ impl Annotator {
             backlog: Backlog::default(),
             receipts: None,
             state,
-            pruned: Instant::now(),
+            pruning: Pruning::new(),
         };
         Ok((annotator, watch))
     }
@@ -184,6 +184,7 @@ impl Annotator {
                 _ = second.tick() => self.tick().await,
                 Some(heard) = overheard.recv() => self.overhear(heard).await,
                 () = until(due), if due.is_some() => {}
+                turn = self.pruning.next(&self.store) => self.pruning.ended(turn, &self.metrics),
             }
             self.start();
         }
@@ -281,11 +282,6 @@ impl Annotator {
         let store_fails = self.state.borrow().store_fails.is_some();
         if store_fails || !change.is_empty() {
             self.commit(change).await;
-        }
-        if self.pruned.elapsed() >= PRUNE_EVERY {
-            self.pruned = Instant::now();
-            let pruned = self.on_store(|store| store.prune(now())).await;
-            self.note_store(pruned);
         }
     }
 

@@ -355,14 +355,25 @@ mod tests {
             .collect();
         assert_eq!(
             columns,
-            ["Node", "Reason", "Proof", "Pods", "Age", "Fingerprint", "Message"]
+            [
+                "Node",
+                "Reason",
+                "Proof",
+                "Pods",
+                "Age",
+                "Fingerprint",
+                "Message"
+            ]
         );
         let wide = |name: &str| {
             let all = version["additionalPrinterColumns"].as_array();
             let column = all?.iter().find(|column| column["name"] == name)?;
             Some(column["priority"] == 1)
         };
-        assert_eq!((wide("Fingerprint"), wide("Age")), (Some(true), Some(false)));
+        assert_eq!(
+            (wide("Fingerprint"), wide("Age")),
+            (Some(true), Some(false))
+        );
         let properties = &version["schema"]["openAPIV3Schema"]["properties"];
         assert_eq!(
             properties["spec"]["x-kubernetes-validations"][0]["rule"],

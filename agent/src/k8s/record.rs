@@ -365,14 +365,20 @@ mod tests {
         let mut wordless = crash;
         wordless.report = None;
         describe(&mut status, &wordless);
-        assert_eq!(status.fingerprint, None, "what it was by is not known any more");
+        assert_eq!(
+            status.fingerprint, None,
+            "what it was by is not known any more"
+        );
 
         let mut ordered = death(Notice::Restart, Some("cbf7e923b4b2dcec"));
         ordered.report = None;
         describe(&mut status, &ordered);
         assert_eq!(status.fingerprint, None, "an order is no crash");
         // A node may say what it likes.
-        describe(&mut status, &death(Notice::Panic, Some(&"\u{1b}[2J".repeat(99))));
+        describe(
+            &mut status,
+            &death(Notice::Panic, Some(&"\u{1b}[2J".repeat(99))),
+        );
         let hostile = status.fingerprint.expect("a fingerprint");
         let is_plain = !hostile.contains('\u{1b}');
         assert!(is_plain && hostile.len() <= FINGERPRINT_MAX, "{hostile:?}");

@@ -12,12 +12,6 @@ use sha2::{Digest, Sha256};
 use super::write::SeenNode;
 use super::{Error, Store, connect};
 
-/// How long it is remembered that a boot was alive.
-const BOOTS_KEPT_MS: u64 = 365 * 24 * 3_600 * 1_000;
-/// Most boots kept of one node, so that one that boots over and over takes no place from
-/// the others, and of all; what was seen last stays.
-const BOOTS_MAX: (i64, i64) = (128, 200_000);
-
 /// First bytes of the SHA-256 of a platform: its name.
 const ID_LEN: usize = 16;
 
@@ -78,36 +72,6 @@ pub(super) fn see_death(tx: &Transaction<'_>, death: &Death) -> rusqlite::Result
         ":now": death.detected_at.0 as i64,
         ":up": (word.at_ns / 1_000_000) as i64,
     })?;
-    Ok(())
-}
-
-/// Drops what is older than the store keeps.
-pub(super) fn prune(tx: &Transaction<'_>, now: Timestamp) -> rusqlite::Result<()> {
-    let (of_node, of_all) = BOOTS_MAX;
-    tx.execute(
-        "DELETE FROM boot WHERE seen_ms < ?1",
-        [now.0.saturating_sub(BOOTS_KEPT_MS) as i64],
-    )?;
-    tx.execute(
-        "DELETE FROM boot WHERE (node, boot) IN (SELECT node, boot FROM
-         (SELECT node, boot, row_number() OVER (PARTITION BY node ORDER BY seen_ms DESC) AS nth
-          FROM boot WHERE node IN (SELECT node FROM boot GROUP BY node HAVING count(*) > ?1))
-         WHERE nth > ?1)",
-        [of_node],
-    )?;
-    let have: i64 = tx.query_row("SELECT count(*) FROM boot", [], |row| row.get(0))?;
-    if have > of_all {
-        tx.execute(
-            "DELETE FROM boot WHERE (node, boot) IN
-             (SELECT node, boot FROM boot ORDER BY seen_ms LIMIT ?1)",
-            [have - of_all],
-        )?;
-    }
-    tx.execute(
-        "DELETE FROM platform WHERE id NOT IN
-         (SELECT platform FROM boot WHERE platform IS NOT NULL)",
-        [],
-    )?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@
 //! file. One process writes; anyone may read.
 
 mod fleet;
+mod prune;
 mod read;
 mod schema;
 mod view;
@@ -19,9 +20,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+pub use prune::{Dropped, Round};
 pub use read::Query;
 pub use view::{Explanation, Mitigated, PodNote, Removed, Silent, Stopped, Summary};
-pub use write::{BootLines, Change, KeptRecord, OverheardLines, SeenNode, Task};
+pub use write::{BootLines, Change, Committed, KeptRecord, OverheardLines, SeenNode, Task};
 
 #[cfg(test)]
 mod tests;
@@ -126,9 +128,10 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    writer: Option<Mutex<Connection>>,
-    /// Reads never wait for a commit, nor commits for a long answer.
+    /// Reads never wait for a commit, nor commits for a long answer. It ends before the
+    /// writer: only that can put all that is in the log into the file at the end.
     reader: Mutex<Connection>,
+    writer: Option<Mutex<Connection>>,
     /// Of questions that take memory one is answered at a time.
     turn: Mutex<()>,
     /// Held for as long as this process may write.
@@ -145,8 +148,8 @@ impl Store {
         let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
         Ok(Self {
             path: path.to_owned(),
-            writer: Some(Mutex::new(writer)),
             reader: Mutex::new(reader),
+            writer: Some(Mutex::new(writer)),
             turn: Mutex::new(()),
             _lock: Some(lock),
         })
@@ -158,8 +161,8 @@ impl Store {
         schema::check(path, &reader)?;
         Ok(Self {
             path: path.to_owned(),
-            writer: None,
             reader: Mutex::new(reader),
+            writer: None,
             turn: Mutex::new(()),
             _lock: None,
         })

@@ -8,7 +8,7 @@ use super::{Error, explain};
 
 /// One step per format; `user_version` counts those that were taken. Steps
 /// that were released are never changed.
-const STEPS: [&str; 8] = [
+const STEPS: [&str; 9] = [
     "
 CREATE TABLE node (
     name      TEXT PRIMARY KEY,
@@ -163,6 +163,12 @@ ALTER TABLE death ADD COLUMN fingerprint TEXT
     GENERATED ALWAYS AS (body ->> '$.report.fingerprint') VIRTUAL;
 CREATE INDEX death_kind ON death (fingerprint, code);
 ",
+    "
+-- Whether somebody died in a boot; which deaths and removals go first.
+CREATE INDEX death_boot ON death (node, boot);
+CREATE INDEX death_unproven ON death (detected_ms) WHERE proof = 'P0';
+CREATE INDEX removal_time ON removal (at_ms);
+",
 ];
 
 /// Sets the connection up and brings the file to the newest format.
@@ -177,6 +183,10 @@ pub(super) fn prepare_until(
     steps: usize,
 ) -> Result<(), Error> {
     let failed = |source| explain(path, source);
+    // Takes effect while the file has no table.
+    connection
+        .pragma_update(None, "auto_vacuum", "incremental")
+        .map_err(failed)?;
     connection
         .pragma_update(None, "journal_mode", "wal")
         .map_err(failed)?;

@@ -11,6 +11,7 @@ use super::*;
 
 mod fleet;
 mod overheard;
+mod prune;
 mod removals;
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);

@@ -7,24 +7,15 @@ use agent_core::model::{
     BootId, Death, DeathName, Inventory, Line, NodeName, OwnedPod, Record, Removal, SeenObject,
     Silence, Stop, Timestamp,
 };
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Transaction, params};
 
 use super::{Error, PodNote, Store, fleet};
 
 /// Most lines kept of one boot; a log of a crash has a few hundred.
 const LINES_MAX: i64 = 8_192;
-/// Most lines without proof kept of one boot, and of all; the oldest go first. They
-/// take no place from those that are proven.
-const OVERHEARD_MAX: (i64, i64) = (1_024, 200_000);
-/// Most deaths kept; what is unproven goes first, then the oldest.
-const DEATHS_MAX: i64 = 10_000;
-/// Most records kept (64 KiB each at most); the oldest go first.
-const RECORDS_MAX: i64 = 2_000;
-/// How long the pods of a boot without a death are remembered, and a node whose
-/// object was deleted.
-const PODS_KEPT_MS: u64 = 30 * 24 * 3_600 * 1_000;
-/// How long it is remembered that a Node object was deleted, and its pods.
-const REMOVALS_KEPT_MS: u64 = 365 * 24 * 3_600 * 1_000;
+/// Most lines without proof kept of one boot; the oldest go first. They take no place from
+/// those that are proven.
+const OVERHEARD_MAX: i64 = 1_024;
 
 /// What is known of one pod of a death, or of a node whose object was deleted.
 const INSERT_NOTE: &str = "INSERT OR REPLACE INTO note
@@ -149,19 +140,19 @@ pub struct Task {
 
 /// What a commit did.
 #[derive(Debug, Default)]
-pub(crate) struct Committed {
+pub struct Committed {
     /// The actions with their places in the store.
-    pub(crate) tasks: Vec<Task>,
+    pub tasks: Vec<Task>,
     /// Lines that were not kept because their boot has too many.
-    pub(crate) lines_cut: u64,
+    pub lines_cut: u64,
     /// The same of lines without proof.
-    pub(crate) overheard_cut: u64,
+    pub overheard_cut: u64,
 }
 
 impl Store {
     /// Stores a change as one transaction: a death is never there without
     /// what has to be done about it.
-    pub(crate) fn commit(&self, now: Timestamp, change: &Change) -> Result<Committed, Error> {
+    pub fn commit(&self, now: Timestamp, change: &Change) -> Result<Committed, Error> {
         let mut writer = self.writer()?;
         let mut done = Committed::default();
         let bodies = change
@@ -277,12 +268,6 @@ impl Store {
             .execute("DELETE FROM note WHERE death = ?1", [death.as_str()])
             .map_err(|e| self.error(e))?;
         Ok(())
-    }
-
-    /// Drops what is older than the store keeps.
-    pub(crate) fn prune(&self, now: Timestamp) -> Result<(), Error> {
-        let mut writer = self.writer()?;
-        prune(&mut writer, now).map_err(|e| self.error(e))
     }
 }
 
@@ -466,7 +451,7 @@ fn put_overheard(tx: &Transaction<'_>, new: &OverheardLines) -> rusqlite::Result
     let have: i64 = tx
         .prepare_cached("SELECT count(*) FROM overheard WHERE node = ?1 AND boot = ?2")?
         .query_row(params![node, boot], |row| row.get(0))?;
-    if have <= OVERHEARD_MAX.0 {
+    if have <= OVERHEARD_MAX {
         return Ok(0);
     }
     let cut = tx
@@ -475,7 +460,7 @@ fn put_overheard(tx: &Transaction<'_>, new: &OverheardLines) -> rusqlite::Result
              (SELECT mono_ns, text FROM overheard WHERE node = ?1 AND boot = ?2
               ORDER BY received_ms DESC, mono_ns DESC, seq DESC LIMIT -1 OFFSET ?3)",
         )?
-        .execute(params![node, boot, OVERHEARD_MAX.0])?;
+        .execute(params![node, boot, OVERHEARD_MAX])?;
     Ok(cut as u64)
 }
 
@@ -542,53 +527,4 @@ fn put_task(tx: &Transaction<'_>, action: &Action) -> rusqlite::Result<Task> {
         action: action.clone(),
         attempts: 0,
     })
-}
-
-fn prune(writer: &mut Connection, now: Timestamp) -> rusqlite::Result<()> {
-    let tx = writer.transaction()?;
-    tx.execute(
-        "DELETE FROM death WHERE name IN (SELECT name FROM death
-         ORDER BY proof = 'P0', detected_ms DESC, name LIMIT -1 OFFSET ?1)",
-        [DEATHS_MAX],
-    )?;
-    tx.execute(
-        "DELETE FROM removal WHERE at_ms < ?1",
-        [now.0.saturating_sub(REMOVALS_KEPT_MS) as i64],
-    )?;
-    tx.execute(
-        &format!("DELETE FROM node WHERE seen_ms < ?1 AND {IS_GONE}"),
-        [now.0.saturating_sub(PODS_KEPT_MS) as i64],
-    )?;
-    tx.execute(
-        "DELETE FROM note WHERE death NOT IN (SELECT name FROM death)
-         AND death NOT IN (SELECT name FROM removal)",
-        [],
-    )?;
-    tx.execute(
-        "DELETE FROM line WHERE NOT EXISTS
-         (SELECT 1 FROM death WHERE death.node = line.node AND death.boot = line.boot)",
-        [],
-    )?;
-    tx.execute(
-        "DELETE FROM overheard WHERE NOT EXISTS
-         (SELECT 1 FROM death WHERE death.node = overheard.node AND death.boot = overheard.boot)
-         OR received_ms <=
-         (SELECT received_ms FROM overheard ORDER BY received_ms DESC LIMIT 1 OFFSET ?1)",
-        [OVERHEARD_MAX.1],
-    )?;
-    tx.execute(
-        "DELETE FROM record WHERE received_ms <=
-         (SELECT received_ms FROM record ORDER BY received_ms DESC LIMIT 1 OFFSET ?1)",
-        [RECORDS_MAX],
-    )?;
-    tx.execute(
-        "DELETE FROM pod WHERE seen_ms < ?1
-         AND NOT EXISTS (SELECT 1 FROM node WHERE node.name = pod.node AND node.boot = pod.boot)
-         AND NOT EXISTS (SELECT 1 FROM death WHERE death.node = pod.node AND death.boot = pod.boot)
-         AND NOT EXISTS (SELECT 1 FROM removal WHERE removal.node = pod.node
-             AND removal.at_ms >= pod.seen_ms)",
-        [now.0.saturating_sub(PODS_KEPT_MS) as i64],
-    )?;
-    fleet::prune(&tx, now)?;
-    tx.commit()
 }

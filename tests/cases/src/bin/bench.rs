@@ -93,6 +93,17 @@ enum Bench {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
+    /// How long a commit waits while the annotator's store drops what is too much.
+    ///
+    /// Makes a store of about 65 KB a death in DIR; 10,000 deaths stay.
+    Prune {
+        /// Deaths.
+        #[arg(default_value_t = 12_000)]
+        deaths: u64,
+        /// Where there is room for it.
+        #[arg(long, value_name = "DIR", default_value = "target/prune")]
+        dir: PathBuf,
+    },
     /// A receiver of `collector`, in a process of its own.
     #[command(hide = true)]
     Sink {
@@ -133,7 +144,12 @@ fn bench(args: &Args) -> Result<()> {
         }
         Bench::Collector { rounds, only } => bench_collector(only, (*rounds).max(1))?,
         Bench::Decode { runs } => told("decode", decode::run((*runs).max(1))?)?,
-        Bench::Hostile { count } => hostile(*count)?,
+        Bench::Hostile { count } => of_the_agent("hostile", &[&count.to_string()])?,
+        Bench::Prune { deaths, dir } => {
+            let dir = std::path::absolute(dir)?;
+            let dir = dir.to_str().context("no text")?;
+            of_the_agent("prune", &[dir, &deaths.to_string()])?
+        }
         Bench::Pods { runs } => pods(*runs)?,
         Bench::Predictor { kernel, runs } => {
             told("predictor", predictor::run(kernel, (*runs).max(1))?)?
@@ -194,29 +210,22 @@ fn told(bench: &str, figures: Vec<Figure>) -> Result<String> {
     Ok(json)
 }
 
-/// The bench is the agent's own; its one line of JSON is passed on.
-fn hostile(count: u64) -> Result<String> {
+/// The bench is the agent's own; its lines of JSON are passed on.
+fn of_the_agent(bench: &str, args: &[&str]) -> Result<String> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
         .args(["bench", "--quiet", "--package", "lastgasp"])
         // What was built for the static binary is built for this target.
-        .args([
-            "--target",
-            "x86_64-unknown-linux-musl",
-            "--bench",
-            "hostile",
-        ])
-        .args(["--", &count.to_string()])
+        .args(["--target", "x86_64-unknown-linux-musl", "--bench", bench])
+        .arg("--")
+        .args(args)
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     print!("{text}");
-    ensure!(
-        output.status.success(),
-        "the hostile datagrams broke something"
-    );
+    ensure!(output.status.success(), "bench {bench} failed");
     let mut json = String::new();
     for line in text.lines().filter(|line| line.starts_with('{')) {
         writeln!(json, "{line}")?;
