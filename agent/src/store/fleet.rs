@@ -6,11 +6,11 @@ use agent_core::model::{Death, NodeName, Platform, Timestamp};
 use agent_core::recurrence::{
     self, AskBug, Asked, Census, Fleet, Kind, PlatformId, Recurrence, recurrence,
 };
-use rusqlite::{Connection, OpenFlags, Transaction, named_params, params};
+use rusqlite::{Connection, Transaction, named_params, params};
 use sha2::{Digest, Sha256};
 
 use super::write::SeenNode;
-use super::{Error, Store, connect};
+use super::{Error, Store, connect_to_read};
 
 /// First bytes of the SHA-256 of a platform: its name.
 const ID_LEN: usize = 16;
@@ -85,7 +85,7 @@ impl Store {
     ) -> Result<Fleet, Error> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         // A connection of its own: this reads a lot, and the loop must not wait for it.
-        let reader = connect(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let reader = connect_to_read(&self.path)?;
         let failed = |e| self.error(e);
         let tx = reader.unchecked_transaction().map_err(failed)?;
         let mut census = Census::default();

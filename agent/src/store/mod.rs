@@ -66,6 +66,24 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The file cannot be opened to read.
+    #[error(
+        "cannot read the store {path}; name the file of an annotator's --store, or a copy of it, in a directory that is writable: SQLite keeps two more files there"
+    )]
+    OpenToRead {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: rusqlite::Error,
+    },
+    /// It is a database, but not one of ours.
+    #[error(
+        "{path} is no store of lastgasp, or nothing is in it yet; name the file of an annotator's --store"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// A newer version wrote it.
     #[error(
         "the store {path} has format {found}, but this version knows up to {known}; use the newer lastgasp, or name another file with --store"
@@ -145,7 +163,7 @@ impl Store {
         let flags = OpenFlags::default();
         let mut writer = connect(path, flags)?;
         schema::prepare(path, &mut writer)?;
-        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        let reader = connect_to_read(path)?;
         Ok(Self {
             path: path.to_owned(),
             reader: Mutex::new(reader),
@@ -155,10 +173,10 @@ impl Store {
         })
     }
 
-    /// Opens an existing store to read, also while an annotator writes to it.
+    /// Opens an existing store to read, also while an annotator writes to it, or one that
+    /// an older version wrote. It stays as it is.
     pub fn open_to_read(path: &Path) -> Result<Self, Error> {
-        let reader = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-        schema::check(path, &reader)?;
+        let reader = connect_to_read(path)?;
         Ok(Self {
             path: path.to_owned(),
             reader: Mutex::new(reader),
@@ -223,6 +241,18 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
         .pragma_update(None, "cache_size", -CACHE_KIB)
         .map_err(failed)?;
     Ok(connection)
+}
+
+fn connect_to_read(path: &Path) -> Result<Connection, Error> {
+    let open = || {
+        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        schema::stand_in(path, &connection)?;
+        Ok(connection)
+    };
+    open().map_err(|error| match error {
+        Error::Open { path, source } => Error::OpenToRead { path, source },
+        other => other,
+    })
 }
 
 /// Says what an error of SQLite means for the user.

@@ -1,5 +1,6 @@
 //! The tables, and how an older file becomes a newer one.
 
+use std::ops::Range;
 use std::path::Path;
 
 use rusqlite::Connection;
@@ -171,6 +172,64 @@ CREATE INDEX removal_time ON removal (at_ms);
 ",
 ];
 
+/// What a reader sees in place of what files of these formats lack. It is the
+/// connection's own: nothing of it gets into the file.
+const STAND_INS: [(Range<usize>, &str); 8] = [
+    (
+        1..2,
+        "CREATE TEMP VIEW node AS
+         SELECT *, NULL AS silence, 0 AS stopped, NULL AS stop FROM main.node;",
+    ),
+    (
+        2..5,
+        "CREATE TEMP VIEW node AS SELECT *, 0 AS stopped, NULL AS stop FROM main.node;",
+    ),
+    (
+        1..3,
+        "CREATE TEMP TABLE record
+         (node, id, boot, channel, source, at_ms, received_ms, text);",
+    ),
+    (1..4, "CREATE TEMP TABLE removal (name, node, at_ms, body);"),
+    (
+        1..6,
+        "CREATE TEMP TABLE object (node, uid, seen_ms, body);
+         CREATE TEMP TABLE watched (id, at_ms);",
+    ),
+    (
+        1..7,
+        "CREATE TEMP TABLE overheard
+         (node, boot, mono_ns, text, seq, level, continues, received_ms);",
+    ),
+    (
+        1..8,
+        "CREATE TEMP TABLE platform (id, body);
+         CREATE TEMP TABLE boot (node, boot, platform, seen_ms, up_ms, alive_ms);",
+    ),
+    (
+        1..8,
+        "CREATE TEMP VIEW death AS
+         SELECT *, body ->> '$.report.fingerprint' AS fingerprint FROM main.death;",
+    ),
+];
+
+/// Makes a file of an older format readable as it is.
+pub(super) fn stand_in(path: &Path, connection: &Connection) -> Result<(), Error> {
+    let version = check(path, connection)?;
+    if version == 0 {
+        return Err(Error::Foreign {
+            path: path.to_owned(),
+        });
+    }
+    let lacking = STAND_INS.iter().filter(|(of, _)| of.contains(&version));
+    let lacking: String = lacking.map(|(_, sql)| *sql).collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    connection
+        .execute_batch(&format!("PRAGMA temp_store = memory; {lacking}"))
+        .map_err(|source| explain(path, source))
+}
+
 /// Sets the connection up and brings the file to the newest format.
 pub(super) fn prepare(path: &Path, connection: &mut Connection) -> Result<(), Error> {
     prepare_until(path, connection, STEPS.len())
@@ -183,6 +242,8 @@ pub(super) fn prepare_until(
     steps: usize,
 ) -> Result<(), Error> {
     let failed = |source| explain(path, source);
+    // Before anything is changed: it may be a file of somebody else.
+    let version = check(path, connection)?;
     // Takes effect while the file has no table.
     connection
         .pragma_update(None, "auto_vacuum", "incremental")
@@ -193,7 +254,6 @@ pub(super) fn prepare_until(
     connection
         .pragma_update(None, "synchronous", "normal")
         .map_err(failed)?;
-    let version = check(path, connection)?;
     for (i, step) in STEPS.iter().enumerate().take(steps).skip(version) {
         let transaction = connection.transaction().map_err(failed)?;
         transaction.execute_batch(step).map_err(failed)?;
@@ -205,11 +265,25 @@ pub(super) fn prepare_until(
     Ok(())
 }
 
-/// Checks that this version can read the file, and gives its format.
-pub(super) fn check(path: &Path, connection: &Connection) -> Result<usize, Error> {
+/// Checks that this version can read the file, and gives its format: 0 if nothing is in it.
+fn check(path: &Path, connection: &Connection) -> Result<usize, Error> {
+    let failed = |source| explain(path, source);
     let found: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(|source| explain(path, source))?;
+        .map_err(failed)?;
+    let (tables, ours): (bool, bool) = connection
+        .query_row(
+            "SELECT count(*) > 0, count(*) FILTER (WHERE name IN ('death', 'note', 'task')) = 3
+             FROM main.sqlite_schema WHERE type = 'table'",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
+        .map_err(failed)?;
+    if found < 0 || tables != (found > 0) || tables != ours {
+        return Err(Error::Foreign {
+            path: path.to_owned(),
+        });
+    }
     match usize::try_from(found) {
         Ok(version) if version <= STEPS.len() => Ok(version),
         _ => Err(Error::Newer {
@@ -219,3 +293,6 @@ pub(super) fn check(path: &Path, connection: &Connection) -> Result<usize, Error
         }),
     }
 }
+
+#[cfg(test)]
+pub(super) const FORMATS: usize = STEPS.len();

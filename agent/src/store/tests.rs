@@ -10,6 +10,7 @@ use agent_core::model::{
 use super::*;
 
 mod fleet;
+mod formats;
 mod overheard;
 mod prune;
 mod removals;
