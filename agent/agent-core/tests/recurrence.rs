@@ -308,7 +308,13 @@ fn a_question_chooses_groups_and_leaves_the_comparison_whole() {
     };
     assert_eq!(found(&ask(None, None)), ["f1aa", "f2bb"]);
     assert_eq!(found(&ask(Some("f2"), None)), ["f2bb"]);
-    assert_eq!(found(&ask(Some("KernelBug"), None)), [""; 0]);
+    assert_eq!(found(&ask(Some("F2B"), None)), ["f2bb"]);
+    for code in ["KernelBug", "kernelbug"] {
+        assert_eq!(found(&ask(Some(code), None)), ["f1aa", "f2bb"]);
+    }
+    for nothing in ["Kernel", "f1aab", "f1ä", "HungTask"] {
+        assert_eq!(found(&ask(Some(nothing), None)), [""; 0], "{nothing}");
+    }
     let of_a = ask(None, Some("a"));
     assert_eq!(found(&of_a), ["f1aa"]);
     assert_eq!(of_a.groups[0].deaths, 4, "also those of b");

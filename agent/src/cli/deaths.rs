@@ -57,8 +57,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     ends.sort_by_key(|end| std::cmp::Reverse(end.noticed()));
     ends.truncate(args.limit as usize);
     let text = match args.output {
-        Some(Format::Json) => serde_json::to_string_pretty(&ends)? + "\n",
-        Some(Format::Yaml) => serde_yaml_ng::to_string(&ends)?,
+        Some(Format::Json) => out::json(&ends)?,
+        Some(Format::Yaml) => out::yaml(&ends)?,
         Some(Format::Wide) => listed(&ends, true),
         None => listed(&ends, false),
     };

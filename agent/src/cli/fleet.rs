@@ -6,8 +6,11 @@ use std::process::ExitCode;
 use agent_core::engine::rfc3339;
 use agent_core::model::NodeName;
 use agent_core::recurrence::{Apart, Asked, Dimension, Fleet, Group, Row, Trait, node_days_text};
-use anyhow::{Context, ensure};
-use jiff::{Span, SpanRelativeTo, Unit};
+use anyhow::{Context, bail};
+use clap::builder::NonEmptyStringValueParser;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Span, SpanRelativeTo, Timestamp, Unit};
 
 use super::ask::{Format, NOTHING_KNOWN, Source};
 use super::out::{self, Style, sanitize, styled};
@@ -16,9 +19,11 @@ const EXAMPLES: &str = "\
 Examples:
   lastgasp fleet                           all deaths, the most frequent first
   lastgasp fleet --since 30d               of the last 30 days
+  lastgasp fleet --since 2026-11-01        since a date or time (UTC)
   lastgasp fleet --fingerprint 3f2a        one crash, by how its fingerprint begins
-  lastgasp fleet --fingerprint Unknown     ends without a word, by their reason code
+  lastgasp fleet --fingerprint KernelBug   all with this reason code
   lastgasp fleet --node w01                what w01 died of, and who else did
+  lastgasp fleet -o wide                   all rows and nodes, and who never died
   lastgasp fleet -o json | jq -r '.groups[].sentence'
   lastgasp fleet --store annotator.db      without an annotator running
 
@@ -48,10 +53,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
     /// Only deaths whose fingerprint begins so, or with this reason code
-    #[arg(long, value_name = "PREFIX|CODE")]
+    #[arg(long, value_name = "PREFIX|CODE", value_parser = NonEmptyStringValueParser::new())]
     fingerprint: Option<String>,
-    /// Only what happened this long ago or less: 30d, 12h, 2w [default: all that is kept]
-    #[arg(long, value_name = "DURATION")]
+    /// Only what happened this long ago or less (30d, 12h, 2w), or since then (2026-11-01,
+    /// 2026-11-01T10:00Z) [default: all that is kept]
+    #[arg(long, value_name = "DURATION|TIME")]
     since: Option<String>,
     /// How to print it [default: text]
     #[arg(short, long, value_enum, value_name = "FORMAT")]
@@ -69,13 +75,21 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         fingerprint: args.fingerprint.clone(),
         node,
     };
-    let since_s = args.since.as_deref().map(seconds).transpose()?;
+    let now = Timestamp::now();
+    let since_s = args.since.as_deref().map(|text| seconds(text, now));
+    let since_s = since_s.transpose()?;
     let fleet = args.source.fleet(&asked, since_s)?;
     let text = match args.output {
-        Some(Format::Json) => serde_json::to_string_pretty(&fleet)? + "\n",
-        Some(Format::Yaml) => serde_yaml_ng::to_string(&fleet)?,
-        Some(Format::Wide) => told(&fleet, &asked, true, out::colour())?,
-        None => told(&fleet, &asked, false, out::colour())?,
+        Some(Format::Json) => out::json(&fleet)?,
+        Some(Format::Yaml) => out::yaml(&fleet)?,
+        output => {
+            let look = Look {
+                wide: output.is_some(),
+                colour: out::colour(),
+                columns: out::columns(),
+            };
+            told(&fleet, &asked, look)?
+        }
     };
     out::bytes(text.as_bytes())?;
     Ok(ExitCode::from(if fleet.groups.is_empty() {
@@ -85,18 +99,42 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }))
 }
 
-/// Seconds of a duration as people write it; a day has 24 hours.
-fn seconds(text: &str) -> anyhow::Result<u64> {
-    let wrong = || format!("--since {text:?} is no duration like 30d, 12h or 2w");
-    let span: Span = text.parse().with_context(wrong)?;
-    let seconds = span
-        .total((Unit::Second, SpanRelativeTo::days_are_24_hours()))
-        .with_context(wrong)?;
-    ensure!(seconds >= 1.0, "{}", wrong());
-    Ok(seconds as u64)
+/// How many seconds ago that is: a duration as people write it, of days of 24 hours, or a
+/// date or time, in UTC unless it says otherwise.
+fn seconds(text: &str, now: Timestamp) -> anyhow::Result<u64> {
+    let day = SpanRelativeTo::days_are_24_hours();
+    let ago = match text.parse::<Span>() {
+        Ok(span) => span.total((Unit::Second, day)).ok(),
+        Err(_) => time(text).map(|at| now.duration_since(at).as_secs_f64()),
+    };
+    match ago {
+        Some(seconds) if seconds >= 1.0 => Ok(seconds as u64),
+        _ => bail!(
+            "--since {text:?} is neither a duration like 30d, 12h or 2w nor a time that is past, \
+             like 2026-11-01 or 2026-11-01T10:00Z"
+        ),
+    }
 }
 
-fn told(fleet: &Fleet, asked: &Asked, wide: bool, colour: bool) -> Result<String, std::fmt::Error> {
+fn time(text: &str) -> Option<Timestamp> {
+    if let Ok(at) = text.parse() {
+        return Some(at);
+    }
+    let at: DateTime = text.parse().ok()?;
+    Some(at.to_zoned(TimeZone::UTC).ok()?.timestamp())
+}
+
+/// How it is shown.
+#[derive(Clone, Copy, Debug, Default)]
+struct Look {
+    /// All of it, however wide.
+    wide: bool,
+    colour: bool,
+    /// Of the terminal.
+    columns: Option<usize>,
+}
+
+fn told(fleet: &Fleet, asked: &Asked, look: Look) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     if let Some(node) = &fleet.node {
         writeln!(
@@ -110,37 +148,42 @@ fn told(fleet: &Fleet, asked: &Asked, wide: bool, colour: bool) -> Result<String
     } else if let Some(node) = &asked.node {
         writeln!(text, "nothing is known of {node}")?;
     }
-    writeln!(
-        text,
-        "{} in all; {} seen alive for {}, {} of them never died",
-        counted(fleet.deaths, "death", "deaths"),
-        counted(fleet.nodes, "node", "nodes"),
-        node_days_text(fleet.node_days),
-        fleet.never_died.nodes
-    )?;
+    let mut all = format!("{} in all; ", counted(fleet.deaths, "death", "deaths"));
+    match fleet.nodes {
+        0 => all.push_str("no node was seen alive"),
+        nodes => write!(
+            all,
+            "{} seen alive for {}, {} of them never died",
+            counted(nodes, "node", "nodes"),
+            node_days_text(fleet.node_days),
+            fleet.never_died.nodes
+        )?,
+    }
+    writeln!(text, "{}", out::wrapped(&all, 0, 2, look.columns))?;
     if let Some(since) = fleet.since {
         writeln!(text, "since {}", rfc3339(since))?;
     }
-    if fleet.groups.is_empty() {
-        text.push_str("no such deaths are known\n");
+    if fleet.groups.is_empty() && fleet.deaths > 0 {
+        text.push_str("none of them is of what was asked for\n");
     }
     for group in &fleet.groups {
         text.push('\n');
-        told_group(&mut text, group, wide, colour)?;
+        told_group(&mut text, group, look)?;
     }
     if fleet.groups_left_out > 0 {
         let more = counted(fleet.groups_left_out, "more kind", "more kinds");
         writeln!(text, "\nand {more} of death, with fewer deaths each")?;
     }
-    if wide && !fleet.never_died.names.is_empty() {
+    if look.wide && !fleet.never_died.names.is_empty() {
         let names = &fleet.never_died.names;
         let all = fleet.never_died.nodes;
-        writeln!(text, "\nnever died: {}", listed(names, all, names.len()))?;
+        let names = format!("never died: {}", listed(names, all, names.len()));
+        writeln!(text, "\n{}", out::wrapped(&names, 0, 2, look.columns))?;
     }
     Ok(text)
 }
 
-fn told_group(text: &mut String, group: &Group, wide: bool, colour: bool) -> std::fmt::Result {
+fn told_group(text: &mut String, group: &Group, look: Look) -> std::fmt::Result {
     // What has no fingerprint has no more in common than its code.
     let code = match &group.fingerprint {
         None if group.deaths > 1 => format!(" with code {}, the newest", group.code.as_str()),
@@ -152,12 +195,17 @@ fn told_group(text: &mut String, group: &Group, wide: bool, colour: bool) -> std
         counted(group.nodes_died, "node", "nodes"),
         group.reason
     );
-    writeln!(text, "{}", styled(&sanitize(&head), Style::Bold, colour))?;
-    writeln!(text, "  {}", sanitize(&group.sentence))?;
-    if let Some(own) = &group.on_node {
-        writeln!(text, "  {}", sanitize(own))?;
+    let head = out::wrapped(&sanitize(&head), 0, 2, look.columns);
+    writeln!(text, "{}", styled(&head, Style::Bold, look.colour))?;
+    for said in [Some(&group.sentence), group.on_node.as_ref()] {
+        let Some(said) = said else { continue };
+        let said = out::wrapped(&sanitize(said), 2, 4, look.columns);
+        writeln!(text, "  {said}")?;
     }
-    let mut field = |name: &str, value: &str| writeln!(text, "  {name:<11}  {}", sanitize(value));
+    let mut field = |name: &str, value: &str| {
+        let value = out::wrapped(&sanitize(value), 15, 15, look.columns);
+        writeln!(text, "  {name:<11}  {value}")
+    };
     for (index, apart) in group.apart.iter().enumerate() {
         field(if index == 0 { "only with" } else { "" }, &only_with(apart))?;
     }
@@ -171,7 +219,11 @@ fn told_group(text: &mut String, group: &Group, wide: bool, colour: bool) -> std
     } else {
         field("when", &last)?;
     }
-    let most = if wide { group.nodes.len() } else { NODES_NAMED };
+    let most = if look.wide {
+        group.nodes.len()
+    } else {
+        NODES_NAMED
+    };
     let names: Vec<String> = group
         .nodes
         .iter()
@@ -182,7 +234,11 @@ fn told_group(text: &mut String, group: &Group, wide: bool, colour: bool) -> std
         .collect();
     field("nodes", &listed(&names, group.nodes_died, most))?;
     text.push('\n');
-    let shown = if wide { group.rows.len() } else { ROWS_SHOWN };
+    let shown = if look.wide {
+        group.rows.len()
+    } else {
+        ROWS_SHOWN
+    };
     let rows: Vec<Vec<String>> = group.rows.iter().take(shown).map(row).collect();
     let headings = [
         "KERNEL",
@@ -193,13 +249,17 @@ fn told_group(text: &mut String, group: &Group, wide: bool, colour: bool) -> std
         "NODE-DAYS",
         "EXPECTED",
     ];
-    for line in out::table(&headings, &rows).lines() {
+    // What is indented is no longer in the table.
+    let within = look.columns.filter(|_| !look.wide);
+    let within = within.map(|columns| columns.saturating_sub(2));
+    let table = out::table_within(&headings, &rows, within, &[&[1, 2], &[0]]);
+    for line in table.lines() {
         writeln!(text, "  {line}")?;
     }
     let rest = group.rows.len().saturating_sub(shown) as u64 + group.rows_left_out;
     if rest > 0 {
         let more = counted(rest, "more row", "more rows");
-        let way = if wide { "" } else { " (-o wide)" };
+        let way = if look.wide { "" } else { " (-o wide)" };
         writeln!(text, "  and {more}{way}")?;
     }
     Ok(())

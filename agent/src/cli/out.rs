@@ -1,9 +1,11 @@
 //! What people and scripts see: the only place that writes to standard output.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use agent_core::engine::escaped;
+use agent_core::engine::{escaped, is_plain};
+use serde::Serialize;
 
 /// Longest piece of text from outside that is shown on one line, in bytes.
 const SHOWN_MAX: usize = 4_096;
@@ -104,14 +106,120 @@ pub fn styled(text: &str, style: Style, colour: bool) -> String {
     format!("\u{1b}[{code}m{text}\u{1b}[0m")
 }
 
-/// Rows under headings, each column as wide as it has to be.
-pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+/// As JSON, with what [`sanitize`] escapes in JSON's own way: a reader gets it as it was.
+pub fn json<T: Serialize>(value: &T) -> serde_json::Result<String> {
+    plain_json(value, |c, out| {
+        let mut units = [0; 2];
+        for unit in c.encode_utf16(&mut units) {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "\\u{unit:04x}");
+        }
+    })
+}
+
+/// As YAML. Where something is to be escaped, as JSON, which is YAML as well: in YAML's
+/// own form some of it would be shown.
+pub fn yaml<T: Serialize>(value: &T) -> anyhow::Result<String> {
+    let text = serde_yaml_ng::to_string(value)?;
+    if text.chars().all(|c| c == '\n' || is_plain(c)) {
+        return Ok(text);
+    }
+    // YAML has no pairs of escapes for one character.
+    Ok(plain_json(value, |c, out| {
+        let _ = write!(out, "\\U{:08x}", u32::from(c));
+    })?)
+}
+
+fn plain_json<T: Serialize>(
+    value: &T,
+    escape: impl Fn(char, &mut String),
+) -> serde_json::Result<String> {
+    let mut out = String::new();
+    for c in serde_json::to_string_pretty(value)?.chars() {
+        if c == '\n' || is_plain(c) {
+            out.push(c);
+        } else {
+            escape(c, &mut out);
+        }
+    }
+    out.push('\n');
+    Ok(out)
+}
+
+/// Columns of the terminal that standard output goes to, if it is one.
+pub fn columns() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(io::stdout())?;
+    Some(usize::from(width.0)).filter(|columns| *columns > 0)
+}
+
+/// Text in lines of so many columns, if there is a limit; the first begins at `first`, the
+/// others are moved in by `hang`. What has no space is not cut.
+pub fn wrapped(text: &str, first: usize, hang: usize, columns: Option<usize>) -> String {
+    let Some(columns) = columns else {
+        return text.to_owned();
+    };
+    let (mut out, mut at) = (String::new(), first);
+    for (index, word) in text.split(' ').enumerate() {
+        let length = word.chars().count();
+        if index > 0 && at + 1 + length > columns {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', hang));
+            at = hang;
+        } else if index > 0 {
+            out.push(' ');
+            at += 1;
+        }
+        out.push_str(word);
+        at += length;
+    }
+    out
+}
+
+/// Narrowest that a column is made.
+const NARROW: usize = 10;
+
+/// A table that is no wider than this, if `shrink`, columns that are cut, allow it: the
+/// widest of the first of these, then of the next.
+pub fn table_within(
+    headings: &[&str],
+    rows: &[Vec<String>],
+    columns: Option<usize>,
+    shrink: &[&[usize]],
+) -> String {
+    let mut widths = widths(headings, rows);
+    let all: usize = widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1);
+    let mut over = columns.map_or(0, |columns| all.saturating_sub(columns));
+    for together in shrink {
+        while over > 0 {
+            let wide = together.iter().filter(|column| widths[**column] > NARROW);
+            let Some(widest) = wide.max_by_key(|column| widths[**column]) else {
+                break;
+            };
+            widths[*widest] -= 1;
+            over -= 1;
+        }
+    }
+    let cut = |(cell, width): (&String, &usize)| match cell.chars().count() {
+        length if length <= *width => cell.clone(),
+        _ => cell.chars().take(width - 1).chain(['…']).collect(),
+    };
+    let cut = |row: &Vec<String>| row.iter().zip(&widths).map(cut).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(cut).collect();
+    table(headings, &rows)
+}
+
+fn widths(headings: &[&str], rows: &[Vec<String>]) -> Vec<usize> {
     let width = |column: usize| {
         let cells = rows.iter().filter_map(|row| row.get(column));
         let widest = cells.map(|cell| cell.chars().count()).max().unwrap_or(0);
         widest.max(headings[column].chars().count())
     };
-    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    (0..headings.len()).map(width).collect()
+}
+
+/// Rows under headings, each column as wide as it has to be.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let widths = widths(headings, rows);
     let mut out = String::new();
     let mut line = |cells: &mut dyn Iterator<Item = &str>| {
         let mut text = String::new();
@@ -158,6 +266,72 @@ mod tests {
             table(&["NODE", "REASON"], &rows),
             "NODE       REASON\nw01        Kernel panic\nlong-name  x\n"
         );
+    }
+
+    #[test]
+    fn a_table_is_cut_to_the_terminal_where_it_may_be() {
+        let rows = [vec![
+            "6.1.1-1.el9.elrepo.x86_64".to_owned(),
+            "American Megatrends 3.10".to_owned(),
+            "12".to_owned(),
+        ]];
+        let headings = ["KERNEL", "FIRMWARE", "DEATHS"];
+        let within = |columns| table_within(&headings, &rows, columns, &[&[1], &[0]]);
+        assert_eq!(within(None), table(&headings, &rows));
+        assert_eq!(within(Some(200)), table(&headings, &rows));
+        assert_eq!(
+            within(Some(50)),
+            "KERNEL                     FIRMWARE         DEATHS\n\
+             6.1.1-1.el9.elrepo.x86_64  American Megat…  12\n"
+        );
+        assert_eq!(
+            within(Some(1)),
+            "KERNEL      FIRMWARE    DEATHS\n6.1.1-1.e…  American …  12\n"
+        );
+        for columns in 30..90 {
+            let text = within(Some(columns));
+            assert!(text.lines().all(|line| line.chars().count() <= columns));
+        }
+        assert_eq!(
+            table_within(&headings, &[], Some(1), &[&[1], &[0]]),
+            "KERNEL  FIRMWARE  DEATHS\n"
+        );
+    }
+
+    #[test]
+    fn text_is_broken_between_words() {
+        let text = "12 of 12 deaths on 6.1.1-1.el9.elrepo.x86_64; 0 on 6.1.81";
+        assert_eq!(wrapped(text, 2, 4, None), text);
+        assert_eq!(
+            wrapped(text, 2, 4, Some(24)),
+            "12 of 12 deaths on\n    6.1.1-1.el9.elrepo.x86_64;\n    0 on 6.1.81"
+        );
+        assert_eq!(wrapped("", 2, 4, Some(1)), "");
+        assert_eq!(wrapped("a b", 0, 0, Some(0)), "a\nb");
+    }
+
+    #[test]
+    fn what_is_for_scripts_moves_no_cursor_either_and_says_the_same() {
+        for text in [
+            "\u{9b}2J",
+            "a\u{202e}b",
+            "\u{feff}",
+            "\u{e0001}",
+            "x\u{85}y",
+            "Täst: ok",
+        ] {
+            let value = serde_json::json!({"said": [text], "n": 1});
+            let all = [json(&value).expect("JSON"), yaml(&value).expect("YAML")];
+            for shown in &all {
+                assert!(shown.chars().all(|c| c == '\n' || is_plain(c)), "{shown:?}");
+            }
+            let read: serde_json::Value = serde_json::from_str(&all[0]).expect("JSON");
+            assert_eq!(read, value);
+            let read: serde_json::Value = serde_yaml_ng::from_str(&all[1]).expect("YAML");
+            assert_eq!(read, value);
+        }
+        let plain = yaml(&serde_json::json!({"a": "b: c"})).expect("YAML");
+        assert_eq!(plain, "a: 'b: c'\n");
     }
 
     #[test]

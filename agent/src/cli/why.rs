@@ -56,8 +56,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::from(NOTHING_KNOWN));
     };
     let text = match args.output {
-        Some(Format::Json) => serde_json::to_string_pretty(&answer)? + "\n",
-        Some(Format::Yaml) => serde_yaml_ng::to_string(&answer)?,
+        Some(Format::Json) => out::json(&answer)?,
+        Some(Format::Yaml) => out::yaml(&answer)?,
         Some(Format::Wide) => told(&answer, true, out::colour())?,
         None => told(&answer, false, out::colour())?,
     };

@@ -133,7 +133,9 @@ pub enum Error {
         source: rusqlite::Error,
     },
     /// A row holds what this version cannot read.
-    #[error("the store {path} holds a record that cannot be read")]
+    #[error(
+        "the store {path} holds a record that cannot be read; if a newer lastgasp wrote it, use that"
+    )]
     Record {
         /// The file.
         path: PathBuf,

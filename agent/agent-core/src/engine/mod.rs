@@ -44,7 +44,7 @@ pub use io::{Action, Input, KnownNode, Limits, Output, Stats};
 pub use log::merged;
 pub use mitigation::mitigation_text;
 pub use removal::{removed, shows_more};
-pub use text::{escaped, rfc3339};
+pub use text::{escaped, is_plain, rfc3339};
 
 /// Longest time one step can move the engine's own clock, in milliseconds.
 ///

@@ -31,7 +31,7 @@ pub fn escaped(text: &str, max: usize) -> String {
 }
 
 /// Whether a character shows as itself and moves nothing around it.
-fn is_plain(c: char) -> bool {
+pub fn is_plain(c: char) -> bool {
     let hidden = matches!(
         c,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

@@ -214,9 +214,13 @@ impl Census {
             kinds.entry(&died.kind).or_default().push(died);
         }
         kinds.retain(|kind, deaths| {
-            let is_asked = asked.fingerprint.as_ref().is_none_or(|asked| match kind {
-                Kind::Crash(fingerprint) => fingerprint.starts_with(asked.as_str()),
-                Kind::Code(code) | Kind::Ordered(code) => code.as_str() == asked,
+            let is_asked = asked.fingerprint.as_ref().is_none_or(|asked| {
+                let begins = match kind {
+                    Kind::Crash(fingerprint) => begins_so(fingerprint, asked),
+                    Kind::Code(_) | Kind::Ordered(_) => false,
+                };
+                let coded = |died: &&Died| died.code.as_str().eq_ignore_ascii_case(asked);
+                begins || deaths.iter().any(coded)
             });
             let of_node = asked.node.is_none()
                 || asked_node.is_some_and(|node| deaths.iter().any(|died| died.node == *node));
@@ -505,6 +509,12 @@ impl Census {
         apart.truncate(APART_MAX);
         apart
     }
+}
+
+/// As people type it: in whatever case.
+fn begins_so(fingerprint: &str, asked: &str) -> bool {
+    let head = fingerprint.get(..asked.len());
+    head.is_some_and(|head| head.eq_ignore_ascii_case(asked))
 }
 
 /// The known bugs that the most of these deaths look like; two where they look alike.

@@ -15,6 +15,7 @@ const CHANCE_MAX: f64 = 0.05;
 #[serde(rename_all = "kebab-case")]
 pub enum Telling {
     /// It would be a strange chance.
+    #[serde(rename = "significant")]
     Yes,
     /// Too few deaths were to be expected there.
     TooFewNodeDays,

@@ -33,7 +33,7 @@ const NAMES_MAX: usize = 1_000;
 /// What is asked of a fleet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
-    /// Only groups whose fingerprint begins so, or with this reason code.
+    /// Only groups whose fingerprint begins so, or in which one has this reason code.
     pub fingerprint: Option<String>,
     /// Only deaths of which this node died as well.
     pub node: Option<NodeName>,
@@ -43,13 +43,15 @@ pub struct Asked {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "has")]
 pub enum HasBug {
-    /// It has.
+    /// It has. In words that no reader of YAML takes for a truth value.
+    #[serde(rename = "present")]
     Yes {
         /// The first version with the fix, of its series if that has one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         fixed_in: Option<String>,
     },
     /// It came later, or is fixed there.
+    #[serde(rename = "absent")]
     No,
     /// Nobody can know, as by a distribution that takes single fixes.
     Unknown,

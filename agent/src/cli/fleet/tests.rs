@@ -8,6 +8,11 @@ use crate::store::{Change, SeenNode, Store};
 
 const NOW: Timestamp = Timestamp(1_700_000_000_000);
 const DAY: u64 = 86_400_000;
+const WIDE: Look = Look {
+    wide: true,
+    colour: false,
+    columns: None,
+};
 const OLD: &str = "6.1.1-1.el9.elrepo.x86_64";
 
 /// The reporter's crash, as a log of that kernel has it.
@@ -78,7 +83,7 @@ fn live(store: &Store, life: &Life) {
 }
 
 /// What is told of a store with these lives.
-fn told_of(lives: &[Life], asked: &Asked, wide: bool) -> String {
+fn told_of(lives: &[Life], asked: &Asked, look: Look) -> String {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("a.db");
     let store = Store::open(&path).expect("opens");
@@ -88,7 +93,7 @@ fn told_of(lives: &[Life], asked: &Asked, wide: bool) -> String {
     drop(store);
     let store = Store::open_to_read(&path).expect("opens");
     let fleet = store.fleet(None, asked, &known::has_bug).expect("readable");
-    told(&fleet, asked, wide, false).expect("text")
+    told(&fleet, asked, look).expect("text")
 }
 
 fn reporters_fleet() -> Vec<Life> {
@@ -111,7 +116,7 @@ fn reporters_fleet() -> Vec<Life> {
 
 #[test]
 fn the_reporters_fleet_is_told_with_who_never_died_and_why_that_is_no_comfort() {
-    let told = told_of(&reporters_fleet(), &Asked::default(), false);
+    let told = told_of(&reporters_fleet(), &Asked::default(), Look::default());
     let want = "\
 12 deaths in all; 15 nodes seen alive for 70 node-days, 11 of them never died
 
@@ -139,7 +144,7 @@ fn a_node_is_told_what_it_died_of() {
         node: NodeName::new("w2"),
         fingerprint: None,
     };
-    let told = told_of(&reporters_fleet(), &asked, false);
+    let told = told_of(&reporters_fleet(), &asked, Look::default());
     for part in [
         "w2: 3 deaths, 4 boots seen over 6.0 node-days\n",
         "w2 died of it 3 times in 3 days; 9 more deaths on 3 other nodes\n",
@@ -164,9 +169,9 @@ fn what_has_no_fingerprint_is_told_by_its_code() {
     }
     let asked = Asked::default();
     let fleet = store.fleet(None, &asked, &known::has_bug);
-    let told = told(&fleet.expect("readable"), &asked, false, false).expect("text");
+    let told = told(&fleet.expect("readable"), &asked, Look::default()).expect("text");
     let want = "\
-2 deaths in all; 0 nodes seen alive for less than 0.1 node-days, 0 of them never died
+2 deaths in all; no node was seen alive
 
 2 deaths of 1 node with code Restart, the newest: Restart without an orderly stop
   Ended by order: nothing is compared
@@ -190,7 +195,7 @@ fn what_nodes_say_moves_no_cursor() {
         died: 1,
         each_ms: DAY,
     }];
-    let told = told_of(&lives, &Asked::default(), true);
+    let told = told_of(&lives, &Asked::default(), WIDE);
     let is_plain = |c: char| c == '\n' || (!c.is_control() && c != '\u{202e}');
     assert!(told.chars().all(is_plain), "{told:?}");
     assert!(told.contains("6.1\\u{1b}[2J"), "{told}");
@@ -203,24 +208,86 @@ fn nothing_known_is_said() {
         fingerprint: None,
     };
     assert_eq!(
-        told_of(&[], &asked, true),
-        "nothing is known of w9\n0 deaths in all; 0 nodes seen alive for less than 0.1 node-days, 0 of them never died\nno such deaths are known\n"
+        told_of(&[], &asked, WIDE),
+        "nothing is known of w9\n0 deaths in all; no node was seen alive\n"
     );
+    let asked = Asked {
+        fingerprint: Some("3f2a".into()),
+        node: None,
+    };
+    let told = told_of(&reporters_fleet(), &asked, Look::default());
+    let said = "never died\nnone of them is of what was asked for\n";
+    assert!(told.ends_with(said), "{told}");
 }
 
 #[test]
-fn durations_are_read_as_people_write_them() {
+fn a_narrow_terminal_gets_lines_that_fit_and_a_wide_look_all_of_it() {
+    let mut lives = reporters_fleet();
+    for life in &mut lives {
+        life.firmware = "American Megatrends International, LLC. 3.10 01/15/2024";
+    }
+    let told = |columns, wide| {
+        let columns = Some(columns);
+        let look = Look {
+            wide,
+            columns,
+            ..Look::default()
+        };
+        told_of(&lives, &Asked::default(), look)
+    };
+    for columns in [76, 80, 100, 132] {
+        let text = told(columns, false);
+        let longest = text.lines().map(|line| line.chars().count()).max();
+        assert!(
+            longest <= Some(columns),
+            "{longest:?} of {columns}:\n{text}"
+        );
+        assert!(text.contains("4 of 5") && text.contains("16.0"), "{text}");
+    }
+    assert!(
+        told(80, false).contains("American …"),
+        "{}",
+        told(80, false)
+    );
+    let row = format!("{OLD}   {}  virtio_net", lives[0].firmware);
+    assert!(told(80, true).contains(&row), "{}", told(80, true));
+}
+
+#[test]
+fn durations_and_times_are_read_as_people_write_them() {
+    let now: jiff::Timestamp = "2026-11-22T10:00:00Z".parse().expect("a time");
     for (text, wanted) in [
         ("30d", 30 * 86_400),
         ("12h", 12 * 3_600),
         ("2w", 14 * 86_400),
         ("1d 6h", 30 * 3_600),
+        ("1.5h", 5_400),
         ("90s", 90),
+        ("2026-11-22", 10 * 3_600),
+        ("2026-11-21T10:00", 86_400),
+        ("2026-11-21 10:00:30", 86_370),
+        ("2026-11-21T10:00Z", 86_400),
+        ("2026-11-21T10:00:00.5+02:00", 93_599),
     ] {
-        assert_eq!(seconds(text).expect("a duration"), wanted, "{text}");
+        assert_eq!(seconds(text, now).expect("a time"), wanted, "{text}");
     }
-    for text in ["", "30", "-30d", "0d", "1mo", "soon", "30d ago"] {
-        let error = seconds(text).expect_err(text).to_string();
-        assert!(error.contains("30d, 12h"), "{text}: {error}");
+    for text in [
+        "",
+        "30",
+        "-30d",
+        "0d",
+        "1mo",
+        "1y",
+        "soon",
+        "30d ago",
+        "2026-11-23",
+        "2026-13-01",
+        "11-01",
+    ] {
+        let error = seconds(text, now).expect_err(text).to_string();
+        assert!(
+            error.contains("30d, 12h") && error.contains("2026-11-01"),
+            "{text}: {error}"
+        );
     }
 }
