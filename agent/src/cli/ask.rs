@@ -229,4 +229,33 @@ mod tests {
             "{error}"
         );
     }
+
+    #[test]
+    fn a_store_that_cannot_be_read_is_said_with_the_way_out_whatever_is_asked() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let newer = dir.path().join("newer.db");
+        drop(Store::open(&newer).expect("a new store"));
+        // Where SQLite keeps the format that is ours to count.
+        let mut bytes = std::fs::read(&newer).expect("readable");
+        bytes[60..64].copy_from_slice(&1_000_u32.to_be_bytes());
+        std::fs::write(&newer, bytes).expect("writable");
+        for (store, said) in [
+            (newer, "use the newer lastgasp"),
+            (dir.path().join("none.db"), "name the file of an annotator"),
+        ] {
+            let source = Source {
+                annotator: String::new(),
+                store: Some(store),
+            };
+            for error in [
+                source.fleet(&Asked::default(), None).map(drop),
+                source.why(&Query::Any("w01".into()), 1).map(drop),
+                source.deaths(1).map(drop),
+                source.removed(1).map(drop),
+            ] {
+                let error = error.expect_err("not to be read").to_string();
+                assert!(error.contains(said), "{error}");
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@ mod schema;
 mod view;
 mod write;
 
+use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -68,7 +69,7 @@ pub enum Error {
     },
     /// The file cannot be opened to read.
     #[error(
-        "cannot read the store {path}; name the file of an annotator's --store, or a copy of it, in a directory that is writable: SQLite keeps two more files there"
+        "cannot read the store {path}; name the file of an annotator's --store, or a copy of it with its -wal file, in a directory that is writable: SQLite keeps two more files there"
     )]
     OpenToRead {
         /// The file.
@@ -246,15 +247,51 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection, Error> {
 }
 
 fn connect_to_read(path: &Path) -> Result<Connection, Error> {
-    let open = || {
-        let connection = connect(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    let open = |name: &Path, flags| {
+        let connection = connect(name, flags)?;
         schema::stand_in(path, &connection)?;
         Ok(connection)
     };
-    open().map_err(|error| match error {
-        Error::Open { path, source } => Error::OpenToRead { path, source },
+    match open(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        // A snapshot on a disk that nobody writes to: SQLite has no place for its two files.
+        Err(Error::Open { .. }) if path.is_file() && !has_log(path) => {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            open(&unchanging(path), flags)
+        }
+        other => other,
+    }
+    .map_err(|error| match error {
+        Error::Open { source, .. } => Error::OpenToRead {
+            path: path.to_owned(),
+            source,
+        },
         other => other,
     })
+}
+
+/// Whether commits lie beside the file that are not in it yet.
+fn has_log(path: &Path) -> bool {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    std::fs::metadata(name).is_ok_and(|log| log.len() > 0)
+}
+
+/// The file's address as one that does not change while it is read.
+fn unchanging(path: &Path) -> PathBuf {
+    let mut address = "file:".to_owned();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+                address.push(char::from(*byte));
+            }
+            // Writing to a String cannot fail.
+            other => {
+                let _ = write!(address, "%{other:02X}");
+            }
+        }
+    }
+    address.push_str("?immutable=1");
+    address.into()
 }
 
 /// Says what an error of SQLite means for the user.

@@ -148,7 +148,8 @@ fn a_file_of_a_newer_format_says_so_and_stays_as_it_is() {
             "{error}"
         );
     }
-    assert!(before == std::fs::read(&path).expect("readable"));
+    let after = std::fs::read(&path).expect("readable");
+    assert!(before == after, "it was written to");
 }
 
 #[test]
@@ -185,4 +186,20 @@ fn what_is_no_store_is_not_touched() {
         "{error}"
     );
     assert!(!dir.path().join("a.db").exists());
+}
+
+#[test]
+fn the_address_of_a_file_that_does_not_change_is_that_of_the_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let odd = dir.path().join("a b?c#d%20é");
+    std::fs::create_dir(&odd).expect("made");
+    let path = file_of(&odd, FORMATS);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+    let connection = connect(&unchanging(&path), flags).expect("opens");
+    let count = connection.query_row("SELECT count(*) FROM death", [], |row| row.get(0));
+    assert_eq!(count, Ok(1_i64));
+    assert!(!has_log(&path));
+    let mut log = path.into_os_string();
+    log.push("-wal");
+    assert!(!Path::new(&log).exists(), "nothing is made beside it");
 }
