@@ -46,9 +46,15 @@ fn deaths_that_recur_are_counted_with_the_nodes_that_live() {
     let why = text(&annotator.ask(&["why", "node/w01"]));
     let recurs = "second death of this fingerprint on this node in ";
     assert!(why.contains(recurs), "{why}");
+    let next = format!("lastgasp fleet --fingerprint {fingerprint}\n");
+    assert!(why.contains(&next), "{why}");
+    let deaths = text(&annotator.ask(&["deaths", "-o", "wide"]));
+    assert_eq!(deaths.matches(fingerprint).count(), 2, "{deaths}");
     for (args, code) in [
         (vec!["fleet", "--fingerprint", &fingerprint[..6]], 0),
+        (vec!["fleet", "--fingerprint", "kernelbug"], 0),
         (vec!["fleet", "--fingerprint", "none"], 3),
+        (vec!["fleet", "--since", "2020-01-01"], 0),
         (vec!["fleet", "--node", "w01", "--since", "1h"], 0),
         (vec!["fleet", "--node", "w02"], 3),
         (vec!["fleet", "--node", "no node"], 1),
