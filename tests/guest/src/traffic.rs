@@ -14,7 +14,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::bpf::{self, CALL, COPY, END, JUMP_IF_EQUAL, LOAD, SET, instruction};
 use crate::machine;
@@ -61,12 +61,12 @@ pub(crate) fn merged(packets: u32) -> Result<u64> {
 /// The devices that [`open`] made, which stay.
 static OPEN: Mutex<Option<Road>> = Mutex::new(None);
 
-/// Where packets come in, where they leave, and whether the program is there that sends
-/// them on.
+/// Where packets come in, where they leave, and whether the program that sends them on, if
+/// it is there, mangles them.
 struct Road {
     inside: File,
     _outside: File,
-    has_program: bool,
+    mangles: Option<bool>,
 }
 
 impl Road {
@@ -75,7 +75,7 @@ impl Road {
         Ok(Self {
             inside: tap(IN, NAPI).context(IN)?,
             _outside: tap(OUT, 0).context(OUT)?,
-            has_program: false,
+            mangles: None,
         })
     }
 }
@@ -92,14 +92,15 @@ pub(crate) fn open(local: [u8; 4]) -> Result<()> {
 fn send(mangle: bool, rounds: u32, flush: Duration, pause: Duration) -> Result<u64> {
     let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut own;
-    let road = match open.as_mut() {
-        Some(road) => road,
-        None => {
-            own = Road::new()?;
-            &mut own
-        }
+    let road = if let Some(road) = open.as_mut() {
+        road
+    } else {
+        own = Road::new()?;
+        &mut own
     };
-    if !road.has_program {
+    if let Some(mangles) = road.mangles {
+        ensure!(mangles == mangle, "the program there does something else");
+    } else {
         // GRO waits for all of them.
         let attribute = |name: &str| format!("/sys/class/net/{IN}/{name}");
         fs::write(attribute("gro_flush_timeout"), flush.as_nanos().to_string())?;
@@ -107,7 +108,7 @@ fn send(mangle: bool, rounds: u32, flush: Duration, pause: Duration) -> Result<u
         machine::lock_any_memory()?;
         let program = load(index(OUT)?, mangle).context("the BPF program")?;
         attach(&program, index(IN)?).context("attaching the BPF program")?;
-        road.has_program = true;
+        road.mangles = Some(mangle);
     }
     let mut sequence = 1000;
     for round in 0..rounds {
