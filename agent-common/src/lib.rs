@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod asked;
+pub mod hold;
 pub mod segment;
 
 /// Slots in the ring; a power of two.
@@ -97,23 +98,6 @@ pub mod notice {
     pub const fn is_final(notice: u16) -> bool {
         matches!(notice, PANIC..=EMERGENCY_RESTART)
     }
-}
-
-/// Where the kernel is held. The numbers are also those of the gasp protocol.
-pub mod hold {
-    /// `__crash_kexec()`: `panic()` is about to stop the other CPUs, or a crash
-    /// kernel to take over.
-    pub const CRASH_KEXEC: u8 = 1;
-    /// `crash_smp_send_stop()`: the same, with `crash_kexec_post_notifiers`.
-    pub const CRASH_STOP: u8 = 2;
-    /// Whoever stops the other CPUs.
-    pub const STOP_OTHERS: u8 = 3;
-    /// `machine_emergency_restart()`: the reset itself.
-    pub const RESET: u8 = 4;
-    /// An ordered end, before `device_shutdown()`.
-    pub const ORDER: u8 = 5;
-    /// Before a `BUG_ON` that is about to be hit.
-    pub const PREDICTION: u8 = 6;
 }
 
 /// One entry of the ring.

@@ -29,7 +29,7 @@ struct Wait {
     until: u64,
     /// The drain threads that must not be sending, a bit each.
     senders: u64,
-    start_ns: u64,
+    clock: hold::Waiting,
     budget_ns: u64,
     waited_ns: u64,
     /// One until it is acknowledged.
@@ -86,7 +86,7 @@ pub fn until_acked(point: u8) {
         until: unsafe { read_volatile(&raw const (*control).head) },
         senders,
         // SAFETY: a helper without arguments.
-        start_ns: unsafe { bpf_ktime_get_ns() },
+        clock: hold::Waiting::new(unsafe { bpf_ktime_get_ns() }),
         budget_ns: budget,
         waited_ns: 0,
         expired: 1,
@@ -94,7 +94,7 @@ pub fn until_acked(point: u8) {
     // SAFETY: map values.
     unsafe {
         write_volatile(&raw mut (*control).hold_point, point.into());
-        write_volatile(&raw mut (*control).hold_since_ns, wait.start_ns);
+        write_volatile(&raw mut (*control).hold_since_ns, wait.clock.start_ns);
     }
     spin(&mut wait);
     // SAFETY: as above.

@@ -27,7 +27,7 @@ pub(super) fn spin(wait: &mut Wait) {
         return;
     };
     let pad: *mut u8 = pad.cast();
-    let end = wait.start_ns + wait.budget_ns;
+    let end = wait.clock.start_ns + wait.budget_ns;
     let closes = is_some(wait.senders) & 1;
     let mut turn = 0;
     while turn < TURNS {
@@ -50,7 +50,7 @@ pub(super) fn spin(wait: &mut Wait) {
     }
     // SAFETY: as above.
     unsafe {
-        wait.waited_ns = bpf_ktime_get_ns() - wait.start_ns;
+        wait.waited_ns = bpf_ktime_get_ns() - wait.clock.start_ns;
         let is_out = read_volatile(&raw const (*control).acked) >= wait.until
             && read_volatile(&raw const (*control).sending) & wait.senders == 0;
         wait.expired = u64::from(!is_out);

@@ -35,7 +35,7 @@ unsafe extern "C" fn turn(_index: u32, context: *mut c_void) -> i64 {
     // signature that the helper calls.
     unsafe {
         bpf_loop(LOOKS, look as *mut c_void, context, 0);
-        (*wait).waited_ns = bpf_ktime_get_ns() - (*wait).start_ns;
+        (*wait).waited_ns = (*wait).clock.look(bpf_ktime_get_ns());
         i64::from((*wait).expired == 0 || (*wait).waited_ns >= (*wait).budget_ns)
     }
 }

@@ -62,6 +62,10 @@ const KEEP_CPU_NS: u64 = 20_000_000;
 /// It does not keep it longer than this for one death, unless the kernel is held.
 const KEEP_CPU_MAX_NS: u64 = 500_000_000;
 
+/// Looks for news between two that look at the clock as well. Where the clock is a device,
+/// or an emulated one, a look at it stops who serves the device that sends.
+const LOOKS: u32 = 256;
+
 /// A thread on the dying CPU leaves the work to the others this long.
 const STAND_DOWN_NS: u64 = 20_000_000;
 
@@ -214,9 +218,21 @@ impl<'a> Drain<'a> {
     pub fn run(mut self, mut bell: Bell) {
         while !self.shared.stop.load(Ordering::Relaxed) {
             match self.step() {
-                Duration::ZERO => std::hint::spin_loop(),
+                Duration::ZERO => self.until_news(),
                 pause => bell.wait(pause),
             }
+        }
+    }
+
+    /// Waits a moment, or until something has happened.
+    fn until_news(&self) {
+        let ring = &self.shared.ring;
+        let seen = ring.news();
+        for _ in 0..LOOKS {
+            if ring.news() != seen {
+                return;
+            }
+            std::hint::spin_loop();
         }
     }
 

@@ -163,6 +163,15 @@ impl CrashRing {
         field!(self, head).load(Ordering::Acquire)
     }
 
+    /// What changes when there is something to do: an entry, a hold, its end.
+    pub fn news(&self) -> (u64, u64, u64) {
+        (
+            self.head(),
+            field!(self, hold_since_ns).load(Ordering::Acquire),
+            field!(self, closed).load(Ordering::Acquire),
+        )
+    }
+
     /// Sequence number of the mark that declared the present death, or `None`
     /// while nothing dies.
     pub fn declared(&self) -> Option<u64> {

@@ -44,6 +44,8 @@ pub const XZ: Tool = Tool::new("xz", "xz-utils");
 pub const MKFS: Tool = Tool::new("mkfs.ext4", "e2fsprogs");
 /// Gives a process another priority.
 pub const NICE: Tool = Tool::new("nice", "coreutils");
+/// Gives a thread another scheduling class.
+pub const CHRT: Tool = Tool::new("chrt", "util-linux");
 /// Gives a compiler its own view of the file system.
 pub const UNSHARE: Tool = Tool::new("unshare", "util-linux");
 /// Another receiver of log lines.

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use crate::arch::Arch;
 use crate::autopsy;
 use crate::host;
+use crate::priority;
 use crate::progress;
 use crate::qmp::{self, Qmp};
 use crate::wire::{Datagram, Wire};
@@ -221,6 +222,8 @@ impl Vm {
         let console_thread = std::thread::Builder::new()
             .name("console".into())
             .spawn(move || read_console(console_stream, &kept))?;
+        // Its first thread is the devices.
+        priority::like_hardware(qemu.id());
         Ok(Self {
             qemu,
             qmp,
@@ -324,7 +327,8 @@ impl Vm {
         let before = host::waited_ms(self.qemu.id());
         let mut now = before;
         let ended = loop {
-            now = host::waited_ms(self.qemu.id()).or(now);
+            // The threads of one that has ended are not counted any more.
+            now = host::waited_ms(self.qemu.id()).max(now);
             if self.qemu.try_wait()?.is_some() {
                 break true;
             }
@@ -394,6 +398,7 @@ fn connect(dir: &TempDir, deadline: Instant) -> Result<(UnixStream, Qmp, UnixStr
 }
 
 fn read_console(mut stream: UnixStream, lines: &Mutex<Vec<ConsoleLine>>) {
+    priority::self_like_hardware();
     let mut buffer = [0; 4096];
     let mut line = Vec::new();
     let keep = |line: &mut Vec<u8>| {

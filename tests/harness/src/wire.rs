@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use socket2::SockRef;
 
+use crate::priority;
+
 /// Address of the machine.
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// Address of the gateway, where collectors are.
@@ -121,7 +123,10 @@ impl Wire {
         let is_deaf = Arc::clone(&deaf);
         let thread = thread::Builder::new()
             .name("wire".into())
-            .spawn(move || serve(&host_end, &passed_on, &sender, &counter, &is_deaf))
+            .spawn(move || {
+                priority::self_like_hardware();
+                serve(&host_end, &passed_on, &sender, &counter, &is_deaf);
+            })
             .context("no thread for the network")?;
         let wire = Self {
             guest_end,

@@ -1,0 +1,94 @@
+//! Where the kernel is held, and for how long. The numbers are also those of the gasp
+//! protocol.
+
+/// `__crash_kexec()`: `panic()` is about to stop the other CPUs, or a crash
+/// kernel to take over.
+pub const CRASH_KEXEC: u8 = 1;
+/// `crash_smp_send_stop()`: the same, with `crash_kexec_post_notifiers`.
+pub const CRASH_STOP: u8 = 2;
+/// Whoever stops the other CPUs.
+pub const STOP_OTHERS: u8 = 3;
+/// `machine_emergency_restart()`: the reset itself.
+pub const RESET: u8 = 4;
+/// An ordered end, before `device_shutdown()`.
+pub const ORDER: u8 = 5;
+/// Before a `BUG_ON` that is about to be hit.
+pub const PREDICTION: u8 = 6;
+
+/// A turn of a hold takes some microseconds. One that took longer than this many
+/// nanoseconds was not run meanwhile: a hypervisor had taken the CPU, or all of them.
+pub const AWAY_NS: u64 = 2_000_000;
+/// Most of that time that a hold does not count, in nanoseconds: where each turn takes
+/// so long for another reason, it ends all the same.
+pub const AWAY_MAX_NS: u64 = 1_000_000_000;
+
+/// How long a CPU has waited, by the clock, without the time that it was not run.
+/// Nothing could be sent either while its whole machine stood still.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    /// When it began.
+    pub start_ns: u64,
+    seen_ns: u64,
+    away_ns: u64,
+}
+
+impl Waiting {
+    /// Since now.
+    #[inline]
+    pub const fn new(now_ns: u64) -> Self {
+        Self {
+            start_ns: now_ns,
+            seen_ns: now_ns,
+            away_ns: 0,
+        }
+    }
+
+    /// Looks at the clock, and gives the nanoseconds waited.
+    #[inline]
+    pub const fn look(&mut self, now_ns: u64) -> u64 {
+        let since = now_ns.wrapping_sub(self.seen_ns);
+        self.seen_ns = now_ns;
+        if since >= AWAY_NS && self.away_ns < AWAY_MAX_NS {
+            self.away_ns += since;
+        }
+        now_ns
+            .wrapping_sub(self.start_ns)
+            .wrapping_sub(self.away_ns)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looks every ten microseconds until so much was waited; gives the clock then.
+    fn until(waiting: &mut Waiting, mut now_ns: u64, waited_ns: u64) -> u64 {
+        while waiting.look(now_ns) < waited_ns {
+            now_ns += 10_000;
+        }
+        now_ns
+    }
+
+    #[test]
+    fn what_a_hypervisor_takes_away_is_not_waited() {
+        let (start, limit) = (5_000_000_000, 50_000_000);
+        let mut waiting = Waiting::new(start);
+        assert_eq!(until(&mut waiting, start, limit), start + limit);
+
+        let mut waiting = Waiting::new(start);
+        let away = until(&mut waiting, start, 3_000_000) + 45_000_000;
+        assert_eq!(waiting.look(away), 3_000_000);
+        assert_eq!(until(&mut waiting, away, limit), start + limit + 45_000_000);
+    }
+
+    #[test]
+    fn where_each_turn_takes_long_it_ends_too() {
+        let mut waiting = Waiting::new(0);
+        let mut now = 0;
+        while waiting.look(now) < 50_000_000 {
+            now += 3_000_000;
+        }
+        assert!(now <= AWAY_MAX_NS + 60_000_000, "{now}");
+    }
+}
