@@ -1,6 +1,11 @@
 //! Where the kernel is held, and for how long. The numbers are also those of the gasp
 //! protocol.
 
+#![expect(
+    clippy::inline_always,
+    reason = "in an eBPF program, what is not inlined is a call with limits of its own"
+)]
+
 /// `__crash_kexec()`: `panic()` is about to stop the other CPUs, or a crash
 /// kernel to take over.
 pub const CRASH_KEXEC: u8 = 1;
@@ -35,7 +40,7 @@ pub struct Waiting {
 
 impl Waiting {
     /// Since now.
-    #[inline]
+    #[inline(always)]
     pub const fn new(now_ns: u64) -> Self {
         Self {
             start_ns: now_ns,
@@ -45,7 +50,7 @@ impl Waiting {
     }
 
     /// Looks at the clock, and gives the nanoseconds waited.
-    #[inline]
+    #[inline(always)]
     pub const fn look(&mut self, now_ns: u64) -> u64 {
         let since = now_ns.wrapping_sub(self.seen_ns);
         self.seen_ns = now_ns;
