@@ -1,10 +1,16 @@
 //! What transports put around a line of the kernel's log, and how to get rid of it.
 
+mod dates;
+mod written;
+
 use std::borrow::Cow;
 
-use memchr::memchr2;
+use memchr::{memchr2, memchr3};
 
 use crate::text::{split_once, trim_start};
+
+use dates::{behind_kernel, behind_stamp, date, is_date, is_iso};
+use written::{json, plain, unescaped};
 
 /// Who printed a line (CONFIG_PRINTK_CALLER): of lines that several print at once it
 /// tells whose is whose.
@@ -43,10 +49,17 @@ pub(crate) fn clean(line: &[u8]) -> Cow<'_, str> {
         Some(inner) => Cow::Owned(inner),
         None => line,
     };
-    if memchr2(0x1b, b'\r', line.as_bytes()).is_some() {
-        return Cow::Owned(plain(&line));
+    if memchr3(0x1b, b'\r', b'&', line.as_bytes()).is_none() {
+        return line;
     }
-    line
+    let line = match memchr2(0x1b, b'\r', line.as_bytes()) {
+        Some(_) => Cow::Owned(plain(&line)),
+        None => line,
+    };
+    match unescaped(&line) {
+        Some(text) => Cow::Owned(text),
+        None => line,
+    }
 }
 
 /// The longest text of a journal's field that is looked for, in bytes.
@@ -97,7 +110,9 @@ pub fn stripped(line: &str) -> Stripped<'_> {
         let trimmed = trim_start(rest);
         let next = found.once(trimmed).or_else(|| {
             let file = (!found.has_prefix).then(|| file_name(trimmed));
-            file.flatten()
+            let file = file.flatten().or_else(|| behind_kernel(trimmed));
+            // What other programs say of a kernel's log stays theirs.
+            file.or_else(|| behind_stamp(trimmed).filter(|_| date(trimmed).is_none()))
         });
         let Some(shorter) = next else {
             found.text = trimmed;
@@ -115,8 +130,12 @@ impl Stripped<'_> {
         let rest = match line.as_bytes().first()? {
             b'[' => self.bracket(line),
             b'<' => level(line),
-            b'k' => line.strip_prefix("kernel: ").or_else(|| facility(line)),
+            // Of `syslogd`'s message to all terminals no blank is behind it.
+            b'k' => line.strip_prefix("kernel:").or_else(|| facility(line)),
             b'M' => line.strip_prefix("MESSAGE="),
+            // A mail that quotes; a report of ABRT.
+            b'>' | b':' => Some(&line[1..]),
+            b'c' | b'(' | b'.' | b'-' if self.has_prefix => self.by_cpu(line),
             _ => None,
         };
         rest.or_else(|| syslog(line)).or_else(|| extended(line))
@@ -132,12 +151,47 @@ impl Stripped<'_> {
             let by_kernel = || word(rest)?.1.strip_prefix("kernel: ");
             return by_kernel().or(Some(rest));
         }
-        if let Some(caller) = caller(inside) {
+        if let Some(caller) = caller(inside).or_else(|| task_on_cpu(inside)) {
             self.caller = Some(caller);
             return Some(rest);
         }
         is_date(inside).then_some(rest)
     }
+
+    /// As kernels of phones say who printed: `c3   123 `, `(3)[123:kworker/3:1]`.
+    fn by_cpu<'a>(&mut self, line: &'a str) -> Option<&'a str> {
+        let (id, rest) = match line.strip_prefix('c') {
+            Some(cpu) => {
+                let (cpu, rest) = split_once(cpu, b' ')?;
+                let (id, rest) = word(rest)?;
+                is_number(cpu, 2).then_some((id, rest))?
+            }
+            None => {
+                let cpu = line.trim_start_matches(['.', '-']).strip_prefix('(')?;
+                let (cpu, rest) = split_once(cpu, b')')?;
+                let (id, rest) = split_once(rest.strip_prefix('[')?, b']')?;
+                let (id, _comm) = split_once(id, b':')?;
+                is_number(cpu, 2).then_some((id, rest))?
+            }
+        };
+        let id = is_number(id, 10).then(|| id.parse().ok()).flatten()?;
+        self.caller = Some(Caller::Task(id));
+        Some(rest)
+    }
+}
+
+/// As kernels of phones say who printed: `3:    kworker/3:1:  123`, `pid:123,cpu3,kworker/3:1`.
+fn task_on_cpu(inside: &str) -> Option<Caller> {
+    let id = match inside.strip_prefix("pid:") {
+        Some(rest) => split_once(rest, b',')?.0,
+        None => {
+            let (cpu, rest) = split_once(inside, b':')?;
+            let (_comm, id) = rest.rsplit_once(':')?;
+            is_number(cpu, 2).then_some(trim_start(id))?
+        }
+    };
+    let id = is_number(id, 10).then(|| id.parse().ok()).flatten()?;
+    Some(Caller::Task(id))
 }
 
 /// `12.345678`, `12.345678 <    0.000012>`, `+0.000012`; the time if it has six digits.
@@ -153,7 +207,8 @@ fn stamp_ns(inside: &str) -> Option<Option<u64>> {
     let rest = rest.strip_prefix('.')?;
     let (us, rest) = rest.split_at(digits(rest));
     let is_stamp = (1..=10).contains(&s.len()) && (1..=9).contains(&us.len());
-    if !is_stamp || !(rest.is_empty() || rest.starts_with(" <")) {
+    // Behind it may be a difference, a CPU, or a date.
+    if !is_stamp || !(rest.is_empty() || rest.starts_with([' ', '@'])) {
         return None;
     }
     let is_absolute = us.len() == 6 && difference.is_none();
@@ -196,58 +251,6 @@ fn facility(line: &str) -> Option<&str> {
     let rest = line.strip_prefix("kern")?.trim_start().strip_prefix(':')?;
     let (level, rest) = split_once(rest, b':')?;
     LEVELS.contains(&level.trim()).then_some(rest)
-}
-
-/// `Sat Nov 21 01:40:46 2026`, and `Nov21 01:40`.
-fn is_date(text: &str) -> bool {
-    let mut words = text.split_ascii_whitespace();
-    let first = words.next().unwrap_or("");
-    if first.get(..3).is_some_and(is_month) {
-        let clock = words
-            .next()
-            .is_some_and(|w| w.len() == 5 && w.as_bytes()[2] == b':');
-        return is_number(&first[3..], 2) && clock && words.next().is_none();
-    }
-    first.len() == 3
-        && words.next().is_some_and(is_month)
-        && words.next().is_some_and(|day| is_number(day, 2))
-        && words.next().is_some_and(is_clock)
-        && words.next().is_some_and(|year| is_number(year, 4))
-        && words.next().is_none()
-}
-
-/// What stands behind a date and a clock, in whichever way they are written.
-fn date(line: &str) -> Option<&str> {
-    // Few lines begin with a number or the name of a day or month, and the others need no
-    // more than that.
-    let (first, rest) = match line.as_bytes() {
-        [b'0'..=b'9', ..] | [b'A'..=b'Z', _, _, b' ', ..] => word(line)?,
-        _ => return None,
-    };
-    if is_iso(first) || is_epoch(first) {
-        return Some(rest);
-    }
-    let clock = |rest| {
-        let (clock, rest) = word(rest)?;
-        is_clock(clock).then_some(rest)
-    };
-    if is_month(first) {
-        // Some write the year before the clock, some behind it.
-        let without_year = |rest| match word(rest) {
-            Some((year, after)) if is_number(year, 4) => after,
-            _ => rest,
-        };
-        let (day, rest) = word(rest)?;
-        let rest = clock(without_year(rest))?;
-        return is_number(day, 2).then(|| without_year(rest));
-    }
-    if is_day(first) {
-        // journalctl -o short-full: `Sat 2026-11-21 01:40:46 UTC w01 kernel: `.
-        let (date, rest) = word(rest)?;
-        let (_zone, rest) = word(clock(rest)?)?;
-        return is_iso_date(date).then_some(rest);
-    }
-    is_iso_date(first).then(|| clock(rest)).flatten()
 }
 
 /// `Nov 21 01:40:46 w01 kernel: `, with other dates, and what has a date and no host.
@@ -325,127 +328,12 @@ fn file_name(line: &str) -> Option<&str> {
     None
 }
 
-/// The text without what steers a terminal, and of what was written over with a carriage
-/// return only what is left.
-fn plain(line: &str) -> String {
-    let mut text = String::with_capacity(line.len());
-    let mut rest = line.chars();
-    while let Some(c) = rest.next() {
-        if c == '\r' {
-            continue;
-        }
-        if c != '\u{1b}' {
-            text.push(c);
-            continue;
-        }
-        // ECMA-48: a control sequence ends with a byte from @ to ~.
-        if rest.clone().next() == Some('[') {
-            rest.next();
-            rest.by_ref().find(|c| ('@'..='~').contains(c));
-        }
-    }
-    text
-}
-
-/// What `journalctl -o json` writes as a list of bytes: a text with control characters.
-fn json_bytes(line: &str) -> Option<String> {
-    let (_, rest) = line.split_once("\"MESSAGE\"")?;
-    let rest = rest.trim_start().strip_prefix(':')?.trim_start();
-    let list = rest.strip_prefix('[')?.split(']').next()?;
-    let numbers = list
-        .split(',')
-        .map_while(|number| number.trim().parse().ok());
-    let bytes: Vec<u8> = numbers.collect();
-    Some(String::from_utf8_lossy(&bytes).replace(['\n', '\r'], " "))
-}
-
-/// What is logged, of an object as container runtimes and `journalctl -o json` write it.
-fn json(line: &str) -> Option<String> {
-    let value = |name: &str| {
-        let (_, rest) = line.split_once(name)?;
-        rest.trim_start()
-            .strip_prefix(':')?
-            .trim_start()
-            .strip_prefix('"')
-    };
-    let listed = json_bytes(line);
-    let text = value("\"MESSAGE\"").or_else(|| value("\"log\""));
-    if text.is_none() && listed.is_none() {
-        return None;
-    }
-    let by = value("\"SYSLOG_IDENTIFIER\"").or_else(|| value("\"_TRANSPORT\""));
-    let mut out = String::with_capacity(line.len());
-    if by.is_some_and(|by| !by.starts_with("kernel\"")) {
-        out.push_str("program: ");
-    }
-    if let Some(listed) = listed {
-        out.push_str(listed.trim_end());
-        return Some(out);
-    }
-    let mut chars = text?.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '"' => break,
-            '\\' => match chars.next()? {
-                'n' | 'r' => out.push(' '),
-                't' => out.push('\t'),
-                'u' => {
-                    let digits: String = chars.by_ref().take(4).collect();
-                    let code = u32::from_str_radix(&digits, 16).ok();
-                    out.extend(code.and_then(char::from_u32));
-                }
-                other => out.push(other),
-            },
-            other => out.push(other),
-        }
-    }
-    Some(out.trim_end().to_owned())
-}
-
 fn word(text: &str) -> Option<(&str, &str)> {
     split_once(trim_start(text), b' ')
 }
 
 fn is_number(text: &str, digits: usize) -> bool {
     (1..=digits).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit())
-}
-
-/// `01:40:46`, `01:40:46.123456`.
-fn is_clock(text: &str) -> bool {
-    text.len() >= 8 && text.split(':').take(3).filter(|n| n.len() >= 2).count() == 3
-}
-
-/// `2026-11-21T01:40:46.123+00:00`.
-fn is_iso(text: &str) -> bool {
-    text.get(..10).is_some_and(is_iso_date)
-        && text.as_bytes().get(10) == Some(&b'T')
-        && text.get(11..).is_some_and(is_clock)
-}
-
-fn is_iso_date(text: &str) -> bool {
-    let bytes = text.as_bytes();
-    bytes.len() == 10
-        && bytes.iter().enumerate().all(|(at, b)| match at {
-            4 | 7 => *b == b'-',
-            _ => b.is_ascii_digit(),
-        })
-}
-
-/// `1763689246.123456`, as `journalctl -o short-unix` has it.
-fn is_epoch(text: &str) -> bool {
-    let parts = split_once(text, b'.');
-    parts.is_some_and(|(s, us)| s.len() == 10 && is_number(s, 10) && is_number(us, 9))
-}
-
-fn is_day(text: &str) -> bool {
-    ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"].contains(&text)
-}
-
-fn is_month(text: &str) -> bool {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
-    MONTHS.contains(&text)
 }
 
 #[cfg(test)]

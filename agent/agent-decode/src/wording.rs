@@ -112,6 +112,9 @@ pub(crate) const WORDINGS: &[Wording] = {
         // lib/bug.c, report_bug().
         w("kernel BUG at ", "", K::Bug),
         w("Kernel BUG at ", "", K::Bug),
+        // arch/riscv/kernel/traps.c, arch/mips/kernel/traps.c.
+        w("Kernel BUG", "[#", K::Bug),
+        w("Kernel bug detected", "[#", K::Bug),
         // arch/x86/kernel/traps.c, cet.c; kernel/cfi.c.
         w(
             "general protection fault, ",
@@ -159,24 +162,36 @@ pub(crate) const WORDINGS: &[Wording] = {
             "",
             K::InvalidOpcode,
         ),
+        w(
+            "Internal error: Oops - undefined instruction",
+            "",
+            K::InvalidOpcode,
+        ),
         w("Internal error: Oops - BUG", "", K::Bug),
         w(
             "Internal error: synchronous external abort",
             "",
             K::ExternalAbort,
         ),
-        w(
-            "Unhandled fault: synchronous external abort",
-            "",
-            K::ExternalAbort,
-        ),
+        w("Unhandled fault: ", "external abort", K::ExternalAbort),
+        // Up to 4.14: an SError that nobody handles, and other exceptions.
+        w("Bad mode in Error handler detected", "", K::SError),
+        w("Bad mode in ", " handler detected", K::Oops),
+        // What stands behind the word is the fault's status.
+        w("Internal error: Oops: ", "[#", K::PageFault),
         w("Internal error: ", "[#", K::Oops),
         w("Oops - illegal instruction", "[#", K::InvalidOpcode),
+        // Only page faults have a code and no name (x86, s390), or this one (powerpc).
+        w("Oops: 0", "[#", K::PageFault),
+        w("Oops: Kernel access of bad area", "[#", K::PageFault),
+        w("Oops: Machine check", "[#", K::MachineCheck),
         w("Oops", "[#", K::Oops),
         // kernel/watchdog.c, kernel/watchdog_perf.c and their ancestors.
         w("watchdog: BUG: soft lockup", "", K::SoftLockup),
         w("NMI watchdog: BUG: soft lockup", "", K::SoftLockup),
-        w("BUG: soft lockup", "", K::SoftLockup),
+        w("BUG: soft lockup - CPU#", "", K::SoftLockup),
+        // Up to 2.6.20.
+        w("BUG: soft lockup detected on CPU#", "", K::SoftLockup),
         w("watchdog: ", "detected hard LOCKUP", K::HardLockup),
         w("NMI watchdog: ", "detected hard LOCKUP", K::HardLockup),
         w("Watchdog ", "detected hard LOCKUP", K::HardLockup),
@@ -184,7 +199,8 @@ pub(crate) const WORDINGS: &[Wording] = {
         // kernel/workqueue.c, wq_watchdog_timer_fn().
         w("BUG: workqueue lockup", "", K::WorkqueueLockup),
         // kernel/hung_task.c.
-        w("INFO: task ", " blocked ", K::HungTask),
+        // From 6.15 on a line "is blocked on a mutex likely owned by" follows, which is of it.
+        w("INFO: task ", " for more than ", K::HungTask),
         // mm/oom_kill.c.
         w("Memory cgroup out of memory: Kill", "", K::CgroupOomKill),
         w(
@@ -239,6 +255,17 @@ pub(crate) const WORDINGS: &[Wording] = {
         w(
             "{",
             "}[Hardware Error]: event severity: recoverable",
+            K::HardwareError,
+        ),
+        // Up to 3.8.
+        w(
+            "{",
+            "}[Hardware Error]: severity: 1, fatal",
+            K::HardwareError,
+        ),
+        w(
+            "{",
+            "}[Hardware Error]: severity: 0, recoverable",
             K::HardwareError,
         ),
         w("pcieport ", "AER: Uncorrect", K::HardwareError),
@@ -363,8 +390,11 @@ pub(crate) const WORDINGS: &[Wording] = {
             K::ConntrackFull,
         ),
         // kernel/panic.c, __warn(): up to 3.x, up to 6.17, since.
-        w("WARNING: CPU: ", " at ", K::Warning),
-        w("WARNING: at ", "", K::Warning),
+        w("WARNING: CPU: ", " PID: ", K::Warning),
+        w("WARNING: at ", "+0x", K::Warning),
+        // Architectures that name no function there (s390, powerpc up to 3.x).
+        w("WARNING: at ", ".c:", K::Warning),
+        w("WARNING: at ", ".h:", K::Warning),
         w("WARNING: ", ", CPU#", K::Warning),
         // drivers/watchdog.
         w("softdog: Initiating ", "", K::Watchdog),
@@ -379,6 +409,8 @@ pub(crate) const WORDINGS: &[Wording] = {
 pub(crate) const ANYWHERE: &[(&str, Kind)] = &[
     // net/sched/sch_generic.c, dev_watchdog(): 6.7 on.
     (": NETDEV WATCHDOG: CPU: ", Kind::NetdevWatchdog),
+    // mm/oom_kill.c, dump_header(): the report that ends with who was killed.
+    (": gfp_mask=", Kind::OomKill),
     // kernel/module/version.c, main.c.
     (": disagrees about version of symbol ", Kind::ModuleLoad),
     (": Unknown symbol ", Kind::ModuleLoad),
@@ -450,9 +482,21 @@ pub(crate) fn somewhere(line: &str) -> Option<Kind> {
     let bytes = line.as_bytes();
     let [first, other] = ANYWHERE_FIRST;
     memchr2_iter(first, other, bytes).find_map(|at| {
-        let is_there = |(text, _): &&(&str, Kind)| bytes[at..].starts_with(text.as_bytes());
+        let is_there = |(text, kind): &&(&str, Kind)| {
+            bytes[at..].starts_with(text.as_bytes()) && is_said_by(*kind, &line[..at])
+        };
         ANYWHERE.iter().find(is_there).map(|(_, kind)| *kind)
     })
+}
+
+/// Whether the kernel says that behind what stands before it: of a module its name alone,
+/// as tools that load modules use the same words.
+fn is_said_by(kind: Kind, before: &str) -> bool {
+    match kind {
+        Kind::ModuleLoad => !before.contains(' '),
+        Kind::OomKill => before.ends_with("oom-killer"),
+        _ => true,
+    }
 }
 
 /// The text of a panic, if this line is one's.
@@ -500,8 +544,13 @@ pub(crate) fn panic_text(text: &str) -> PanicText {
             "Timeout: Not all CPUs entered broadcast exception handler",
             Names(Kind::MachineCheck),
         ),
+        (
+            "Timeout synchronizing machine check",
+            Names(Kind::MachineCheck),
+        ),
         ("Unrecovered machine check", Names(Kind::MachineCheck)),
         ("Fatal hardware error", Names(Kind::HardwareError)),
+        ("EDAC ", Names(Kind::HardwareError)),
         ("Uncorrected hardware", Names(Kind::HardwareError)),
         ("Memory failure", Names(Kind::HardwareError)),
         ("NMI: IOCK error", Names(Kind::HardwareError)),
