@@ -60,6 +60,31 @@ pub(crate) fn blamed<'a>(named: &[&'a str], stack: &'a [Frame]) -> Option<&'a st
         .or_else(|| unsure().next())
 }
 
+/// The stack of what was interrupted, where a stall was found by an interrupt whose stack is
+/// printed above it; else all of it.
+pub(crate) fn interrupted(stack: &[Frame]) -> &[Frame] {
+    const ENTRIES: [&str; 14] = [
+        "apic_timer_interrupt",
+        "smp_apic_timer_interrupt",
+        "sysvec_apic_timer_interrupt",
+        "sysvec_xen_hvm_callback",
+        "xen_hvm_callback_vector",
+        "xen_do_hypervisor_callback",
+        "ret_from_intr",
+        "common_interrupt",
+        "timer_interrupt",
+        "el1_irq",
+        "el1h_64_irq",
+        "__irq_svc",
+        "end_repeat_nmi",
+        "nmi",
+    ];
+    let is_entry = |frame: &Frame| ENTRIES.contains(&frame.function.as_str());
+    let entry = stack.iter().position(is_entry);
+    let below = entry.map_or(stack, |at| &stack[at + 1..]);
+    if below.is_empty() { stack } else { below }
+}
+
 /// The functions that tell one crash from another: the first that are to blame, each once.
 pub(crate) fn path(stack: &[Frame], most: usize) -> Vec<&str> {
     let mut path: Vec<&str> = Vec::new();

@@ -275,7 +275,8 @@ impl Decoder {
 
     fn text(&mut self, line: &Stripped<'_>, start: u64, end: u64) {
         let text = clip(line.text.trim());
-        if line.is_foreign && wording::somewhere(text).is_none() {
+        // Only loaders of BPF programs say what the kernel told them alone.
+        if line.is_foreign && wording::somewhere(text) != Some(Kind::BpfVerifier) {
             for open in &mut self.open {
                 open.pass(end);
             }
@@ -354,7 +355,7 @@ impl Decoder {
         let (kind, place) = self.cause_of(panic, start);
         let mut incident = match place.and_then(|at| self.waiting.remove(at)) {
             Some(mut before) => {
-                before.is_ended = false;
+                before.ends_in(kind, text);
                 before
             }
             None => Incident::new(kind, text, line.printed_ns, start),
@@ -369,7 +370,7 @@ impl Decoder {
     /// What a panic's text stands for, and where in `waiting` that is told.
     fn cause_of(&self, panic: &str, start: u64) -> (Kind, Option<usize>) {
         let last = |is: &dyn Fn(&Incident) -> bool| self.waiting.iter().rposition(is);
-        let is_oops = |i: &Incident| i.weight() == Weight::Oops;
+        let is_oops = |i: &Incident| i.weight() == Weight::Oops || i.kind == Kind::SysrqCrash;
         let is_near = |i: &Incident| is_oops(i) && start.saturating_sub(i.end) <= NEAR;
         match wording::panic_text(panic) {
             PanicText::AfterOops => (Kind::Panic, last(&is_oops)),

@@ -81,6 +81,17 @@ impl<'a> Symbol<'a> {
         })
     }
 
+    /// Nothing but a name is known.
+    fn named(function: &'a str) -> Self {
+        Self {
+            function,
+            offset: None,
+            module: None,
+            place: None,
+            is_inlined: false,
+        }
+    }
+
     /// The same, or what a tool made of it: `foo net/core/dev.c:12 [inline]`,
     /// `foo+0x12/0x34 net/core/dev.c:12`, `foo (net/core/dev.c:12) mod`.
     fn with_place(text: &'a str) -> Option<Self> {
@@ -150,27 +161,40 @@ pub(crate) fn fault(line: &str) -> Option<Symbol<'_>> {
         return Symbol::with_place(place);
     }
     // Most lines need no more than that.
-    if !line.starts_with(['p', 'P', 'E', 'e', 'K', 'N']) {
+    if !line.starts_with(['p', 'P', 'E', 'e', 'K', 'N', 'I', 'T']) {
         return None;
     }
     let marked = || {
-        const MARKS: [&str; 8] = [
+        const MARKS: [&str; 14] = [
             "pc : ",
             "PC is at ",
+            "PC: ",
             "EIP: 0060:",
             "EIP: ",
             "EIP is at ",
+            // Before the registers, up to 4.19.
+            "IP: ",
             "epc : ",
             "epc   : ",
+            "era   : ",
+            "ERA: ",
             "Krnl PSW : ",
+            "TPC: ",
+            "IAOQ[0]: ",
         ];
         MARKS.iter().find_map(|mark| line.strip_prefix(mark))
     };
     let rest = marked().or_else(|| line.strip_prefix("NIP [")?.split_once("] ").map(|n| n.1))?;
-    // Before the name an address may stand: `[<c0012345>]`, `(…) `.
+    // Before the name an address may stand, or two: `[<c0012345>]`, `80012345 `, `(…) `.
     let rest = rest.rsplit_once(">]").map_or(rest, |(_, after)| after);
-    let rest = trim_start(rest).trim_start_matches('(');
-    Symbol::with_place(rest)
+    let mut rest = trim_start(rest);
+    while let Some((address, after)) = split_once(rest, b' ')
+        && address.len() >= 8
+        && address.bytes().all(|b| b.is_ascii_hexdigit())
+    {
+        rest = trim_start(after);
+    }
+    Symbol::with_place(rest.trim_start_matches(['(', '<']))
 }
 
 /// Whether this line shows registers of user space: the stack above it is whole.
@@ -180,13 +204,21 @@ pub(crate) fn is_user(line: &str) -> bool {
 
 /// Whether the CPU was where there is no code: it had jumped through a bad pointer.
 pub(crate) fn is_nowhere(line: &str) -> bool {
-    let Some(place) = line
-        .strip_prefix("RIP: 0010:")
-        .or_else(|| line.strip_prefix("pc : "))
-    else {
+    const MARKS: [&str; 6] = [
+        "RIP: 0010:",
+        "pc : ",
+        "PC is at ",
+        "EIP: ",
+        "EIP is at ",
+        "IP: ",
+    ];
+    let Some(place) = MARKS.iter().find_map(|mark| line.strip_prefix(mark)) else {
         return false;
     };
-    place.starts_with("0x") || place.starts_with("Bad ") || place.trim_start().starts_with("(null)")
+    // Up to 4.8 addresses stand before it: `[<          (null)>]           (null)`.
+    let place = place.rsplit_once(">]").map_or(place, |(_, after)| after);
+    let place = trim_start(place);
+    ["0x", "Bad ", "(null)"].iter().any(|at| place.starts_with(at))
 }
 
 /// A mark in a stack.
@@ -248,14 +280,13 @@ pub(crate) fn frame(line: &str) -> Option<(Symbol<'_>, bool)> {
     if let Some((name, _)) = rest.strip_prefix('(').and_then(|r| r.split_once(") from ")) {
         let function = plain_name(name.split(['+', ' ']).next()?)?;
         let symbol = Symbol::parse(name);
-        let bare = Symbol {
-            function,
-            offset: None,
-            module: None,
-            place: None,
-            is_inlined: false,
-        };
-        return Some((symbol.unwrap_or(bare), true));
+        return Some((symbol.unwrap_or(Symbol::named(function)), true));
+    }
+    // Newer arm: `foo from bar+0x12/0x34`.
+    if let Some((name, caller)) = rest.split_once(" from ") {
+        let function = plain_name(name)?;
+        Symbol::parse(caller)?;
+        return Some((Symbol::named(function), reliable));
     }
     if rest.starts_with(['-', '=', '#', '{', '"']) {
         return None;

@@ -1,5 +1,6 @@
 //! One thing that happens, while its lines are read.
 
+mod first;
 mod summary;
 
 use std::collections::BTreeMap;
@@ -14,14 +15,21 @@ use crate::transport::Caller;
 const FRAMES_MAX: usize = 64;
 /// Functions that a stack has mostly, or fewer.
 const FRAMES_USUAL: usize = 24;
+/// Functions that are kept which others were inlined into.
+const INLINED_MAX: usize = 8;
 /// Modules that are kept.
 const MODULES_MAX: usize = 256;
 /// Registers that are kept.
 const REGISTERS_MAX: usize = 64;
 /// So many lines in a row that are none of its own end a report.
 const QUIET_LINES: u32 = 64;
+/// But between the search for a process to kill and its end all of them may be listed.
+const DUMP_LINES: u32 = 4096;
 /// And so many bytes, of whoever else logs in between.
 const QUIET_BYTES: u64 = 64 << 10;
+
+/// A function with what was inlined into it, and its module.
+type Inlined = (String, Option<String>);
 
 /// One thing that happens; later lines add to it.
 #[derive(Clone, Debug)]
@@ -41,6 +49,11 @@ pub(crate) struct Incident {
     named_module: Option<String>,
     fault: Option<String>,
     fault_module: Option<String>,
+    /// What it was inlined into, if a tool says so, up to a function that is one.
+    inlined_into: Vec<Inlined>,
+    is_fault_inlined: bool,
+    /// Memory ran out, and so far nobody was killed for it.
+    is_undecided: bool,
     /// It had jumped to where no code is.
     is_nowhere: bool,
     place: Option<(String, u32)>,
@@ -89,6 +102,9 @@ impl Incident {
             named_module: None,
             fault: None,
             fault_module: None,
+            inlined_into: Vec::new(),
+            is_fault_inlined: false,
+            is_undecided: false,
             is_nowhere: false,
             place: None,
             condition: None,
@@ -112,194 +128,11 @@ impl Incident {
         incident
     }
 
-    /// What the first line says besides what happened.
-    fn first_line(&mut self, line: &str) {
-        match self.kind {
-            Kind::Bug => self.place(line.split_once(" BUG at ").map(|(_, place)| place)),
-            Kind::Warning => self.warning(line),
-            Kind::Kasan | Kind::Kfence | Kind::Kmsan | Kind::Kcsan => {
-                let named = line.split_once(" in ").map(|(_, named)| named);
-                self.name(named);
-            }
-            Kind::Ubsan => self.place(line.split_once(" in ").map(|(_, place)| place)),
-            Kind::SleepInAtomic => self.place(line.split_once(" at ").map(|(_, place)| place)),
-            Kind::HungTask => {
-                let task = line.strip_prefix("INFO: task ");
-                self.task(
-                    task.and_then(|t| t.split_once(" blocked "))
-                        .map(|(task, _)| task),
-                );
-            }
-            Kind::SoftLockup => {
-                let task = line.rsplit_once('[').and_then(|(_, t)| t.strip_suffix(']'));
-                self.task(task);
-                self.cpu = number_behind(line, "CPU#");
-            }
-            Kind::HardLockup => {
-                self.cpu = number_behind(line, "on cpu ").or_else(|| number_behind(line, "CPU "));
-            }
-            Kind::SchedulingWhileAtomic => {
-                // `BUG: scheduling while atomic: comm/pid/0x00000002`.
-                let task = line.rsplit_once('/').map(|(task, _)| task);
-                let task = task.and_then(|t| t.strip_prefix("BUG: scheduling while atomic: "));
-                if let Some((comm, pid)) = task.and_then(|task| task.rsplit_once('/')) {
-                    self.comm = Some(comm.to_owned());
-                    self.pid = pid.parse().ok();
-                }
-            }
-            Kind::OomKill | Kind::CgroupOomKill => self.killed(line),
-            Kind::ListCorruption | Kind::Refcount | Kind::Usercopy | Kind::Fortify => {
-                self.condition = Some(line.to_owned());
-            }
-            Kind::Oops => {
-                // `CFI failure at foo+0x1/0x2 (target: …)`, `Missing ENDBR: foo+0x1/0x2`.
-                let starts = ["CFI failure at ", "Missing ENDBR: "];
-                self.name(starts.iter().find_map(|start| line.strip_prefix(start)));
-            }
-            _ => {}
-        }
-    }
-
-    /// `WARNING: CPU: 0 PID: 1 at f.c:12 foo+0x1/0x2`, `WARNING: f.c:12 at foo+0x1/0x2,
-    /// CPU#0: comm/1` from 6.18 on; both with `[condition]` before the file, if it is known.
-    fn warning(&mut self, line: &str) {
-        let Some((before, after)) = line.split_once(" at ").or(line.split_once(": at ")) else {
-            return;
-        };
-        let condition = |text: &str| {
-            let (condition, _) = text.strip_prefix('[')?.rsplit_once("] ")?;
-            Some(condition.to_owned())
-        };
-        let file_in = |text: &str| {
-            let mut words = text.split_ascii_whitespace();
-            words
-                .find_map(frames::place)
-                .map(|(file, line)| (file.to_owned(), line))
-        };
-        let old = file_in(after.split("+0x").next().unwrap_or(after));
-        let new = before.strip_prefix("WARNING: ").unwrap_or("");
-        self.condition = condition(after).or_else(|| condition(new));
-        self.place = old.or_else(|| file_in(new));
-        // The function is the first word with an offset.
-        self.name(
-            after
-                .split_ascii_whitespace()
-                .find(|word| word.contains("+0x")),
-        );
-        if self.named.is_some() && after.contains(" [") {
-            let symbol = after.find("+0x").and_then(|at| {
-                let start = after[..at].rfind(' ').map_or(0, |blank| blank + 1);
-                Symbol::parse(&after[start..])
-            });
-            self.named_module = symbol.and_then(|s| s.module).map(str::to_owned);
-        }
-        if let Some((_, task)) = after.split_once(", CPU#") {
-            self.cpu = task.split(':').next().and_then(|cpu| cpu.parse().ok());
-            let task = task
-                .split_once(": ")
-                .and_then(|(_, task)| task.rsplit_once('/'));
-            if let Some((comm, pid)) = task {
-                self.comm = Some(comm.to_owned());
-                self.pid = pid.trim().parse().ok();
-            }
-        } else {
-            self.cpu = number_behind(line, "CPU: ");
-            self.pid = number_behind(line, "PID: ");
-        }
-    }
-
-    /// `Out of memory: Killed process 12 (name) total-vm:…`, and up to 4.18 `Kill process`.
-    fn killed(&mut self, line: &str) {
-        let Some((_, rest)) = line.split_once(" process ") else {
-            return;
-        };
-        let Some((pid, rest)) = rest.split_once(' ') else {
-            return;
-        };
-        self.pid = pid.trim_end_matches(',').parse().ok();
-        let name = rest
-            .strip_prefix('(')
-            .and_then(|rest| rest.split_once(") "));
-        self.comm = name.map(|(name, _)| name.to_owned());
-    }
-
-    fn place(&mut self, text: Option<&str>) {
-        let found = text.and_then(frames::place);
-        self.place = found.map(|(file, line)| (file.to_owned(), line));
-    }
-
-    /// A function that is named in words: `foo+0x1/0x2 [mod]`, `foo / bar`, `foo`.
-    fn name(&mut self, text: Option<&str>) {
-        let Some(text) = text else { return };
-        if let Some(symbol) = Symbol::parse(text) {
-            self.named = Some(symbol.function.to_owned());
-            self.named_module = symbol.module.map(str::to_owned);
-            return;
-        }
-        let name = text.split([' ', '/', '+', ',']).next().unwrap_or("");
-        let name = name.split('.').next().unwrap_or("");
-        let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        if !name.is_empty() && name.bytes().all(is_name) {
-            self.named = Some(name.to_owned());
-        }
-    }
-
-    /// `comm:pid`.
-    fn task(&mut self, task: Option<&str>) {
-        if let Some((comm, pid)) = task.and_then(|task| task.rsplit_once(':')) {
-            self.comm = Some(comm.to_owned());
-            self.pid = pid.parse().ok();
-        }
-    }
-
     /// What was said before the first line: of a warning its own text.
     pub(crate) fn message(&mut self, message: &str) {
         if !message.is_empty() && self.condition.is_none() {
             self.condition = Some(message.to_owned());
         }
-    }
-
-    /// Whether a line that says that something happens says it of this one: an oops is
-    /// announced by several lines, of which the first is the most precise.
-    pub(crate) fn is_said_again(&self, kind: Kind, line: &str) -> bool {
-        if self.is_ended {
-            return false;
-        }
-        // Another oops inside it is what the first one caused.
-        if self.weight() == Weight::Oops && kind.weight() == Weight::Oops {
-            return true;
-        }
-        // Some are told by a BUG() or WARN() that follows, and by its place.
-        let is_announced = matches!(
-            self.kind,
-            Kind::ListCorruption
-                | Kind::Refcount
-                | Kind::Usercopy
-                | Kind::Fortify
-                | Kind::NetdevWatchdog
-                | Kind::Lockdep
-                | Kind::BadPage
-        );
-        let is_check = matches!(kind, Kind::Bug | Kind::Warning | Kind::InvalidOpcode);
-        // What is stuck is shown on several CPUs, and again.
-        let is_same_stall = self.kind == kind && matches!(kind, Kind::RcuStall) && self.quiet < 4;
-        // KASAN names what a trap then tells once more.
-        let is_range = kind == Kind::Kasan && line.starts_with("KASAN: ");
-        is_announced && is_check && self.frames.is_empty() || is_same_stall || is_range
-    }
-
-    /// A line that says it again may know more.
-    pub(crate) fn again(&mut self, kind: Kind, line: &str) {
-        let more = Self::new(kind, line, None, 0);
-        self.place = self.place.take().or(more.place);
-        if self.named.is_none() {
-            (self.named, self.named_module) = (more.named, more.named_module);
-        }
-        if kind == Kind::Kasan {
-            self.condition = self.condition.take().or_else(|| Some(line.to_owned()));
-        }
-        self.cpu = self.cpu.or(more.cpu);
-        self.pid = self.pid.or(more.pid);
     }
 
     pub(crate) fn weight(&self) -> Weight {
@@ -308,13 +141,18 @@ impl Incident {
 
     /// Whether more lines may belong to it.
     pub(crate) fn is_open(&self) -> bool {
-        !self.is_ended && self.quiet < QUIET_LINES
+        let quiet = if self.is_undecided {
+            DUMP_LINES
+        } else {
+            QUIET_LINES
+        };
+        !self.is_ended && self.quiet < quiet
     }
 
     /// A line passes that is not the kernel's; `end` is where it ends.
     pub(crate) fn pass(&mut self, end: u64) {
         if end.saturating_sub(self.end) > QUIET_BYTES {
-            self.quiet = QUIET_LINES;
+            self.quiet = DUMP_LINES;
         }
     }
 
@@ -349,9 +187,8 @@ impl Incident {
             return true;
         }
         if let Some(symbol) = frames::fault(line) {
-            if self.has_place() && self.fault.is_none() && !self.is_nowhere {
-                self.fault = Some(symbol.function.to_owned());
-                self.fault_module = symbol.module.map(str::to_owned);
+            if self.has_place() && !self.is_nowhere {
+                self.fault_in(&symbol);
             }
             return true;
         }
@@ -368,6 +205,21 @@ impl Incident {
         }
         self.is_in_modules = false;
         self.stack_line(line) || self.register_line(line) || self.said(line)
+    }
+
+    /// The CPU was in this function; with inlined ones there are several such lines.
+    fn fault_in(&mut self, symbol: &Symbol<'_>) {
+        let module = symbol.module.map(str::to_owned);
+        if self.fault.is_none() {
+            self.fault = Some(symbol.function.to_owned());
+            self.fault_module = module;
+        } else if self.is_fault_inlined && self.inlined_into.len() < INLINED_MAX {
+            let function = symbol.function.to_owned();
+            self.inlined_into.push((function, module));
+        } else {
+            return;
+        }
+        self.is_fault_inlined = symbol.is_inlined;
     }
 
     fn header(&mut self, header: &Header<'_>) {
@@ -413,6 +265,10 @@ impl Incident {
             }
             return false;
         };
+        // Of arm (32 bits) no line announces it.
+        if self.stack == Stack::Before && line.contains(" from ") {
+            self.stack = Stack::First;
+        }
         if self.stack == Stack::First && self.frames.len() < FRAMES_MAX {
             let context = self.context.as_ref();
             self.frames.push(Frame::new(&symbol, reliable, context));
@@ -438,9 +294,11 @@ impl Incident {
     fn said(&mut self, line: &str) -> bool {
         match self.kind {
             Kind::Lockdep => {
-                // `ffff… (&x){+.+.}-{3:3}, at: foo+0x1/0x2`: the first is what was to be taken.
+                // `ffff… (&x){+.+.}-{3:3}, at: foo+0x1/0x2`: the first is what was to be taken,
+                // unless it is of the list of those that are held, and that is no matter.
                 if let Some((_, at)) = line.split_once(", at: ").or(line.split_once(" at: ")) {
-                    if self.named.is_none() {
+                    let is_of_list = line.starts_with('#') && !self.line.contains(" held");
+                    if self.named.is_none() && !is_of_list {
                         self.name(Some(at.rsplit_once(">] ").map_or(at, |(_, name)| name)));
                     }
                     return true;
@@ -451,7 +309,8 @@ impl Incident {
                 }
                 false
             }
-            Kind::Kasan | Kind::Kmsan | Kind::Kfence => {
+            Kind::Kasan | Kind::Kmsan | Kind::Kfence | Kind::Kcsan => {
+                self.other_stack(line);
                 let is_access = ["Read of size ", "Write of size ", "Free of addr "];
                 let is_access = is_access.iter().any(|start| line.starts_with(start));
                 if is_access {
@@ -467,6 +326,18 @@ impl Incident {
             Kind::Ubsan if self.condition.is_none() && self.quiet == 0 => {
                 self.condition = Some(line.to_owned());
                 true
+            }
+            Kind::MachineCheck | Kind::HardwareError => line.contains("[Hardware Error]: "),
+            Kind::OomKill if self.is_undecided => {
+                const OF_GROUP: [&str; 3] = [
+                    "oom-kill:constraint=CONSTRAINT_MEMCG",
+                    "memory: usage ",
+                    "Task in /",
+                ];
+                if OF_GROUP.iter().any(|start| line.starts_with(start)) {
+                    self.kind = Kind::CgroupOomKill;
+                }
+                false
             }
             Kind::HungTask => {
                 // The state line comes before a stack that old kernels do not announce.
@@ -492,6 +363,31 @@ impl Incident {
                 STARTS.iter().any(|start| line.starts_with(start))
             }
             _ => false,
+        }
+    }
+
+    /// Stacks of sanitizers: of what was found, and of what was before.
+    fn other_stack(&mut self, line: &str) {
+        let is_one_of = |starts: &[&str]| starts.iter().any(|start| line.starts_with(start));
+        if line.contains(" (in kfence-#") || is_one_of(&["read to 0x", "write to 0x"]) {
+            self.stack = match self.stack {
+                Stack::Before => Stack::First,
+                _ => Stack::After,
+            };
+        } else if is_one_of(&[
+            "Allocated by ",
+            "Freed by ",
+            "Last potentially ",
+            "Second to last ",
+            "The buggy address ",
+            "Memory state ",
+            "Uninit was ",
+            "Local variable ",
+            "kfence-#",
+            "allocated by ",
+            "freed by ",
+        ]) {
+            self.stack = Stack::After;
         }
     }
 

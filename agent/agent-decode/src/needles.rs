@@ -61,7 +61,6 @@ const HINTS: &[&str] = &[
     "ENDBR",
     "guard page",
     "Unhandled fault",
-    "Bad mode in",
     "unresponsive",
     "ut of memory",
     "gfp_mask=",

@@ -120,7 +120,8 @@ pub fn stripped(line: &str) -> Stripped<'_> {
             return found;
         };
         rest = shorter;
-        found.has_prefix = true;
+        // A colon may also begin what a terminal's width broke off.
+        found.has_prefix |= !trimmed.starts_with(':');
     }
 }
 

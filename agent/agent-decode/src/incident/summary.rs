@@ -2,6 +2,7 @@
 
 use crate::blame;
 use crate::distribution::distribution;
+use crate::frames::Frame;
 use crate::header;
 use crate::kind::{Kind, Weight};
 use crate::report::{self, Report, Source};
@@ -16,9 +17,16 @@ impl Incident {
     /// The report, with what the boots around it say of the kernel.
     pub(crate) fn report(mut self, boot: &Boot, next: Option<&Boot>) -> Report {
         let fault = self.fault.clone().or_else(|| {
-            (self.kind == Kind::Warning)
-                .then(|| self.named.clone())
-                .flatten()
+            let has_said = matches!(
+                self.kind,
+                Kind::Warning
+                    | Kind::ListCorruption
+                    | Kind::Refcount
+                    | Kind::Usercopy
+                    | Kind::Fortify
+                    | Kind::NetdevWatchdog
+            );
+            has_said.then(|| self.named.clone()).flatten()
         });
         // Up to 4.20 sysrq-c wrote through a null pointer.
         if fault.as_deref() == Some("sysrq_handle_crash") {
@@ -29,13 +37,14 @@ impl Incident {
         } else {
             fault
                 .iter()
+                .chain(self.inlined_into.iter().map(|(function, _)| function))
                 .chain(&self.named)
                 .map(String::as_str)
                 .collect()
         };
         let blamed = self
             .has_culprit()
-            .then(|| blame::blamed(&named, &self.frames))
+            .then(|| blame::blamed(&named, self.culprits()))
             .flatten();
         let blamed = blamed.map(str::to_owned);
         let module = self.module_of(blamed.as_deref());
@@ -100,6 +109,10 @@ impl Incident {
         if is(&self.fault) {
             return self.fault_module.clone();
         }
+        let mut into = self.inlined_into.iter();
+        if let Some((_, module)) = into.find(|(name, _)| name == function) {
+            return module.clone();
+        }
         if is(&self.named) && self.named_module.is_some() {
             return self.named_module.clone();
         }
@@ -107,8 +120,18 @@ impl Incident {
         frame.and_then(|frame| frame.module.clone())
     }
 
+    /// The part of the stack that has who is to blame.
+    fn culprits(&self) -> &[Frame] {
+        match self.kind {
+            Kind::SoftLockup | Kind::HardLockup | Kind::RcuStall => {
+                blame::interrupted(&self.frames)
+            }
+            _ => &self.frames,
+        }
+    }
+
     fn fingerprint(&self, blamed: Option<&str>) -> String {
-        let path = blame::path(&self.frames, FINGERPRINT_FRAMES);
+        let path = blame::path(self.culprits(), FINGERPRINT_FRAMES);
         let nothing = blamed.is_none() && path.is_empty();
         // What has no place is told by its words, of which numbers are chance.
         let words = if nothing {
