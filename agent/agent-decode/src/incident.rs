@@ -303,6 +303,12 @@ impl Incident {
                     }
                     return true;
                 }
+                // What a worker did that leaked a lock.
+                let marks = ["last function: ", "workfn="];
+                if let Some(work) = marks.iter().find_map(|mark| line.split_once(mark)) {
+                    self.name(Some(work.1));
+                    return true;
+                }
                 if let Some((place, _)) = line.split_once(" suspicious rcu_") {
                     self.place(Some(place));
                     return true;

@@ -36,10 +36,10 @@ pub struct Report {
     pub module: Option<String>,
     /// Source file of the `BUG()`, `WARN()` or other check.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
+    pub source_file: Option<String>,
     /// Line in it. It moves with every build.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub file_line: Option<u32>,
+    pub source_line: Option<u32>,
     /// What the kernel says of the condition that did not hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,

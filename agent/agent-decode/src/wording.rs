@@ -345,6 +345,8 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("INFO: inconsistent lock state", "", K::Lockdep),
         w("INFO: trying to register non-static key", "", K::Lockdep),
         w("BUG: MAX_LOCK", " too low!", K::Lockdep),
+        // kernel/workqueue.c, process_one_work().
+        w("BUG: workqueue leaked ", "", K::Lockdep),
         // kernel/locking/spinlock_debug.c, rtmutex, mutex-debug.
         w("BUG: spinlock ", " on CPU#", K::LockCorruption),
         w("BUG: rwlock ", " on CPU#", K::LockCorruption),
@@ -367,6 +369,7 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("BUG: Bad page cache", "", K::BadPage),
         w("BUG: Bad rss-counter state", "", K::BadPage),
         w("BUG: non-zero pgtables_bytes on freeing mm", "", K::BadPage),
+        w("BUG: non-zero nr_p", " on freeing mm", K::BadPage),
         w("BUG: Bad page ", "", K::BadPage),
         // mm/slub.c, slab_bug().
         w("BUG ", "ainted): ", K::SlabCorruption),
@@ -391,6 +394,8 @@ pub(crate) const WORDINGS: &[Wording] = {
         ),
         // kernel/panic.c, __warn(): up to 3.x, up to 6.17, since.
         w("WARNING: CPU: ", " PID: ", K::Warning),
+        // 2.6.18.
+        w("BUG: warning at ", ".c:", K::Warning),
         w("WARNING: at ", "+0x", K::Warning),
         // Architectures that name no function there (s390, powerpc up to 3.x).
         w("WARNING: at ", ".c:", K::Warning),

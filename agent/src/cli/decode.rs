@@ -27,7 +27,7 @@ const NOTHING: u8 = 3;
 /// size and in constant memory, and prints each thing that went wrong: panics, oopses,
 /// warnings, lockups, stalls, memory and hardware errors.
 ///
-/// JSON is one object a line; `log`, and its bytes from `start` to `end`, say where.
+/// JSON is one object a line; `file`, and its bytes from `start` to `end`, say where.
 ///
 /// Exit codes: 0 something was found, 3 nothing was, 1 a log could not be read, 2 the
 /// command line is wrong.
@@ -36,7 +36,7 @@ const NOTHING: u8 = 3;
   lastgasp decode /var/log/kern.log
   dmesg | lastgasp decode
   lastgasp decode /sys/fs/pstore /var/lib/systemd/pstore /var/crash
-  lastgasp decode -o json crash/*.txt | jq -r '[.log, .title] | @tsv'")]
+  lastgasp decode -o json crash/*.txt | jq -r '[.file, .title] | @tsv'")]
 pub(super) struct Args {
     /// Logs; `-` is standard input. Of a directory the records of pstore and the dmesgs of
     /// kdump in it; parts of one record are put together
@@ -49,7 +49,7 @@ pub(super) struct Args {
 /// A report, and where it was found.
 #[derive(Serialize)]
 struct Found<'a> {
-    log: &'a str,
+    file: &'a str,
     #[serde(flatten)]
     report: &'a Report,
     known_bugs: Vec<Short<'a>>,
@@ -139,7 +139,7 @@ fn read(
 fn print(file: &str, report: &Report, output: Format, is_first: bool) -> anyhow::Result<()> {
     let known = candidates(report);
     let found = || Found {
-        log: file,
+        file,
         report,
         known_bugs: known.iter().map(Short::from).collect(),
     };
@@ -190,5 +190,20 @@ mod tests {
             assert_eq!(&log[bytes], &bug[..], "{count}");
         }
         assert_eq!(all(&b"\xff\xfe\n"[..]), []);
+    }
+
+    #[test]
+    fn an_object_says_which_file_and_which_bytes() {
+        let reports = all(&b"x\n[ 1.0] kernel BUG at a.c:1!\n"[..]);
+        let found = Found {
+            file: "crash.txt",
+            report: &reports[0],
+            known_bugs: Vec::new(),
+        };
+        let object = serde_json::to_value(&found).expect("an object");
+        let of = |name: &str| object[name].to_string();
+        assert_eq!(of("file"), "\"crash.txt\"");
+        assert_eq!((of("start"), of("end")), ("2".to_owned(), "30".to_owned()));
+        assert_eq!(of("source_file"), "\"a.c\"");
     }
 }

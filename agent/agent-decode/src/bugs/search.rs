@@ -125,7 +125,7 @@ impl Index {
                     .push(format!("it does not name {fault}, where this happened"));
             }
         }
-        if let Some(file) = &report.file
+        if let Some(file) = &report.source_file
             && let Some(known) = record
                 .files
                 .iter()

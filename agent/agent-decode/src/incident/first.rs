@@ -84,12 +84,11 @@ impl Incident {
         let new = before.strip_prefix("WARNING: ").unwrap_or("");
         self.condition = condition(after).or_else(|| condition(new));
         self.place = old.or_else(|| file_in(new));
-        // The function is the first word with an offset.
-        self.name(
-            after
-                .split_ascii_whitespace()
-                .find(|word| word.contains("+0x")),
-        );
+        // The function is the first word with an offset; `file:12 function()` in 2.6.2x.
+        let mut words = after.split_ascii_whitespace();
+        let name = words.clone().find(|word| word.contains("+0x"));
+        let old_name = || words.find_map(|word| word.rsplit('/').next()?.strip_suffix("()"));
+        self.name(name.or_else(old_name));
         if self.named.is_some() && after.contains(" [") {
             let symbol = after.find("+0x").and_then(|at| {
                 let start = after[..at].rfind(' ').map_or(0, |blank| blank + 1);
@@ -200,6 +199,8 @@ impl Incident {
             // Each bank, device and pool has such a line.
             Kind::MachineCheck | Kind::HardwareError | Kind::WorkqueueLockup => self.quiet < 8,
             Kind::BadPage => self.is_fresh(),
+            // Some say so of each object.
+            Kind::MemoryLeak => self.is_fresh() && self.line.starts_with("BUG: "),
             // These are repeated for as long as they last.
             Kind::ConntrackFull => true,
             Kind::UnregisterNetdevice => {

@@ -69,7 +69,7 @@ impl Incident {
         let distribution = release
             .as_deref()
             .and_then(|r| distribution(r, version.as_deref()));
-        let (file, file_line) = self.place.unzip();
+        let (source_file, source_line) = self.place.unzip();
         Report {
             kind: self.kind,
             title,
@@ -78,8 +78,8 @@ impl Incident {
             fault_function: fault,
             blamed_function: blamed,
             module,
-            file,
-            file_line,
+            source_file,
+            source_line,
             condition: self.condition,
             frames: self.frames,
             kernel_release: release,

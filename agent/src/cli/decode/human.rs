@@ -52,7 +52,7 @@ pub(super) fn text(file: &str, report: &Report, known: &[Candidate], is_first: b
             .filter(|f| Some(*f) != report.blamed_function.as_ref())
             .cloned(),
     );
-    let place = report.file.as_ref().zip(report.file_line);
+    let place = report.source_file.as_ref().zip(report.source_line);
     row("at", place.map(|(file, line)| format!("{file}:{line}")));
     row("task", task(report));
     row("kernel", kernel(report));
