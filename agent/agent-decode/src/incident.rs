@@ -163,7 +163,7 @@ impl Incident {
         }
         if self.take(line) {
             (self.quiet, self.end) = (0, end);
-        } else {
+        } else if !line.is_empty() {
             self.quiet += 1;
         }
     }
@@ -278,13 +278,13 @@ impl Incident {
 
     fn register_line(&mut self, line: &str) -> bool {
         let found = header::registers(line);
-        // Those behind the first stack are of user space, or printed once more.
-        if self.stack == Stack::Before {
-            for (name, value) in &found {
-                if self.registers.len() < REGISTERS_MAX {
-                    let entry = self.registers.entry((*name).to_owned());
-                    entry.or_insert_with(|| (*value).to_owned());
-                }
+        // Those behind the first stack are of user space, or printed once more; but up to
+        // 4.19 the address of a page fault comes last.
+        for (name, value) in &found {
+            let is_ours = self.stack == Stack::Before || *name == "CR2";
+            if is_ours && self.registers.len() < REGISTERS_MAX {
+                let entry = self.registers.entry((*name).to_owned());
+                entry.or_insert_with(|| (*value).to_owned());
             }
         }
         !found.is_empty() || line.starts_with("Code: ")

@@ -381,6 +381,25 @@ mod tests {
             "messages-Nov 21 01:40:46 w01 kernel: BUG: x",
             "a-b.log-12-[    1.234567] BUG: x",
             "a-b.log:12:<1>[    1.234567] BUG: x",
+            "> [    1.234567] BUG: x",
+            "> > BUG: x",
+            ":BUG: x",
+            " kernel:BUG: x",
+            "[Mi Nov 22 01:02:03 2023] BUG: x",
+            "[mer. nov. 22 01:02:03 2023] BUG: x",
+            "nov. 22 01:02:03 w01 kernel: BUG: x",
+            "22 Nov 01:02:03 w01 kernel: BUG: x",
+            "Nov 22 01:02:03 kern.crit w01 kernel[12]: BUG: x",
+            "[01:02:03] [    1.234567] BUG: x",
+            "[2023-11-22T01:02:03.123] BUG: x",
+            "[2023-11-22 01:02:03.123] BUG: x",
+            "<1>[    1.234567] c3   1234 BUG: x",
+            "[    1.234567] [3:    kworker/3:1:  123] BUG: x",
+            "[    1.234567] -(3)[123:kworker/3:1]BUG: x",
+            "[    1.234567@3] BUG: x",
+            "w01 login: [    1.234567] BUG: x",
+            "ok   12 foo[    1.234567] BUG: x",
+            "  101 [    1.234567] BUG: x",
         ] {
             assert_eq!(strip(line), "BUG: x", "{line:?}");
         }
@@ -426,6 +445,11 @@ mod tests {
             "[1] BUG: x",
             "a;BUG: x",
             "a-b: BUG: x",
+            "msg=\"[    1.234567] BUG: x",
+            "a.go:12] [    1.234567] BUG: x",
+            "Okt 21 01:40:46 w01 app[12]: kernel: BUG: x",
+            "[00:1f.6] BUG: x",
+            "[0000:00:1f.6] BUG: x",
         ] {
             assert_eq!(strip(line), line);
         }
@@ -457,6 +481,10 @@ mod tests {
             (
                 b"{ \"MESSAGE\" : [ 66, 85, 71, 58, 32, 120, 10 ], \"_TRANSPORT\" : \"stdout\" }",
                 "program: BUG: x",
+            ),
+            (
+                b"[    1.234567]  [&lt;ffff&gt;] x &amp;lt; &quot;",
+                "[<ffff>] x &lt; \"",
             ),
             // Of an export; the second has another line behind it.
             (b"\x07\0\0\0\0\0\0\0BUG: \x07x\n", "BUG: \u{7}x"),

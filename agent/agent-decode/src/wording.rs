@@ -495,11 +495,15 @@ pub(crate) fn somewhere(line: &str) -> Option<Kind> {
 }
 
 /// Whether the kernel says that behind what stands before it: of a module its name alone,
-/// as tools that load modules use the same words.
+/// as tools that load modules use the same words; of a task its name, which is short.
 fn is_said_by(kind: Kind, before: &str) -> bool {
+    const TASK_MAX: usize = 15;
     match kind {
         Kind::ModuleLoad => !before.contains(' '),
-        Kind::OomKill => before.ends_with("oom-killer"),
+        Kind::OomKill => {
+            let task = before.strip_suffix("oom-killer");
+            task.is_some_and(|task| task.len() <= TASK_MAX + " invoked ".len())
+        }
         _ => true,
     }
 }

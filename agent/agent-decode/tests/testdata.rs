@@ -1,7 +1,7 @@
 //! Every file of `testdata/` is a test: header lines with what is expected, an empty line,
 //! and the log as it was captured. What the header does not name is not checked. Of several
 //! reports the header is that of the one that tells why the boot ended ([`reason`]).
-//! `KIND: none` is a log without a report, `CODE: none` one without a reason for a death.
+//! `REPORTS:` is how many there are. `KIND: none` is a log without a report, `CODE: none` one without a reason for a death.
 //! `lab-*.txt` were written by `cargo xtask lab --bless`, and looked at.
 
 use std::fmt::Write as _;
@@ -50,7 +50,7 @@ fn wrong(file: &str) -> (Vec<String>, String) {
         })
         .collect();
     let all = reports(log.as_bytes());
-    let first = all.first().cloned();
+    let (count, first) = (all.len(), all.first().cloned());
     // What is nobody's reason is a report all the same.
     let any = first.filter(|_| header.contains("KIND: "));
     let report = reason(all).or(any);
@@ -66,7 +66,10 @@ fn wrong(file: &str) -> (Vec<String>, String) {
     let mut header_now = String::new();
     for line in header.lines() {
         let (name, expected) = line.split_once(": ").expect("NAME: value");
-        let got = report.as_ref().and_then(|report| value(report, name));
+        let got = match name {
+            "REPORTS" => Some(count.to_string()),
+            _ => report.as_ref().and_then(|report| value(report, name)),
+        };
         let got = got.unwrap_or_else(|| "none".to_owned());
         let _ = writeln!(header_now, "{name}: {got}");
         if got != expected {

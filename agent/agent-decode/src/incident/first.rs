@@ -155,9 +155,9 @@ impl Incident {
         }
     }
 
-    /// Whether nothing was read of it but its first line.
+    /// Whether nothing was read of it but its first line, and little of what others say.
     fn is_fresh(&self) -> bool {
-        self.quiet == 0 && self.frames.is_empty() && self.release.is_none()
+        self.quiet < 3 && self.frames.is_empty() && self.release.is_none()
     }
 
     /// Whether a line that says that something happens says it of this one: an oops is

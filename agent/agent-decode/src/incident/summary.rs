@@ -32,6 +32,10 @@ impl Incident {
         if fault.as_deref() == Some("sysrq_handle_crash") {
             self.kind = Kind::SysrqCrash;
         }
+        // Where the line before is lost, the address tells.
+        if self.kind == Kind::PageFault && self.line.starts_with("Oops") && self.is_null() {
+            self.kind = Kind::NullPointerDereference;
+        }
         let named: Vec<&str> = if self.is_nowhere {
             Vec::new()
         } else {
@@ -120,6 +124,14 @@ impl Incident {
         frame.and_then(|frame| frame.module.clone())
     }
 
+    /// Whether the address of a page fault (x86) is that of a field behind a null pointer.
+    fn is_null(&self) -> bool {
+        const PAGE: u64 = 4096;
+        let address = self.registers.get("CR2");
+        let address = address.and_then(|digits| u64::from_str_radix(digits, 16).ok());
+        address.is_some_and(|address| address < PAGE)
+    }
+
     /// The part of the stack that has who is to blame.
     fn culprits(&self) -> &[Frame] {
         match self.kind {
@@ -160,6 +172,8 @@ impl Incident {
                 Some(place) => format!("{phrase} at {}", place.trim_end_matches('!')),
                 None => phrase.to_owned(),
             },
+            // That one asked for memory; who was killed is not said.
+            Kind::OomKill if self.is_undecided => phrase.to_owned(),
             Kind::HungTask | Kind::SoftLockup | Kind::OomKill | Kind::CgroupOomKill => {
                 match &self.comm {
                     Some(comm) => format!("{phrase} of {comm}"),
@@ -184,10 +198,9 @@ impl Incident {
             | Kind::LockCorruption
             | Kind::SlabCorruption => return format!("{phrase}: {}", self.line),
             Kind::Lockdep => {
-                let said = self
-                    .line
-                    .trim_start_matches(['[', ' '])
-                    .trim_end_matches([']', ' ', '.']);
+                let boxed = self.line.strip_prefix("[ ");
+                let boxed = boxed.map(|said| said.trim_end_matches([']', ' ', '.']));
+                let said = boxed.unwrap_or(&self.line);
                 let said = ["WARNING: ", "INFO: ", "BUG: "]
                     .iter()
                     .find_map(|w| said.strip_prefix(w));
