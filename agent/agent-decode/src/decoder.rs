@@ -29,6 +29,8 @@ const WAITING_MAX: usize = 64;
 const OPEN_MAX: usize = 4;
 /// Lines between `[ cut here ]` and the line that says what happened.
 const CUT_LINES: u32 = 8;
+/// Lines of several CPUs are out of order by less than so many nanoseconds.
+const CLOCKS_DIFFER: u64 = 1_000_000_000;
 /// Columns of a terminal, at which a line goes on in the next one.
 const COLUMNS: usize = 80;
 
@@ -45,7 +47,7 @@ pub struct Decoder {
     waiting: VecDeque<Incident>,
     boot: Boot,
     /// A panic was said: until the next boot nothing that is told is of any other cause.
-    is_dead: bool,
+    dead: Option<Death>,
     cut: Option<Cut>,
     /// A line as long as a terminal is wide may go on in the next.
     held: Option<Held>,
@@ -56,6 +58,26 @@ pub struct Decoder {
     /// Bytes before that line, and up to where it was read.
     line_start: u64,
     offset: u64,
+}
+
+/// The end of a boot.
+#[derive(Debug)]
+struct Death {
+    printed_ns: Option<u64>,
+    /// The last thing that a panic says was said.
+    is_over: bool,
+}
+
+impl Death {
+    /// Whether this line is of a boot after it, whose banner nobody kept: its clock began
+    /// anew; or there is no clock, and it tells of an oops after the end.
+    fn is_past(&self, printed_ns: Option<u64>, weight: Weight) -> bool {
+        match (self.printed_ns, printed_ns) {
+            (Some(death), Some(now)) => now.saturating_add(CLOCKS_DIFFER) < death,
+            (None, None) => self.is_over && weight == Weight::Oops,
+            _ => false,
+        }
+    }
 }
 
 /// A `[ cut here ]`, and what was said behind it.
@@ -301,13 +323,13 @@ impl Decoder {
 
     /// Something happens.
     fn begin(&mut self, kind: Kind, text: &str, line: &Stripped<'_>, start: u64, end: u64) {
-        if self.is_dead {
+        if self.is_dead(line.printed_ns, kind.weight()) {
             return;
         }
         let cut = self.cut.take();
         let open = self.open_of(line.caller);
         if let Some(open) = open
-            && open.is_said_again(kind, text)
+            && open.is_said_again(kind, text, line.printed_ns)
         {
             open.again(kind, text);
             open.end = end;
@@ -344,10 +366,16 @@ impl Decoder {
 
     fn panic(&mut self, text: &str, panic: &str, line: &Stripped<'_>, start: u64, end: u64) {
         // Only the first counts: others come from CPUs that follow it.
-        if self.is_dead {
+        if self.is_dead(line.printed_ns, Weight::Oops) {
+            if let Some(dead) = &mut self.dead {
+                dead.is_over |= wording::is_end(text);
+            }
             return;
         }
-        self.is_dead = true;
+        self.dead = Some(Death {
+            printed_ns: line.printed_ns,
+            is_over: false,
+        });
         self.cut = None;
         while let Some(open) = (!self.open.is_empty()).then(|| self.open.remove(0)) {
             self.wait(open);
@@ -365,6 +393,15 @@ impl Decoder {
         incident.end = end;
         incident.caller = None;
         self.open(incident);
+    }
+
+    /// Whether the boot that this line is of had died before it.
+    fn is_dead(&mut self, printed_ns: Option<u64>, weight: Weight) -> bool {
+        let is_past = |dead: &Death| dead.is_past(printed_ns, weight);
+        if self.dead.as_ref().is_some_and(is_past) {
+            self.settle(Some(Boot::default()));
+        }
+        self.dead.is_some()
     }
 
     /// What a panic's text stands for, and where in `waiting` that is told.
@@ -437,7 +474,7 @@ impl Decoder {
             self.reports
                 .push_back(incident.report(&self.boot, next.as_ref()));
         }
-        self.is_dead = false;
+        self.dead = None;
         self.boot = next.unwrap_or_default();
     }
 

@@ -212,6 +212,9 @@ pub(crate) fn is_nowhere(line: &str) -> bool {
         "EIP is at ",
         "IP: ",
     ];
+    if !line.starts_with(['R', 'p', 'P', 'E', 'I']) {
+        return false;
+    }
     let Some(place) = MARKS.iter().find_map(|mark| line.strip_prefix(mark)) else {
         return false;
     };
@@ -282,16 +285,16 @@ pub(crate) fn frame(line: &str) -> Option<(Symbol<'_>, bool)> {
         let symbol = Symbol::parse(name);
         return Some((symbol.unwrap_or(Symbol::named(function)), true));
     }
-    // Newer arm: `foo from bar+0x12/0x34`.
-    if let Some((name, caller)) = rest.split_once(" from ") {
-        let function = plain_name(name)?;
-        Symbol::parse(caller)?;
-        return Some((Symbol::named(function), reliable));
-    }
     if rest.starts_with(['-', '=', '#', '{', '"']) {
         return None;
     }
-    Some((Symbol::with_place(rest)?, reliable))
+    // Newer arm: `foo from bar+0x12/0x34`.
+    let called = || {
+        let (name, caller) = rest.split_once(" from ")?;
+        Symbol::parse(caller)?;
+        Some(Symbol::named(plain_name(name)?))
+    };
+    Some((Symbol::with_place(rest).or_else(called)?, reliable))
 }
 
 impl Frame {

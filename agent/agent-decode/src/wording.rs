@@ -127,6 +127,7 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("invalid opcode: ", "[#", K::InvalidOpcode),
         w("double fault: ", "[#", K::DoubleFault),
         w("PANIC: double fault", "", K::DoubleFault),
+        w("PANIC: early exception ", "", K::Oops),
         w("traps: PANIC: double fault", "", K::DoubleFault),
         w("stack segment: ", "[#", K::Oops),
         w("stack segment fault", "[#", K::Oops),
@@ -141,6 +142,7 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("bounds: ", "[#", K::Oops),
         w("CFI failure at ", "", K::Oops),
         w("Missing ENDBR: ", "", K::Oops),
+        w("traps: Missing ENDBR: ", "", K::Oops),
         // Stacks: arch/x86/mm/fault.c, arch/arm64/kernel/traps.c and others.
         w("BUG: stack guard page was hit", "", K::StackOverflow),
         w("BUG: ", "stack guard page was hit", K::StackOverflow),
@@ -219,9 +221,9 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("rcu: INFO: ", "detected stall", K::RcuStall),
         w("rcu: INFO: ", "detected expedited stall", K::RcuStall),
         w("rcu: INFO: ", "self-detected stall", K::RcuStall),
-        w("INFO: rcu", "detected stall", K::RcuStall),
-        w("INFO: rcu", "detected expedited stall", K::RcuStall),
-        w("INFO: rcu", "self-detected stall", K::RcuStall),
+        w("INFO: rcu_", "detected stall", K::RcuStall),
+        w("INFO: rcu_", "detected expedited stall", K::RcuStall),
+        w("INFO: rcu_", "self-detected stall", K::RcuStall),
         // arch/x86/kernel/cpu/mce/core.c, print_mce(); arch/arm64/kernel/traps.c.
         w(
             "mce: [Hardware Error]: ",
@@ -281,11 +283,14 @@ pub(crate) const WORDINGS: &[Wording] = {
         // mm/kasan/report.c, mm/kfence/report.c, kernel/kcsan/report.c, mm/kmsan/report.c,
         // lib/ubsan.c, mm/kmemleak.c.
         w("BUG: KASAN: ", "", K::Kasan),
-        w("KASAN: ", " in ", K::Kasan),
+        w("KASAN: ", "range [", K::Kasan),
         w("BUG: KFENCE: ", "", K::Kfence),
         w("BUG: KCSAN: ", "", K::Kcsan),
         w("BUG: KMSAN: ", "", K::Kmsan),
-        w("UBSAN: ", " in ", K::Ubsan),
+        // Others write titles such as `UBSAN: shift-out-of-bounds in foo`.
+        w("UBSAN: ", ".c:", K::Ubsan),
+        w("UBSAN: ", ".h:", K::Ubsan),
+        w("UBSAN: ", ".rs:", K::Ubsan),
         w("BUG: memory leak", "", K::MemoryLeak),
         w("unreferenced object 0x", "(size ", K::MemoryLeak),
         // kernel/locking/lockdep.c, include/linux/rcupdate.h; [ INFO: up to 4.11.
@@ -324,17 +329,10 @@ pub(crate) const WORDINGS: &[Wording] = {
         ),
         w("[ INFO: possible ", " detected ]", K::Lockdep),
         w("[ INFO: inconsistent lock state ]", "", K::Lockdep),
-        w("[ INFO: suspicious RCU usage. ]", "", K::Lockdep),
+        w("[ INFO: suspicious ", " usage. ]", K::Lockdep),
         w("[ INFO: ", "-safe -> ", K::Lockdep),
-        w("[ BUG: bad unlock balance detected! ]", "", K::Lockdep),
-        w("[ BUG: held lock freed! ]", "", K::Lockdep),
-        w(
-            "[ BUG: lock held when returning to user space! ]",
-            "",
-            K::Lockdep,
-        ),
-        w("[ BUG: ", "still has locks held! ]", K::Lockdep),
-        w("[ BUG: Invalid wait context ]", "", K::Lockdep),
+        // Nothing but what watches locks writes so.
+        w("[ BUG: ", " ]", K::Lockdep),
         w("BUG: Invalid wait context", "", K::Lockdep),
         w(
             "INFO: possible circular locking dependency detected",
@@ -353,7 +351,7 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("BUG: rwlock-recursion on CPU#", "", K::LockCorruption),
         // kernel/sched/core.c, lib/smp_processor_id.c.
         w(
-            "BUG: sleeping function called from invalid context",
+            "BUG: sleeping function called from invalid context at ",
             "",
             K::SleepInAtomic,
         ),
@@ -364,13 +362,12 @@ pub(crate) const WORDINGS: &[Wording] = {
             K::SchedulingWhileAtomic,
         ),
         // mm/page_alloc.c, mm/memory.c, kernel/fork.c, mm/filemap.c.
-        w("BUG: Bad page state", "", K::BadPage),
-        w("BUG: Bad page map", "", K::BadPage),
-        w("BUG: Bad page cache", "", K::BadPage),
+        w("BUG: Bad page state in process ", "", K::BadPage),
+        w("BUG: Bad page map in process ", "", K::BadPage),
+        w("BUG: Bad page cache in process ", "", K::BadPage),
         w("BUG: Bad rss-counter state", "", K::BadPage),
         w("BUG: non-zero pgtables_bytes on freeing mm", "", K::BadPage),
         w("BUG: non-zero nr_p", " on freeing mm", K::BadPage),
-        w("BUG: Bad page ", "", K::BadPage),
         // mm/slub.c, slab_bug().
         w("BUG ", "ainted): ", K::SlabCorruption),
         w("BUG ", " (Tainted: ", K::SlabCorruption),
@@ -403,7 +400,7 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("WARNING: ", ", CPU#", K::Warning),
         // drivers/watchdog.
         w("softdog: Initiating ", "", K::Watchdog),
-        w("watchdog", ": watchdog pretimeout event", K::Watchdog),
+        w("watchdog", ": pretimeout event", K::Watchdog),
         // kernel/module/.
         w("Loading of unsigned module is rejected", "", K::ModuleLoad),
         w("Loading of module with un", " is rejected", K::ModuleLoad),
@@ -512,6 +509,11 @@ fn is_said_by(kind: Kind, before: &str) -> bool {
 pub(crate) fn panic(line: &str) -> Option<&str> {
     let text = PANICS.iter().find_map(|p| line.strip_prefix(p))?.trim_end();
     Some(text.strip_suffix(" ]---").unwrap_or(text))
+}
+
+/// Whether a panic says nothing behind this line.
+pub(crate) fn is_end(line: &str) -> bool {
+    line.starts_with("---[ end Kernel panic")
 }
 
 /// What the text of a panic stands for.

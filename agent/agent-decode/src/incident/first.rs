@@ -6,6 +6,9 @@ use crate::kind::{Kind, Weight};
 
 use super::{Incident, Stack, number_behind};
 
+/// Not even a slow console takes so many nanoseconds for one report.
+const TELLING_MAX: u64 = 10_000_000_000;
+
 impl Incident {
     /// What the first line says besides what happened.
     pub(super) fn first_line(&mut self, line: &str) {
@@ -57,7 +60,7 @@ impl Incident {
             }
             Kind::Oops => {
                 // `CFI failure at foo+0x1/0x2 (target: …)`, `Missing ENDBR: foo+0x1/0x2`.
-                let starts = ["CFI failure at ", "Missing ENDBR: "];
+                let starts = ["CFI failure at ", "Missing ENDBR: ", "traps: Missing ENDBR: "];
                 self.name(starts.iter().find_map(|start| line.strip_prefix(start)));
             }
             _ => {}
@@ -162,13 +165,13 @@ impl Incident {
 
     /// Whether a line that says that something happens says it of this one: an oops is
     /// announced by several lines, of which the first is the most precise.
-    pub(crate) fn is_said_again(&self, kind: Kind, line: &str) -> bool {
+    pub(crate) fn is_said_again(&self, kind: Kind, line: &str, printed_ns: Option<u64>) -> bool {
         if self.is_ended {
             return false;
         }
         // Another oops inside it is what the first one caused.
         if self.weight() == Weight::Oops && kind.weight() == Weight::Oops {
-            return true;
+            return !self.is_over(printed_ns);
         }
         // Some are told by a BUG() or WARN() that follows, and by its place. A WARN() may
         // also come first.
@@ -189,6 +192,17 @@ impl Incident {
         by_check || of_warning || is_range || is_trapped || is_decided || is_same
     }
 
+    /// Whether it has told its stack, and what is told now, to which others have led over,
+    /// or the clock, is another: of a file that logs were put together in, or whose end of it
+    /// was lost.
+    fn is_over(&self, printed_ns: Option<u64>) -> bool {
+        let is_later = match (self.printed_ns, printed_ns) {
+            (Some(before), Some(now)) => before.abs_diff(now) > TELLING_MAX,
+            _ => self.quiet >= 2,
+        };
+        !self.frames.is_empty() && is_later
+    }
+
     /// Whether this line, which is of the same kind, is of the same event.
     fn is_the_same(&self, line: &str) -> bool {
         // Where tools name what was inlined, each function has such a line.
@@ -198,7 +212,7 @@ impl Incident {
             Kind::RcuStall => self.quiet < 4,
             // Each bank, device and pool has such a line.
             Kind::MachineCheck | Kind::HardwareError | Kind::WorkqueueLockup => self.quiet < 8,
-            Kind::BadPage => self.is_fresh(),
+            Kind::BadPage | Kind::Lockdep => self.is_fresh(),
             // Some say so of each object.
             Kind::MemoryLeak => self.is_fresh() && self.line.starts_with("BUG: "),
             // These are repeated for as long as they last.
