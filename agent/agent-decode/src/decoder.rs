@@ -407,12 +407,21 @@ impl Decoder {
     /// What a panic's text stands for, and where in `waiting` that is told.
     fn cause_of(&self, panic: &str, start: u64) -> (Kind, Option<usize>) {
         let last = |is: &dyn Fn(&Incident) -> bool| self.waiting.iter().rposition(is);
-        let is_oops = |i: &Incident| i.weight() == Weight::Oops || i.kind == Kind::SysrqCrash;
+        let is_trap = |i: &Incident| matches!(i.kind, Kind::SysrqCrash | Kind::SError);
+        let is_oops = |i: &Incident| i.weight() == Weight::Oops || is_trap(i);
         let is_near = |i: &Incident| is_oops(i) && start.saturating_sub(i.end) <= NEAR;
         match wording::panic_text(panic) {
             PanicText::AfterOops => (Kind::Panic, last(&is_oops)),
             // It dies by its own oops, or it exits.
-            PanicText::InitExited => (Kind::InitExited, last(&|i| is_oops(i) && i.pid == Some(1))),
+            PanicText::InitExited => {
+                let is_its_own = |i: &Incident| match i.pid {
+                    Some(pid) => pid == 1,
+                    // Whose it was may be lost.
+                    None => is_near(i),
+                };
+                let oops = last(&|i| is_oops(i) && is_its_own(i));
+                (Kind::InitExited, oops)
+            }
             PanicText::Names(kind) => {
                 let reason = kind.reason();
                 let same = last(&|i| i.kind == kind);

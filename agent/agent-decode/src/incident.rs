@@ -6,6 +6,7 @@ mod summary;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::blame::is_skipped;
 use crate::frames::{self, Frame, Mark, Symbol};
 use crate::header::{self, Header};
 use crate::kind::{Kind, Weight};
@@ -298,7 +299,11 @@ impl Incident {
                 // unless it is of the list of those that are held, and that is no matter.
                 if let Some((_, at)) = line.split_once(", at: ").or(line.split_once(" at: ")) {
                     let is_of_list = line.starts_with('#') && !self.line.contains(" held");
-                    if self.named.is_none() && !is_of_list {
+                    // Where tools name what was inlined, it has a line of its own.
+                    let was_inlined = std::mem::take(&mut self.is_fault_inlined);
+                    let is_next = was_inlined && self.named.as_deref().is_some_and(is_skipped);
+                    if (self.named.is_none() || is_next) && !is_of_list {
+                        self.is_fault_inlined = line.ends_with("[inline]");
                         self.name(Some(at.rsplit_once(">] ").map_or(at, |(_, name)| name)));
                     }
                     return true;

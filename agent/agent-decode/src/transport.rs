@@ -9,7 +9,7 @@ use memchr::{memchr2, memchr3};
 
 use crate::text::{split_once, trim_start};
 
-use dates::{behind_kernel, behind_stamp, date, is_date, is_iso};
+use dates::{behind_kernel, behind_stamp, date, is_date, is_iso, is_stamp};
 use written::{json, plain, unescaped};
 
 /// Who printed a line (CONFIG_PRINTK_CALLER): of lines that several print at once it
@@ -41,6 +41,11 @@ pub struct Stripped<'a> {
 /// The line as text: without colours, line end, and a container that writes JSON.
 pub(crate) fn clean(line: &[u8]) -> Cow<'_, str> {
     let line = unframed(line);
+    // Where a machine died in the middle of a file, there may be blocks of nothing, and what
+    // writes for other systems begins a file with a mark.
+    let nothing = line.iter().take_while(|b| **b == 0).count();
+    let line = &line[nothing..];
+    let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
     let end = line.iter().rposition(|b| !matches!(b, b'\r' | b'\n'));
     let line = &line[..end.map_or(0, |end| end + 1)];
     // Nearly always it is text, which is much sooner seen than mended.
@@ -271,6 +276,10 @@ fn syslog(line: &str) -> Option<&str> {
     }
     let (_host, rest) = word(rest)?;
     let rest = rest.trim_start();
+    // What netconsole sends to a collector names no program.
+    if is_stamp(rest) {
+        return Some(rest);
+    }
     // Where a daemon passes on what others sent: `kernel: `, `kernel[0]: `.
     let named = rest.strip_prefix("kernel")?;
     let named = match named.strip_prefix('[') {
@@ -381,6 +390,8 @@ mod tests {
             "messages-Nov 21 01:40:46 w01 kernel: BUG: x",
             "a-b.log-12-[    1.234567] BUG: x",
             "a-b.log:12:<1>[    1.234567] BUG: x",
+            "Nov 21 01:40:46 10.0.0.5 [    1.234567] BUG: x",
+            "Wed Nov 22 01:02:03 2023 kern.alert kernel: [    1.234567] BUG: x",
             "> [    1.234567] BUG: x",
             "> > BUG: x",
             ":BUG: x",
@@ -486,6 +497,8 @@ mod tests {
                 b"[    1.234567]  [&lt;ffff&gt;] x &amp;lt; &quot;",
                 "[<ffff>] x &lt; \"",
             ),
+            (b"\0\0\0\0\0\0\0\0\0\0[    1.234567] BUG: x", "BUG: x"),
+            (b"\xef\xbb\xbf[    1.234567] BUG: x", "BUG: x"),
             // Of an export; the second has another line behind it.
             (b"\x07\0\0\0\0\0\0\0BUG: \x07x\n", "BUG: \u{7}x"),
             (b"\x2c\x01\0\0\0\0\0\0BUG: x\n", "BUG: x"),

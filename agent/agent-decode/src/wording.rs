@@ -197,6 +197,9 @@ pub(crate) const WORDINGS: &[Wording] = {
         w("watchdog: ", "detected hard LOCKUP", K::HardLockup),
         w("NMI watchdog: ", "detected hard LOCKUP", K::HardLockup),
         w("Watchdog ", "detected hard LOCKUP", K::HardLockup),
+        // Up to 2.6.38.
+        w("BUG: NMI Watchdog detected LOCKUP", "", K::HardLockup),
+        w("NMI Watchdog detected LOCKUP", "", K::HardLockup),
         w("watchdog: ", "became unresponsive", K::HardLockup),
         // kernel/workqueue.c, wq_watchdog_timer_fn().
         w("BUG: workqueue lockup", "", K::WorkqueueLockup),
@@ -542,6 +545,7 @@ pub(crate) fn panic_text(text: &str) -> PanicText {
         ("softlockup: hung tasks", Names(Kind::SoftLockup)),
         ("Hard LOCKUP", Names(Kind::HardLockup)),
         ("Watchdog detected hard LOCKUP", Names(Kind::HardLockup)),
+        ("NMI Watchdog detected LOCKUP", Names(Kind::HardLockup)),
         ("hung_task: blocked tasks", Names(Kind::HungTask)),
         ("RCU Stall", Names(Kind::RcuStall)),
         ("Out of memory", Names(Kind::OomPanic)),
@@ -560,6 +564,7 @@ pub(crate) fn panic_text(text: &str) -> PanicText {
             Names(Kind::MachineCheck),
         ),
         ("Unrecovered machine check", Names(Kind::MachineCheck)),
+        ("Uncorrected machine check", Names(Kind::MachineCheck)),
         ("Fatal hardware error", Names(Kind::HardwareError)),
         ("EDAC ", Names(Kind::HardwareError)),
         ("Uncorrected hardware", Names(Kind::HardwareError)),
@@ -569,6 +574,7 @@ pub(crate) fn panic_text(text: &str) -> PanicText {
         ("NMI: PCI system error", Names(Kind::HardwareError)),
         ("Asynchronous SError Interrupt", Names(Kind::SError)),
         ("asynchronous SError Interrupt", Names(Kind::SError)),
+        ("bad mode", AfterOops),
         ("NMI: Not continuing", Names(Kind::UnknownNmi)),
         ("kernel: panic_on_warn set", AfterWarning),
         ("KASAN: panic_on_warn set", Names(Kind::Kasan)),

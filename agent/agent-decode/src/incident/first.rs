@@ -49,6 +49,10 @@ impl Incident {
                     self.pid = pid.parse().ok();
                 }
             }
+            Kind::StackOverflow => {
+                let named = line.split_once(" stack is corrupted in: ");
+                self.name(named.map(|(_, named)| named).filter(|n| n.contains("+0x")));
+            }
             Kind::OomKill if is_search(line) => {
                 let comm = line.split_once(" invoked ").map(|(comm, _)| comm);
                 self.comm = comm.map(str::to_owned);

@@ -65,12 +65,19 @@ pub(super) fn behind_stamp(line: &str) -> Option<&str> {
     /// Longer is what others say of a kernel's log.
     const BEFORE_MAX: usize = 64;
     let at = memchr(b'[', line.as_bytes()).filter(|at| (1..=BEFORE_MAX).contains(at))?;
-    let stamp = trim_start(&line[at + 1..]);
-    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
-    let (s, us) = stamp.split_at(digits(stamp));
-    let us = us.strip_prefix('.').filter(|us| digits(us) == 6)?;
     let is_quoted = line[..at].contains(['"', '=', ']', '\'', '`', '|']);
-    (!s.is_empty() && us[6..].starts_with(']') && !is_quoted).then(|| &line[at..])
+    (is_stamp(&line[at..]) && !is_quoted).then(|| &line[at..])
+}
+
+/// Whether a line begins with the kernel's own clock: `[   12.345678]`.
+pub(super) fn is_stamp(line: &str) -> bool {
+    let digits = |text: &str| text.bytes().take_while(u8::is_ascii_digit).count();
+    let Some(stamp) = line.strip_prefix('[').map(trim_start) else {
+        return false;
+    };
+    let (s, rest) = stamp.split_at(digits(stamp));
+    let us = rest.strip_prefix('.').unwrap_or("");
+    !s.is_empty() && digits(us) == 6 && us[6..].starts_with(']')
 }
 
 /// What stands behind a date and a clock, in whichever way they are written.
