@@ -452,6 +452,13 @@ impl Decoder {
         }
         if let Some(open) = self.open_of(caller) {
             open.detail(text, end);
+        } else if text.starts_with("NMI backtrace for cpu ") {
+            // A stalled CPU shows its stack itself, asked by the one that found it.
+            let stall = self.open.iter_mut().rfind(|open| open.asks_for_stack());
+            if let Some(stall) = stall {
+                stall.caller = caller;
+                stall.detail(text, end);
+            }
         }
     }
 

@@ -150,6 +150,14 @@ impl Incident {
         !self.is_ended && self.quiet < quiet
     }
 
+    /// Whether another CPU is to blame for it that has not shown its stack.
+    pub(crate) fn asks_for_stack(&self) -> bool {
+        matches!(self.kind, Kind::RcuStall | Kind::HardLockup)
+            && self.is_open()
+            && self.fault.is_none()
+            && self.frames.is_empty()
+    }
+
     /// A line passes that is not the kernel's; `end` is where it ends.
     pub(crate) fn pass(&mut self, end: u64) {
         if end.saturating_sub(self.end) > QUIET_BYTES {
@@ -339,6 +347,9 @@ impl Incident {
                 true
             }
             Kind::MachineCheck | Kind::HardwareError => line.contains("[Hardware Error]: "),
+            Kind::UnknownNmi => {
+                line.starts_with("Do you have a strange ") || line.starts_with("Dazed and ")
+            }
             Kind::OomKill if self.is_undecided => {
                 const OF_GROUP: [&str; 3] = [
                     "oom-kill:constraint=CONSTRAINT_MEMCG",

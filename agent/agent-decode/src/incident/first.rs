@@ -220,7 +220,7 @@ impl Incident {
             // Some say so of each object.
             Kind::MemoryLeak => self.is_fresh() && self.line.starts_with("BUG: "),
             // These are repeated for as long as they last.
-            Kind::ConntrackFull => true,
+            Kind::ConntrackFull | Kind::UnknownNmi => true,
             Kind::UnregisterNetdevice => {
                 let device = |line: &str| line.split(' ').nth(3).map(str::to_owned);
                 device(line) == device(&self.line)
