@@ -221,7 +221,9 @@ pub(crate) fn is_nowhere(line: &str) -> bool {
     // Up to 4.8 addresses stand before it: `[<          (null)>]           (null)`.
     let place = place.rsplit_once(">]").map_or(place, |(_, after)| after);
     let place = trim_start(place);
-    ["0x", "Bad ", "(null)"].iter().any(|at| place.starts_with(at))
+    ["0x", "Bad ", "(null)"]
+        .iter()
+        .any(|at| place.starts_with(at))
 }
 
 /// A mark in a stack.

@@ -29,8 +29,15 @@ const DUMP_LINES: u32 = 4096;
 /// And so many bytes, of whoever else logs in between.
 const QUIET_BYTES: u64 = 64 << 10;
 
-/// A function with what was inlined into it, and its module.
-type Inlined = (String, Option<String>);
+/// What a named function was inlined into, where a tool says so: up to one that is a
+/// function of its own.
+#[derive(Clone, Debug, Default)]
+struct Inlining {
+    /// Functions, and their modules.
+    into: Vec<(String, Option<String>)>,
+    /// The last that was named was inlined: the next line has what into.
+    goes_on: bool,
+}
 
 /// One thing that happens; later lines add to it.
 #[derive(Clone, Debug)]
@@ -50,11 +57,7 @@ pub(crate) struct Incident {
     named_module: Option<String>,
     fault: Option<String>,
     fault_module: Option<String>,
-    /// What it was inlined into, if a tool says so, up to a function that is one.
-    inlined_into: Vec<Inlined>,
-    is_fault_inlined: bool,
-    /// Memory ran out, and so far nobody was killed for it.
-    is_undecided: bool,
+    inlining: Inlining,
     /// It had jumped to where no code is.
     is_nowhere: bool,
     place: Option<(String, u32)>,
@@ -103,9 +106,7 @@ impl Incident {
             named_module: None,
             fault: None,
             fault_module: None,
-            inlined_into: Vec::new(),
-            is_fault_inlined: false,
-            is_undecided: false,
+            inlining: Inlining::default(),
             is_nowhere: false,
             place: None,
             condition: None,
@@ -142,7 +143,7 @@ impl Incident {
 
     /// Whether more lines may belong to it.
     pub(crate) fn is_open(&self) -> bool {
-        let quiet = if self.is_undecided {
+        let quiet = if self.is_undecided() {
             DUMP_LINES
         } else {
             QUIET_LINES
@@ -222,13 +223,13 @@ impl Incident {
         if self.fault.is_none() {
             self.fault = Some(symbol.function.to_owned());
             self.fault_module = module;
-        } else if self.is_fault_inlined && self.inlined_into.len() < INLINED_MAX {
+        } else if self.inlining.goes_on && self.inlining.into.len() < INLINED_MAX {
             let function = symbol.function.to_owned();
-            self.inlined_into.push((function, module));
+            self.inlining.into.push((function, module));
         } else {
             return;
         }
-        self.is_fault_inlined = symbol.is_inlined;
+        self.inlining.goes_on = symbol.is_inlined;
     }
 
     fn header(&mut self, header: &Header<'_>) {
@@ -308,10 +309,10 @@ impl Incident {
                 if let Some((_, at)) = line.split_once(", at: ").or(line.split_once(" at: ")) {
                     let is_of_list = line.starts_with('#') && !self.line.contains(" held");
                     // Where tools name what was inlined, it has a line of its own.
-                    let was_inlined = std::mem::take(&mut self.is_fault_inlined);
+                    let was_inlined = std::mem::take(&mut self.inlining.goes_on);
                     let is_next = was_inlined && self.named.as_deref().is_some_and(is_skipped);
                     if (self.named.is_none() || is_next) && !is_of_list {
-                        self.is_fault_inlined = line.ends_with("[inline]");
+                        self.inlining.goes_on = line.ends_with("[inline]");
                         self.name(Some(at.rsplit_once(">] ").map_or(at, |(_, name)| name)));
                     }
                     return true;
@@ -350,7 +351,7 @@ impl Incident {
             Kind::UnknownNmi => {
                 line.starts_with("Do you have a strange ") || line.starts_with("Dazed and ")
             }
-            Kind::OomKill if self.is_undecided => {
+            Kind::OomKill if self.is_undecided() => {
                 const OF_GROUP: [&str; 3] = [
                     "oom-kill:constraint=CONSTRAINT_MEMCG",
                     "memory: usage ",

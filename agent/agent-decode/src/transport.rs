@@ -166,20 +166,20 @@ impl Stripped<'_> {
 
     /// As kernels of phones say who printed: `c3   123 `, `(3)[123:kworker/3:1]`.
     fn by_cpu<'a>(&mut self, line: &'a str) -> Option<&'a str> {
-        let (id, rest) = match line.strip_prefix('c') {
-            Some(cpu) => {
-                let (cpu, rest) = split_once(cpu, b' ')?;
-                let (id, rest) = word(rest)?;
-                is_number(cpu, 2).then_some((id, rest))?
-            }
-            None => {
-                let cpu = line.trim_start_matches(['.', '-']).strip_prefix('(')?;
-                let (cpu, rest) = split_once(cpu, b')')?;
-                let (id, rest) = split_once(rest.strip_prefix('[')?, b']')?;
-                let (id, _comm) = split_once(id, b':')?;
-                is_number(cpu, 2).then_some((id, rest))?
-            }
+        let (cpu, id, rest) = if let Some(cpu) = line.strip_prefix('c') {
+            let (cpu, rest) = split_once(cpu, b' ')?;
+            let (id, rest) = word(rest)?;
+            (cpu, id, rest)
+        } else {
+            let cpu = line.trim_start_matches(['.', '-']).strip_prefix('(')?;
+            let (cpu, rest) = split_once(cpu, b')')?;
+            let (id, rest) = split_once(rest.strip_prefix('[')?, b']')?;
+            let (id, _comm) = split_once(id, b':')?;
+            (cpu, id, rest)
         };
+        if !is_number(cpu, 2) {
+            return None;
+        }
         let id = is_number(id, 10).then(|| id.parse().ok()).flatten()?;
         self.caller = Some(Caller::Task(id));
         Some(rest)
@@ -188,13 +188,12 @@ impl Stripped<'_> {
 
 /// As kernels of phones say who printed: `3:    kworker/3:1:  123`, `pid:123,cpu3,kworker/3:1`.
 fn task_on_cpu(inside: &str) -> Option<Caller> {
-    let id = match inside.strip_prefix("pid:") {
-        Some(rest) => split_once(rest, b',')?.0,
-        None => {
-            let (cpu, rest) = split_once(inside, b':')?;
-            let (_comm, id) = rest.rsplit_once(':')?;
-            is_number(cpu, 2).then_some(trim_start(id))?
-        }
+    let id = if let Some(rest) = inside.strip_prefix("pid:") {
+        split_once(rest, b',')?.0
+    } else {
+        let (cpu, rest) = split_once(inside, b':')?;
+        let (_comm, id) = rest.rsplit_once(':')?;
+        is_number(cpu, 2).then_some(trim_start(id))?
     };
     let id = is_number(id, 10).then(|| id.parse().ok()).flatten()?;
     Some(Caller::Task(id))

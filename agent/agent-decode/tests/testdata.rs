@@ -21,7 +21,11 @@ fn value(report: &Report, name: &str) -> Option<String> {
         "FUNCTION" => report.fault_function.clone(),
         "BLAMED" => report.blamed_function.clone(),
         "MODULE" => report.module.clone(),
-        "FILE" => Some(format!("{}:{}", report.source_file.clone()?, report.source_line?)),
+        "FILE" => Some(format!(
+            "{}:{}",
+            report.source_file.clone()?,
+            report.source_line?
+        )),
         "CONDITION" => report.condition.clone(),
         "RELEASE" => report.kernel_release.clone(),
         "FROM" => report.kernel_release_from.map(|from| format!("{from:?}")),

@@ -164,7 +164,11 @@ fn look(looks: &Looks, report: &Report) -> Option<Look> {
 }
 
 fn file(looks: &Looks, report: &Report, look: &mut Look) -> Option<()> {
-    let Some(file) = report.source_file.as_ref().filter(|_| !looks.files.is_empty()) else {
+    let Some(file) = report
+        .source_file
+        .as_ref()
+        .filter(|_| !looks.files.is_empty())
+    else {
         return Some(());
     };
     // A build elsewhere has folders before it.

@@ -56,7 +56,6 @@ impl Incident {
             Kind::OomKill if is_search(line) => {
                 let comm = line.split_once(" invoked ").map(|(comm, _)| comm);
                 self.comm = comm.map(str::to_owned);
-                self.is_undecided = true;
             }
             Kind::OomKill | Kind::CgroupOomKill => self.killed(line),
             Kind::ListCorruption | Kind::Refcount | Kind::Usercopy | Kind::Fortify => {
@@ -64,7 +63,11 @@ impl Incident {
             }
             Kind::Oops => {
                 // `CFI failure at foo+0x1/0x2 (target: …)`, `Missing ENDBR: foo+0x1/0x2`.
-                let starts = ["CFI failure at ", "Missing ENDBR: ", "traps: Missing ENDBR: "];
+                let starts = [
+                    "CFI failure at ",
+                    "Missing ENDBR: ",
+                    "traps: Missing ENDBR: ",
+                ];
                 self.name(starts.iter().find_map(|start| line.strip_prefix(start)));
             }
             _ => {}
@@ -162,6 +165,11 @@ impl Incident {
         }
     }
 
+    /// Whether memory ran out, and so far nobody was killed for it.
+    pub(super) fn is_undecided(&self) -> bool {
+        matches!(self.kind, Kind::OomKill | Kind::CgroupOomKill) && is_search(&self.line)
+    }
+
     /// Whether nothing was read of it but its first line, and little of what others say.
     fn is_fresh(&self) -> bool {
         self.quiet < 3 && self.frames.is_empty() && self.release.is_none()
@@ -189,7 +197,7 @@ impl Incident {
             && kind.weight() == Weight::Oops
             && self.frames.is_empty();
         // Who is killed for want of memory is said last.
-        let is_decided = self.is_undecided
+        let is_decided = self.is_undecided()
             && matches!(kind, Kind::OomKill | Kind::CgroupOomKill)
             && !is_search(line);
         let is_same = self.kind == kind && self.is_the_same(line);
@@ -252,10 +260,9 @@ impl Incident {
             (self.kind, self.line) = (kind, line.to_owned());
             self.condition = more.condition;
         }
-        if self.is_undecided {
+        if self.is_undecided() {
             (self.kind, self.line) = (kind, line.to_owned());
             (self.comm, self.pid) = (more.comm, more.pid);
-            self.is_undecided = false;
         }
         self.cpu = self.cpu.or(more.cpu);
         self.pid = self.pid.or(more.pid);
@@ -266,8 +273,8 @@ impl Incident {
     pub(crate) fn ends_in(&mut self, kind: Kind, line: &str) {
         self.is_ended = false;
         // Nobody was found to be killed.
-        if self.is_undecided {
-            (self.kind, self.is_undecided) = (kind, false);
+        if self.is_undecided() {
+            self.kind = kind;
             line.clone_into(&mut self.line);
         }
     }

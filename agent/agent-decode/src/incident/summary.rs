@@ -41,7 +41,7 @@ impl Incident {
         } else {
             fault
                 .iter()
-                .chain(self.inlined_into.iter().map(|(function, _)| function))
+                .chain(self.inlining.into.iter().map(|(function, _)| function))
                 .chain(&self.named)
                 .map(String::as_str)
                 .collect()
@@ -113,7 +113,7 @@ impl Incident {
         if is(&self.fault) {
             return self.fault_module.clone();
         }
-        let mut into = self.inlined_into.iter();
+        let mut into = self.inlining.into.iter();
         if let Some((_, module)) = into.find(|(name, _)| name == function) {
             return module.clone();
         }
@@ -173,7 +173,7 @@ impl Incident {
                 None => phrase.to_owned(),
             },
             // That one asked for memory; who was killed is not said.
-            Kind::OomKill if self.is_undecided => phrase.to_owned(),
+            Kind::OomKill if self.is_undecided() => phrase.to_owned(),
             Kind::HungTask | Kind::SoftLockup | Kind::OomKill | Kind::CgroupOomKill => {
                 match &self.comm {
                     Some(comm) => format!("{phrase} of {comm}"),

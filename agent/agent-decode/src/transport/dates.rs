@@ -23,7 +23,7 @@ pub(super) fn is_date(text: &str) -> bool {
         let clock = match second {
             None if has_date => first.get(11..),
             None => Some(first),
-            Some(second) => Some(second).filter(|_| has_date),
+            Some(second) => has_date.then_some(second),
         };
         return clock.is_some_and(is_digital);
     };
