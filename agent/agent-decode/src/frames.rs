@@ -235,14 +235,27 @@ pub(crate) enum Mark<'a> {
     End,
 }
 
-/// The mark that a line is.
-pub(crate) fn mark(line: &str) -> Option<Mark<'_>> {
-    let inside = line.strip_prefix('<')?.strip_suffix('>')?;
-    if inside.starts_with('/') || inside.contains("EOE") || inside.contains("EOI") {
-        return Some(Mark::End);
+/// The mark that a line begins with, and what stands behind it: `<IRQ>`, `</IRQ>`,
+/// `<<EOE>>  <IRQ>  [<ffff…>] foo+0x1/0x2`.
+pub(crate) fn mark(line: &str) -> Option<(Mark<'_>, &str)> {
+    let inside = line.strip_prefix('<')?;
+    let (inside, rest) = split_once(inside.strip_prefix('<').unwrap_or(inside), b'>')?;
+    let rest = rest.strip_prefix('>').unwrap_or(rest);
+    if !(rest.is_empty() || rest.starts_with(' ')) {
+        return None;
     }
-    let is_word = |b: u8| b.is_ascii_uppercase() || matches!(b, b'#' | b'0'..=b'9' | b'_');
-    (inside.len() <= 16 && inside.bytes().all(is_word)).then_some(Mark::Begin(inside))
+    let word = inside.strip_prefix('/').unwrap_or(inside);
+    let is_letter = |b: u8| b.is_ascii_uppercase() || matches!(b, b'#' | b'0'..=b'9' | b'_');
+    if word.is_empty() || word.len() > 16 || !word.bytes().all(is_letter) {
+        return None;
+    }
+    let is_end = inside.starts_with('/') || matches!(inside, "EOE" | "EOI");
+    let mark = if is_end {
+        Mark::End
+    } else {
+        Mark::Begin(inside)
+    };
+    Some((mark, rest))
 }
 
 /// Whether a stack begins behind this line.
@@ -453,11 +466,18 @@ mod tests {
     #[test]
     fn a_stack_says_what_it_is_of() {
         for (line, expected) in [
-            ("<IRQ>", Some(Mark::Begin("IRQ"))),
-            ("</IRQ>", Some(Mark::End)),
-            ("<#DF>", Some(Mark::Begin("#DF"))),
-            ("<<EOE>>", Some(Mark::End)),
-            ("<EOI>", Some(Mark::End)),
+            ("<IRQ>", Some((Mark::Begin("IRQ"), ""))),
+            ("</IRQ>", Some((Mark::End, ""))),
+            ("<#DF>", Some((Mark::Begin("#DF"), ""))),
+            ("<<EOE>>", Some((Mark::End, ""))),
+            ("<EOI>", Some((Mark::End, ""))),
+            (
+                "<NMI>  [<ffff>] foo+0x1/0x2",
+                Some((Mark::Begin("NMI"), "  [<ffff>] foo+0x1/0x2")),
+            ),
+            ("<<EOE>>  <IRQ> ", Some((Mark::End, "  <IRQ> "))),
+            ("<IRQ>x", None),
+            ("<>", None),
             ("<a name of something>", None),
             ("IRQ", None),
         ] {

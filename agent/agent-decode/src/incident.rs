@@ -10,6 +10,7 @@ use crate::blame::is_skipped;
 use crate::frames::{self, Frame, Mark, Symbol};
 use crate::header::{self, Header};
 use crate::kind::{Kind, Weight};
+use crate::text::{split_once, trim_start};
 use crate::transport::Caller;
 
 /// Functions that are kept of a stack.
@@ -259,14 +260,23 @@ impl Incident {
                 Stack::First if self.frames.is_empty() => Stack::First,
                 _ => Stack::After,
             };
+            // Up to 2.6.2x it begins on the same line.
+            if let Some((_, rest)) = split_once(line, b':') {
+                self.stack_line(trim_start(rest));
+            }
             return true;
         }
-        if let Some(mark) = frames::mark(line) {
+        // Up to 4.8 a function may stand behind a mark.
+        let mut line = line;
+        while let Some((mark, rest)) = frames::mark(line) {
             self.context = match mark {
                 Mark::Begin(stack) => Some(stack.into()),
                 Mark::End => None,
             };
-            return true;
+            line = trim_start(rest);
+            if line.is_empty() {
+                return true;
+            }
         }
         let Some((symbol, reliable)) = frames::frame(line) else {
             if frames::is_user(line) {
