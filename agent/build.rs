@@ -22,6 +22,7 @@ fn main() -> io::Result<()> {
     for (variable, name) in [
         ("LASTGASP_EBPF_PATH", "lastgasp.bpf.o"),
         ("LASTGASP_EBPF_BASIC_PATH", "lastgasp-basic.bpf.o"),
+        ("LASTGASP_EBPF_TRACE_PATH", "lastgasp-trace.bpf.o"),
     ] {
         let object = or_empty(directory.join(name))?;
         println!("cargo::rustc-env={variable}={}", object.display());
@@ -45,7 +46,7 @@ fn or_empty(object: PathBuf) -> io::Result<PathBuf> {
         return Ok(object);
     }
     println!(
-        "cargo::warning=no eBPF object {}: this agent will not see a crash; \
+        "cargo::warning=no eBPF object {}: what needs it will say so; \
          build it by `cargo xtask build-ebpf`",
         object.display()
     );

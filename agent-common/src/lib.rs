@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 pub mod asked;
+pub mod drops;
 pub mod hold;
 pub mod segment;
 

@@ -16,8 +16,8 @@ use crate::{btf, build, run};
 ///
 /// They have a toolchain of their own (agent-ebpf/rust-toolchain.toml) and are
 /// linked by bpf-linker; both are installed first if they are missing. The results
-/// are target/ebpf/ARCH/lastgasp.bpf.o, and lastgasp-basic.bpf.o for kernels
-/// before 5.17.
+/// are target/ebpf/ARCH/lastgasp.bpf.o, lastgasp-basic.bpf.o for kernels before 5.17,
+/// and lastgasp-trace.bpf.o, which `lastgasp trace` loads.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The machine whose kernel will run it: registers differ.
@@ -51,17 +51,28 @@ pub(crate) enum Variant {
     Full,
     /// Nothing that kernel 5.10 does not know.
     Basic,
+    /// What traces, on all of them.
+    Trace,
 }
 
 impl Variant {
     /// All variants.
-    pub(crate) const ALL: [Self; 2] = [Self::Full, Self::Basic];
+    pub(crate) const ALL: [Self; 3] = [Self::Full, Self::Basic, Self::Trace];
+
+    /// The binary of the crate that it is.
+    fn bin(self) -> &'static str {
+        match self {
+            Self::Full | Self::Basic => "lastgasp",
+            Self::Trace => "lastgasp-trace",
+        }
+    }
 
     /// Its file in target/ebpf/ARCH; `agent/build.rs` looks there.
     fn file(self) -> &'static str {
         match self {
             Self::Full => "lastgasp.bpf.o",
             Self::Basic => "lastgasp-basic.bpf.o",
+            Self::Trace => "lastgasp-trace.bpf.o",
         }
     }
 }
@@ -82,7 +93,9 @@ fn build_one(arch: Arch, variant: Variant) -> Result<PathBuf> {
         &mut cargo("build", arch, variant)?,
     )?;
 
-    let linked = target(arch, variant).join("bpfel-unknown-none/release/lastgasp");
+    let linked = target(arch, variant)
+        .join("bpfel-unknown-none/release")
+        .join(variant.bin());
     let stripped = linked.with_extension("stripped.o");
     strip(&dir, &linked, &stripped)?;
     let mut bytes =
@@ -118,7 +131,8 @@ fn target(arch: Arch, variant: Variant) -> PathBuf {
         None => run::root().join("agent-ebpf/target"),
     };
     match variant {
-        Variant::Full => all.join(arch.name()),
+        // The same flags.
+        Variant::Full | Variant::Trace => all.join(arch.name()),
         Variant::Basic => all.join(arch.name()).join("basic"),
     }
 }
@@ -134,7 +148,7 @@ pub(crate) fn cargo(subcommand: &str, arch: Arch, variant: Variant) -> Result<Co
         // Version 3 has atomics that return a value (kernel 5.12) and 32 bit
         // jumps.
         match variant {
-            Variant::Full => "-Ctarget-cpu=v3".to_owned(),
+            Variant::Full | Variant::Trace => "-Ctarget-cpu=v3".to_owned(),
             Variant::Basic => "-Ctarget-cpu=v2".to_owned(),
         },
         // aya-ebpf reads the registers of this machine.
@@ -144,7 +158,8 @@ pub(crate) fn cargo(subcommand: &str, arch: Arch, variant: Variant) -> Result<Co
     ];
     let mut command = run::cargo(&dir);
     command
-        .args([subcommand, "--release", "--target-dir"])
+        .args([subcommand, "--release", "--bin", variant.bin()])
+        .arg("--target-dir")
         .arg(target(arch, variant))
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env("PATH", setup::path_with_tools()?);
