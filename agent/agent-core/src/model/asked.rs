@@ -145,7 +145,7 @@ impl Asker {
 }
 
 /// The pod whose cgroup is the outermost of these.
-pub(super) fn pod_uid_of(cgroups: &[String]) -> Option<String> {
+pub(crate) fn pod_uid_of(cgroups: &[String]) -> Option<String> {
     cgroups.iter().rev().find_map(|name| pod_uid(name))
 }
 
@@ -167,8 +167,18 @@ fn pod_uid(name: &str) -> Option<String> {
 /// Whether a cgroup has the name of a container, as all runtimes give it: 64 hex
 /// digits among other words.
 fn has_container_id(name: &str) -> bool {
+    container_id(name).is_some()
+}
+
+fn container_id(name: &str) -> Option<&str> {
     let mut words = name.split(|c: char| !c.is_ascii_hexdigit());
-    words.any(|word| word.len() >= CONTAINER_ID)
+    words.find(|word| word.len() >= CONTAINER_ID)
+}
+
+/// The id of the container whose cgroup is the innermost of these.
+pub(crate) fn container_of(cgroups: &[String]) -> Option<String> {
+    let id = cgroups.iter().find_map(|name| container_id(name));
+    id.map(ToOwned::to_owned)
 }
 
 #[cfg(test)]

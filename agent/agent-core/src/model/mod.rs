@@ -17,6 +17,7 @@ mod silence;
 mod time;
 
 pub use asked::{Asked, Asker, Means, Process, Stop, Told};
+pub(crate) use asked::{container_of, pod_uid_of};
 pub use death::{Account, Channel, Death, DeathState, Evidence, Proof, RetryAdvice, Step};
 pub use gasp::{Body, Context, Gasp, HoldPoint, Line, LogLine, Notice, Word};
 pub use identity::{BootId, DeathName, NodeName, PodRef};
