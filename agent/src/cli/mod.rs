@@ -13,6 +13,7 @@ mod fleet;
 mod known;
 mod mitigate;
 pub mod out;
+mod trace;
 mod why;
 
 use std::process::ExitCode;
@@ -36,6 +37,7 @@ enum Command {
     Fleet(fleet::Args),
     Decode(decode::Args),
     Bugs(bugs::Args),
+    Trace(trace::Args),
     Doctor(doctor::Args),
     Mitigate(mitigate::Args),
     Completions(completions::Args),
@@ -52,6 +54,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Fleet(args) => fleet::run(&args),
         Command::Decode(args) => Ok(decode::run(&args)),
         Command::Bugs(args) => bugs::run(args),
+        Command::Trace(args) => trace::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Mitigate(args) => mitigate::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -19,6 +19,15 @@ pub fn bytes(bytes: &[u8]) -> io::Result<()> {
     }
 }
 
+/// The same of a part of something endless; whether there is still somebody who reads it.
+pub fn part(bytes: &[u8]) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
 /// Prints an error with its causes and gives the exit code for it.
 pub fn fail(error: &anyhow::Error) -> ExitCode {
     let text = sanitize(&format!("{error:#}"));

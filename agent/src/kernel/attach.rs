@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use agent_core::model::NOT_ATTACHED;
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::{BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, ProgramType};
+use aya::programs::{
+    BtfTracePoint, FEntry, FExit, KProbe, Program, ProgramError, ProgramType, RawTracePoint,
+    TracePoint,
+};
 use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, util::nr_cpus};
 use tokio::io::unix::AsyncFd;
@@ -265,7 +268,7 @@ fn loops() -> bool {
 }
 
 /// Tries the ways in turn; gives also the program that is attached.
-fn fill(
+pub(super) fn fill(
     ebpf: &mut Ebpf,
     ways: Vec<(&'static Candidate, Result<(), String>)>,
     btf: Option<&aya::Btf>,
@@ -320,6 +323,17 @@ fn attach_one(
             program.load(target, needs_btf()?).map_err(|e| brief(&e))?;
             program.attach().map(|_| ()).map_err(|e| brief(&e))
         }
+        (Program::RawTracePoint(program), How::RawTp) => {
+            let program: &mut RawTracePoint = program;
+            program.load().map_err(|e| brief(&e))?;
+            program.attach(target).map(|_| ()).map_err(|e| brief(&e))
+        }
+        (Program::TracePoint(program), How::Tracepoint(group)) => {
+            let program: &mut TracePoint = program;
+            program.load().map_err(|e| brief(&e))?;
+            let attached = program.attach(group, target);
+            attached.map(|_| ()).map_err(|e| brief(&e))
+        }
         _ => Err("is another kind of program in the eBPF object".to_owned()),
     }
 }
@@ -335,7 +349,7 @@ fn kprobe(program: &mut KProbe, target: &str) -> Result<(), String> {
 const _: fn(&mut FEntry, &str, &aya::Btf) -> Result<(), ProgramError> = FEntry::load;
 
 /// The line of a verifier's log that says why: the last but for its statistics.
-fn last_words(log: &str) -> String {
+pub(super) fn last_words(log: &str) -> String {
     let statistics = ["processed", "verification time", "stack depth"];
     let line = log
         .lines()

@@ -12,10 +12,13 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_INT: u32 = 1;
+const KIND_PTR: u32 = 2;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 const KIND_ENUM: u32 = 6;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_CONST: u32 = 10;
 const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
@@ -42,6 +45,19 @@ pub struct Btf {
     strings: Range<usize>,
     /// Start of each type in `types`; type ids start at 1.
     starts: Vec<u32>,
+    /// Where the strings begin to be its own: a module's continue the kernel's.
+    own_strings: usize,
+}
+
+/// What a tracepoint hands to a program.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Argument {
+    /// The address of a structure of this name, or of anything.
+    Pointer(Option<String>),
+    /// A number out of an enumeration of this name.
+    Enum(String),
+    /// Something else.
+    Other,
 }
 
 struct Type<'a> {
@@ -59,6 +75,15 @@ impl Btf {
     /// Reads the running kernel's.
     pub fn of_running_kernel() -> Result<Self, Error> {
         Self::parse(std::fs::read(Path::new(VMLINUX)).map_err(Error::Read)?)
+    }
+
+    /// Reads that of a module, as far as it can be understood without the kernel's: its
+    /// enumerations.
+    pub fn of_module(name: &str, kernel: &Self) -> Result<Self, Error> {
+        let file = Path::new(VMLINUX).with_file_name(name);
+        let mut module = Self::parse(std::fs::read(file).map_err(Error::Read)?)?;
+        module.own_strings = kernel.strings.len();
+        Ok(module)
     }
 
     /// Reads these bytes; anything that does not add up is an error.
@@ -89,6 +114,7 @@ impl Btf {
             types,
             strings,
             starts,
+            own_strings: 0,
         })
     }
 
@@ -108,7 +134,8 @@ impl Btf {
 
     fn name(&self, offset: u32) -> &[u8] {
         let strings = &self.bytes[self.strings.clone()];
-        let bytes = strings.get(offset as usize..).unwrap_or_default();
+        let own = (offset as usize).checked_sub(self.own_strings);
+        let bytes = own.and_then(|at| strings.get(at..)).unwrap_or_default();
         bytes.split(|b| *b == 0).next().unwrap_or_default()
     }
 
@@ -123,6 +150,60 @@ impl Btf {
         let function = self.find(KIND_FUNC, function)?;
         let proto = self.get(function.other)?;
         (proto.kind == KIND_FUNC_PROTO).then_some(proto.count)
+    }
+
+    /// What the tracepoint hands to a raw program, in order. Of a function's type the kernel
+    /// keeps no names of parameters, only their types.
+    pub fn tracepoint(&self, name: &str) -> Option<Vec<Argument>> {
+        let pointer = self.find(KIND_TYPEDEF, &format!("btf_trace_{name}"))?;
+        let proto = self.get(self.get(pointer.other)?.other)?;
+        if proto.kind != KIND_FUNC_PROTO {
+            return None;
+        }
+        // The first one is the tracepoint's own.
+        (1..proto.count)
+            .map(|n| Some(self.argument(read_u32(proto.rest, n * 8 + 4)?)))
+            .collect()
+    }
+
+    fn argument(&self, id: u32) -> Argument {
+        let name = |t: &Type<'_>| String::from_utf8_lossy(self.name(t.name)).into_owned();
+        match self.get(id) {
+            Some(t) if t.kind == KIND_ENUM => Argument::Enum(name(&t)),
+            Some(t) if t.kind == KIND_PTR => {
+                let mut to = self.get(t.other);
+                while let Some(t) = to.as_ref().filter(|t| t.kind == KIND_CONST) {
+                    to = self.get(t.other);
+                }
+                Argument::Pointer(to.as_ref().map(name))
+            }
+            _ => Argument::Other,
+        }
+    }
+
+    /// The names and numbers of an enumeration.
+    pub fn enumeration(&self, name: &str) -> Vec<(String, u32)> {
+        self.find(KIND_ENUM, name)
+            .map_or_else(Vec::new, |t| self.enumerators(&t))
+    }
+
+    /// The same of all enumerations that have a name with this beginning.
+    pub fn enumerations_with(&self, prefix: &str) -> Vec<(String, u32)> {
+        let all = (1..=self.starts.len() as u32).filter_map(|id| self.get(id));
+        all.filter(|t| t.kind == KIND_ENUM)
+            .map(|t| self.enumerators(&t))
+            .filter(|names| names.iter().any(|(name, _)| name.starts_with(prefix)))
+            .flatten()
+            .collect()
+    }
+
+    fn enumerators(&self, t: &Type<'_>) -> Vec<(String, u32)> {
+        let each = |n: usize| {
+            let name = self.name(read_u32(t.rest, n * 8)?);
+            let number = read_u32(t.rest, n * 8 + 4)?;
+            Some((String::from_utf8_lossy(name).into_owned(), number))
+        };
+        (0..t.count).map_while(each).collect()
     }
 
     /// Whether there is a structure of this name.
@@ -225,6 +306,15 @@ mod tests {
         assert_eq!(btf.offset("list_head", "prev"), Some(8));
         assert_eq!(btf.offset("list_head", "no_such_member"), None);
         assert_eq!(btf.parameters("no_such_function"), None);
+        assert!(
+            btf.enumeration("skb_drop_reason_subsys")
+                .iter()
+                .all(|(name, _)| name.starts_with("SKB_DROP_REASON_SUBSYS_"))
+        );
+        let arguments = btf.tracepoint("kfree_skb").expect("since 2.6.30");
+        assert_eq!(arguments[0], Argument::Pointer(Some("sk_buff".to_owned())));
+        assert_eq!(arguments[1], Argument::Pointer(None));
+        assert_eq!(btf.tracepoint("no_such_tracepoint"), None);
         let bit = btf.bit_offset("sk_buff", "head_frag").expect("a bit field");
         assert_eq!(btf.offset("sk_buff", "head_frag"), Some(bit / 8));
     }
@@ -241,6 +331,7 @@ mod tests {
             }
             if let Ok(btf) = Btf::parse(bytes) {
                 let _ = (btf.offset("a", "b"), btf.parameters("c"), btf.has_struct("d"));
+                let _ = (btf.tracepoint("e"), btf.enumeration("f"), btf.enumerations_with(""));
             }
         }
     }

@@ -170,7 +170,7 @@ impl Kernel {
         let expected = match candidate.how {
             How::Fentry => None,
             How::Fexit(parameters) | How::Kretprobe { parameters, .. } => Some(parameters),
-            How::Kprobe | How::TpBtf => return Ok(()),
+            How::Kprobe | How::TpBtf | How::RawTp | How::Tracepoint(_) => return Ok(()),
         };
         match (btf.parameters(candidate.target), expected) {
             (None, _) => Err("this kernel has no such function".to_owned()),

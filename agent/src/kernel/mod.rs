@@ -3,9 +3,11 @@
 
 #![allow(unsafe_code, reason = "this room is where system calls are made")]
 
+pub mod addresses;
 pub mod attach;
 pub mod btf;
 pub mod caps;
+pub mod drops;
 mod fits;
 pub mod packet;
 pub mod ring;

@@ -18,6 +18,10 @@ pub enum How {
     },
     /// At a tracepoint, with typed arguments.
     TpBtf,
+    /// At a tracepoint, with its arguments as numbers.
+    RawTp,
+    /// At a tracepoint of this group, with the record that it makes for perf.
+    Tracepoint(&'static str),
 }
 
 impl How {
@@ -29,6 +33,8 @@ impl How {
             Self::Kprobe => "kprobe",
             Self::Kretprobe { .. } => "kretprobe",
             Self::TpBtf => "tp_btf",
+            Self::RawTp => "raw_tp",
+            Self::Tracepoint(_) => "tracepoint",
         }
     }
 }

@@ -7,4 +7,5 @@ pub mod leftovers;
 pub mod marker;
 pub mod mitigate;
 pub mod netconsole;
+pub mod netns;
 pub mod uplink;

@@ -1,6 +1,7 @@
 //! What must be seen, and the ways to see it: one file a probe, of the same
 //! name as its kernel side in `agent-ebpf/src/probes/`.
 
+pub mod drops;
 mod oom;
 mod oops;
 mod panic;
