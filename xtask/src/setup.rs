@@ -25,6 +25,8 @@ pub(crate) enum Need {
     Cross(Arch),
     /// Booting kernels.
     Lab,
+    /// Losing packets in network namespaces of this machine.
+    Network,
     /// Building a real API server.
     ControlPlane,
 }
@@ -52,6 +54,7 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
         Need::Ebpf,
         Need::Musl,
         Need::Lab,
+        Need::Network,
         Need::ControlPlane,
     ];
     if args.cross {
@@ -242,6 +245,11 @@ fn programs(need: Need) -> &'static [(&'static str, &'static str)] {
             ("unshare", "util-linux"),
             ("make", "make"),
         ],
+        Need::Network => &[
+            ("ip", "iproute2"),
+            ("nft", "nftables"),
+            ("unshare", "util-linux"),
+        ],
         Need::ControlPlane => &[],
     }
 }
@@ -338,7 +346,7 @@ fn missing(needs: &[Need]) -> Result<Vec<Missing>> {
                     missing.push(Missing::Go);
                 }
             }
-            Need::Lab => {}
+            Need::Lab | Need::Network => {}
         }
     }
     Ok(missing)

@@ -11,14 +11,14 @@ use crate::pass::{self, Built};
 use crate::run;
 use crate::setup::{self, Need};
 
-/// Run the tests: units and properties, kernels that die in VMs, and a real
-/// API server.
+/// Run the tests: units and properties, kernels that die in VMs, packets that this
+/// machine's kernel drops, and a real API server.
 ///
 /// Ends with a line `N passed, N failed`. A part that cannot run here says
 /// `SKIPPED` and why; with CI=true that is a failure.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only units and properties: no VM, no API server.
+    /// Only units and properties: no VM, no network namespace, no API server.
     #[arg(long)]
     quick: bool,
     /// Also write one JSON object a part into this file.
@@ -80,6 +80,16 @@ pub(crate) fn command(args: &Args) -> Result<ExitCode> {
                 return Ok(skipped(&reason));
             }
             counted(pass::prepare("lab", true)?.arg("--quick"))
+        });
+        part("packets", &|| {
+            if let Some(reason) = setup::obstacle(&[Need::Ebpf, Need::Musl, Need::Network]) {
+                return Ok(skipped(&reason));
+            }
+            let mut command = of_cases();
+            command.args(["--test", "native_*"]);
+            Built::all(false)?.name_to(&mut command);
+            // What was skipped is told by tests that pass.
+            counted(command.args(["--", "--show-output"]))
         });
         part("Kubernetes", &|| {
             if let Some(reason) = setup::obstacle(&[Need::ControlPlane, Need::Musl]) {

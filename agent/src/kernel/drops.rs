@@ -14,6 +14,7 @@ use aya::{Ebpf, EbpfLoader};
 
 use super::attach::{Attempt, fill, last_words};
 use super::btf::{self, Btf};
+use super::caps::{Capability, have};
 use super::role::Candidate;
 pub use wire::Sample;
 use wire::{WireCount, WireKey};
@@ -34,15 +35,10 @@ pub enum Error {
     #[error("this kernel's packets are not as known: {0}")]
     Layout(String),
     /// The object was refused.
-    #[error(
-        "the kernel refused the eBPF object ({0}); run it as root, or with CAP_BPF and CAP_PERFMON"
-    )]
+    #[error("the kernel refused the eBPF object: {0}{hint}", hint = capabilities())]
     Load(String),
     /// No form of the program attaches.
-    #[error(
-        "no form of the program attaches ({}); run it as root, or with CAP_BPF and CAP_PERFMON",
-        shown(.0)
-    )]
+    #[error("no form of the program attaches: {}{}", shown(.0), capabilities())]
     Refused(Vec<Attempt>),
     /// Object and binary differ.
     #[error("the eBPF object has no map {0}: binary and object do not belong together")]
@@ -53,6 +49,16 @@ pub enum Error {
     /// The same of the program.
     #[error("cannot ask the kernel for what its program missed")]
     Info(#[source] io::Error),
+}
+
+/// What to do if that is the reason.
+fn capabilities() -> &'static str {
+    let both = have(Capability::Bpf) && have(Capability::Perfmon);
+    if both || have(Capability::SysAdmin) {
+        ""
+    } else {
+        "; it takes CAP_BPF and CAP_PERFMON: run it as root"
+    }
 }
 
 fn shown(attempts: &[Attempt]) -> String {

@@ -5,4 +5,5 @@ pub mod bench;
 pub mod demo;
 pub mod kube;
 pub mod lab;
+pub mod native;
 pub mod node;

@@ -48,6 +48,10 @@ pub const NICE: Tool = Tool::new("nice", "coreutils");
 pub const CHRT: Tool = Tool::new("chrt", "util-linux");
 /// Gives a compiler its own view of the file system.
 pub const UNSHARE: Tool = Tool::new("unshare", "util-linux");
+/// Makes network namespaces and devices.
+pub const IP: Tool = Tool::new("ip", "iproute2");
+/// Makes rules that drop packets.
+pub const NFT: Tool = Tool::new("nft", "nftables");
 /// Another receiver of log lines.
 pub const RSYSLOGD: Tool = Tool::new("rsyslogd", "rsyslog");
 
