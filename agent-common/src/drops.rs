@@ -32,7 +32,7 @@ pub const fn slot(reason: u32) -> u32 {
 /// The reason that a slot is for; `None` for the one that several share.
 pub const fn reason(slot: u32) -> Option<u32> {
     if slot < SLOT_OTHERS {
-        Some((slot / SLOTS_EACH) << SUBSYSTEM_SHIFT | slot % SLOTS_EACH)
+        Some(((slot / SLOTS_EACH) << SUBSYSTEM_SHIFT) | (slot % SLOTS_EACH))
     } else {
         None
     }
@@ -129,12 +129,12 @@ mod tests {
         assert_eq!(slot(0), 0);
         assert_eq!(slot(130), 130);
         assert_eq!(slot(1 << SUBSYSTEM_SHIFT), 512);
-        assert_eq!(slot(7 << SUBSYSTEM_SHIFT | 510), SLOT_OTHERS - 1);
+        assert_eq!(slot((7 << SUBSYSTEM_SHIFT) + 510), SLOT_OTHERS - 1);
         for unknown in [u32::MAX, 512, 8 << SUBSYSTEM_SHIFT, 0x1_ffff] {
             assert_eq!(slot(unknown), SLOT_OTHERS, "{unknown:#x}");
         }
         let own: alloc::collections::BTreeSet<u32> = (0..8)
-            .flat_map(|subsystem| (0..SLOTS_EACH).map(move |n| subsystem << 16 | n))
+            .flat_map(|subsystem| (0..SLOTS_EACH).map(move |n| (subsystem << SUBSYSTEM_SHIFT) | n))
             .map(slot)
             .collect();
         assert_eq!(own.len(), SLOTS as usize);

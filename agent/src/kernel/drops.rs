@@ -196,7 +196,7 @@ impl Drops {
     /// All that was counted so far.
     pub fn read(&self) -> Result<Reading, Error> {
         let mut reading = Reading::default();
-        for entry in self.counts.iter() {
+        for entry in &self.counts {
             let (WireKey(key), counts) = entry.map_err(|e| Error::Read("COUNTS", e))?;
             let key = Key {
                 reason: key.reason,

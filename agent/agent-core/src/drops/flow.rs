@@ -11,6 +11,9 @@ const UDP: u8 = 17;
 const EXTENSIONS: [u8; 3] = [0, 43, 60];
 const FRAGMENT: u8 = 44;
 
+/// Where in the packet a fragment of IPv4 belongs, beside its flags.
+const OFFSET: u16 = 0x1fff;
+
 /// Ports by which tunnels are known (IANA); the second of VXLAN is Linux's own default.
 const VXLAN: [u16; 2] = [4789, 8472];
 const GENEVE: u16 = 6081;
@@ -51,7 +54,7 @@ fn read(bytes: &[u8], outer: bool) -> Option<Flow> {
                 let octets: [u8; 4] = bytes.get(at..at + 4)?.try_into().ok()?;
                 Some(Ipv4Addr::from(octets).into())
             };
-            let is_first = short(bytes, 6)? & 0x1fff == 0;
+            let is_first = short(bytes, 6)? & OFFSET == 0;
             let rest = bytes.get(len.max(20)..).unwrap_or_default();
             (address(12)?, address(16)?, *bytes.get(9)?, rest, is_first)
         }

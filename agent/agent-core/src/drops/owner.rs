@@ -37,7 +37,10 @@ impl Owner {
             let names: Vec<String> = path.rsplit('/').map(ToOwned::to_owned).collect();
             owner.pod = owner.pod.or_else(|| pod_uid_of(&names));
             owner.container = owner.container.or_else(|| container_of(&names));
-            let unit = |name: &&String| name.ends_with(".service") || name.ends_with(".scope");
+            let unit = |name: &&String| {
+                let kind = name.rsplit_once('.').map(|(_, kind)| kind);
+                matches!(kind, Some("service" | "scope"))
+            };
             owner.unit = owner.unit.or_else(|| names.iter().find(unit).cloned());
         }
         owner

@@ -66,7 +66,7 @@ struct Last {
 struct End {
     seconds: f64,
     packets: u64,
-    reasons: Vec<Reason>,
+    reasons: Vec<Total>,
     no_room: u64,
     samples_lost: u64,
     missed: u64,
@@ -76,7 +76,7 @@ struct End {
 }
 
 #[derive(Serialize)]
-struct Reason {
+struct Total {
     reason: String,
     class: Class,
     packets: u64,
@@ -107,7 +107,7 @@ pub(super) fn text(view: &mut View, text: &Text<'_>) -> serde_json::Result<Strin
         Text::End(drops, time) => {
             let reading = view.tally.last();
             let cost = drops.cost().unwrap_or_default();
-            let reason = |total: agent_core::drops::Total| Reason {
+            let sum = |total: agent_core::drops::Total| Total {
                 reason: view.reasons.name(total.reason),
                 class: total.class,
                 packets: total.packets,
@@ -125,7 +125,7 @@ pub(super) fn text(view: &mut View, text: &Text<'_>) -> serde_json::Result<Strin
                 cost_ns: cost.ns,
                 reasons: totals(reading, &view.reasons)
                     .into_iter()
-                    .map(reason)
+                    .map(sum)
                     .collect(),
             };
             line("end", &end)
