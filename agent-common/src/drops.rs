@@ -66,7 +66,8 @@ pub struct Key {
     pub device: u32,
     /// Protocol of Ethernet, in the host's byte order.
     pub protocol: u16,
-    /// Protocol of IP, if it is IP. IPv6: that of the first header behind the fixed one.
+    /// Protocol of IP, if it is IP: that of the socket which was to receive it, else that of
+    /// the first header behind the fixed one.
     pub transport: u16,
 }
 

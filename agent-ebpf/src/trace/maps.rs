@@ -106,6 +106,10 @@ globals! {
     device_net, DEVICE_NET;
     /// Offset of `__sk_common.skc_net` in `struct sock`.
     socket_net, SOCKET_NET;
+    /// Offset of `__sk_common.skc_family` in `struct sock`.
+    socket_family, SOCKET_FAMILY;
+    /// Offset of `sk_protocol` in `struct sock`, or zero if not known.
+    socket_protocol, SOCKET_PROTOCOL;
     /// Offset of `ns.inum` in `struct net`.
     net_number, NET_NUMBER;
     /// One to take the stack with each sample.

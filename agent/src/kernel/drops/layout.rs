@@ -70,6 +70,10 @@ pub(super) fn globals(btf: &Btf) -> Result<Vec<(&'static str, u64)>, String> {
     let net = within("sock", "__sk_common", "sock_common", "skc_net");
     let number = within("net", "ns", "ns_common", "inum");
     globals.push(("SOCKET_NET", net.ok_or("struct sock has no skc_net")?));
+    let family = within("sock", "__sk_common", "sock_common", "skc_family");
+    let protocol = family.and_then(|_| btf.offset("sock", "sk_protocol"));
+    globals.push(("SOCKET_FAMILY", family.unwrap_or(0)));
+    globals.push(("SOCKET_PROTOCOL", protocol.unwrap_or(0)));
     globals.push(("NET_NUMBER", number.ok_or("struct net has no inum")?));
     for (name, of, member) in WELCOME {
         globals.push((*name, btf.offset(of, member).unwrap_or(0)));
