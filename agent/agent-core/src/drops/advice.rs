@@ -55,6 +55,14 @@ const TABLE: &[(&[&str], Advice)] = &[
         ),
     ),
     (
+        &["SOCKET_CLOSE", "UNIX_DISCONNECT"],
+        row(
+            "the socket was closed with data that nobody had read",
+            "processes that end, and sockets within the machine (unix, netlink), which have no device; mostly harmless",
+            "ss -xtanp",
+        ),
+    ),
+    (
         &["SOCKET_FILTER"],
         row(
             "a filter on the socket did not want it",

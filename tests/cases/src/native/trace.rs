@@ -69,7 +69,10 @@ impl Trace {
         let attempts = begin["attempts"].as_array().context("no attempts")?;
         let last = attempts.last().context("no attempt")?;
         ensure!(last["refused"].is_null(), "{last}");
-        trace.how = last["how"].as_str().unwrap_or_default().to_owned();
+        last["how"]
+            .as_str()
+            .unwrap_or_default()
+            .clone_into(&mut trace.how);
         Ok(trace)
     }
 

@@ -110,8 +110,11 @@ fn end(view: &mut View, drops: &Drops, seconds: f64) -> String {
         of_class.map(|total| total.packets).sum()
     };
     let mut text = format!(
-        "\n{} packets were dropped in {seconds:.1} s; {} more ended without a reason, {} as packets normally do\n",
-        of(Class::Dropped),
+        "\ndropped in {seconds:.1} s: {}; {} more ended without a reason, {} as packets normally do\n",
+        match of(Class::Dropped) {
+            1 => "1 packet".to_owned(),
+            packets => format!("{packets} packets"),
+        },
         of(Class::Unspecified),
         of(Class::Consumed),
     );
@@ -197,7 +200,12 @@ fn unseen(reading: &agent_core::drops::Reading, how: &str) -> String {
             reading.missed
         );
     }
-    if text.is_empty() {
+    if how == "tracepoint" {
+        text.push_str(
+            "packets that were dropped while another eBPF program ran on that CPU are not seen \
+             by this form, and not every kernel counts them\n",
+        );
+    } else if text.is_empty() {
         text.push_str("nothing was missed\n");
     }
     text
