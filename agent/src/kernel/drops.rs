@@ -302,3 +302,55 @@ fn bits(reasons: &[u32]) -> [u64; 64] {
     }
     bits
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_becomes_globals_and_no_filter_lets_all_through() {
+        assert!(
+            filter(&Filter::default())
+                .iter()
+                .all(|(_, value)| *value == 0)
+        );
+        let wanted = Filter {
+            reasons: vec![3],
+            netns: Some(4_026_531_840),
+            protocol: Some("icmp".parse().expect("known")),
+            port: Some(53),
+            device: Some("cali0123456789a".to_owned()),
+        };
+        let globals: std::collections::BTreeMap<_, _> = filter(&wanted).into_iter().collect();
+        let half = |text: &[u8; 8]| u64::from_ne_bytes(*text);
+        for (name, value) in [
+            ("BY_REASON", 1),
+            ("NETNS", 4_026_531_840),
+            ("TRANSPORT", 1),
+            ("TRANSPORT_TOO", 58),
+            ("PORT", 53),
+            ("DEVICE", half(b"cali0123")),
+            ("DEVICE_REST", half(b"456789a\0")),
+        ] {
+            assert_eq!(globals.get(name), Some(&value), "{name}");
+        }
+    }
+
+    #[test]
+    fn each_reason_has_its_bit() {
+        let bits = bits(&[0, 63, 64, 0x2_0001, u32::MAX]);
+        let set: u32 = bits.iter().map(|word| word.count_ones()).sum();
+        assert_eq!((bits[0], bits[1], bits[63]), (1 | 1 << 63, 1, 1 << 63));
+        assert_eq!((bits[16], set), (2, 5));
+    }
+
+    #[test]
+    fn a_sample_that_is_cut_short_is_none() {
+        let size = size_of::<agent_common::drops::Sample>();
+        assert!(Sample::parse(&vec![0xff; size - 1]).is_none());
+        // Lengths in it are the kernel side's, and not trusted.
+        let sample = Sample::parse(&vec![0xff; size]).expect("any bytes are one");
+        assert_eq!(sample.header.len(), agent_common::drops::HEADER_MAX);
+        assert_eq!(sample.stack.len(), agent_common::drops::STACK_MAX);
+    }
+}

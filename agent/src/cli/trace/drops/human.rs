@@ -210,3 +210,31 @@ fn unseen(reading: &agent_core::drops::Reading, how: &str) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use agent_core::drops::Reading;
+
+    use super::*;
+
+    #[test]
+    fn whatever_the_numbers_lack_is_said() {
+        let whole = Reading::default();
+        assert_eq!(unseen(&whole, "tp_btf"), "nothing was missed\n");
+        assert!(unseen(&whole, "tracepoint").contains("another eBPF program"));
+        let lacking = Reading {
+            no_room: [(3, 40), (6, 2)].into(),
+            samples_lost: 7,
+            missed: 5,
+            ..whole
+        };
+        let text = unseen(&lacking, "raw_tp");
+        for part in [
+            "42 packets were of kinds",
+            "7 packets were counted, but",
+            "5 packets were not",
+        ] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+}
