@@ -13,6 +13,16 @@ const SLOTS_EACH: u32 = 512;
 /// The slot of all reasons that have none of their own.
 pub const SLOT_OTHERS: u32 = SLOTS - 1;
 
+/// Counts of what is lacking, by these numbers.
+pub mod lack {
+    /// Samples that had no room.
+    pub const SAMPLES: u32 = 0;
+    /// Packets whose kind had no room: the sum over all slots, which are many to read.
+    pub const KINDS: u32 = 1;
+    /// How many there are.
+    pub const ALL: u32 = 2;
+}
+
 /// Where the subsystem begins in a reason (`SKB_DROP_REASON_SUBSYS_SHIFT`,
 /// include/net/dropreason.h).
 pub const SUBSYSTEM_SHIFT: u32 = 16;

@@ -1,7 +1,7 @@
 //! A packet is dropped (tracepoint `skb:kfree_skb`, include/trace/events/skb.h). It is
 //! counted, always; of each kind one is looked at closely now and then.
 
-use agent_common::drops::{Count, Key, STACK_MAX, Sample, WINDOW_SHIFT, slot};
+use agent_common::drops::{Count, Key, STACK_MAX, Sample, WINDOW_SHIFT, lack, slot};
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_NOEXIST, BPF_RB_NO_WAKEUP},
@@ -13,7 +13,7 @@ use aya_ebpf::{
 use crate::{
     count::one_more,
     dropped::{Dropped, Memory, Typed, Untyped},
-    maps::{self, COUNTS, NO_ROOM, SAMPLES, SAMPLES_LOST},
+    maps::{self, COUNTS, LACKING, NO_ROOM, SAMPLES},
 };
 
 #[inline(always)]
@@ -27,10 +27,8 @@ fn dropped<M: Memory, C: EbpfContext>(context: &C, dropped: &Dropped) {
         return;
     }
     let Some(count) = room(&key) else {
-        if let Some(packets) = NO_ROOM.get_ptr_mut(slot(key.reason)) {
-            // SAFETY: a map value.
-            unsafe { one_more(packets) };
-        }
+        add(NO_ROOM.get_ptr_mut(slot(key.reason)));
+        add(LACKING.get_ptr_mut(lack::KINDS));
         return;
     };
     // SAFETY: a map value.
@@ -42,6 +40,15 @@ fn dropped<M: Memory, C: EbpfContext>(context: &C, dropped: &Dropped) {
         // SAFETY: as above.
         unsafe { (*count).window = window };
         sample(context, dropped, &key);
+    }
+}
+
+/// Adds one to an entry of an array.
+#[inline(always)]
+fn add(entry: Option<*mut u64>) {
+    if let Some(entry) = entry {
+        // SAFETY: a map value.
+        unsafe { one_more(entry) };
     }
 }
 
@@ -81,10 +88,7 @@ fn room(key: &Key) -> Option<*mut Count> {
 #[inline(always)]
 fn sample<C: EbpfContext>(context: &C, dropped: &Dropped, key: &Key) {
     let Some(mut entry) = SAMPLES.reserve::<Sample>(0) else {
-        if let Some(lost) = SAMPLES_LOST.get_ptr_mut(0) {
-            // SAFETY: a map value.
-            unsafe { one_more(lost) };
-        }
+        add(LACKING.get_ptr_mut(lack::SAMPLES));
         return;
     };
     let into = entry.as_mut_ptr();

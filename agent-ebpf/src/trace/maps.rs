@@ -1,6 +1,6 @@
 //! Every map and every global of the object, declared once.
 
-use agent_common::drops::{Count, Key, SLOTS};
+use agent_common::drops::{Count, Key, SLOTS, lack};
 use aya_ebpf::{
     macros::map,
     maps::{PerCpuArray, PerCpuHashMap, RingBuf},
@@ -18,9 +18,9 @@ pub static NO_ROOM: PerCpuArray<u64> = PerCpuArray::with_max_entries(SLOTS, 0);
 #[map]
 pub static SAMPLES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Samples that had no room.
+/// What is lacking, by [`lack`].
 #[map]
-pub static SAMPLES_LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub static LACKING: PerCpuArray<u64> = PerCpuArray::with_max_entries(lack::ALL, 0);
 
 /// The reasons that are wanted, a bit for the slot of each, if [`by_reason`].
 #[unsafe(no_mangle)]

@@ -6,7 +6,7 @@ mod wire;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use agent_common::drops::slot;
+use agent_common::drops::{lack, slot};
 use agent_core::drops::{Filter, Key, Protocol, Reading, Reasons};
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::Program;
@@ -111,7 +111,7 @@ pub struct Drops {
     fd: OwnedFd,
     counts: PerCpuHashMap<MapData, WireKey, WireCount>,
     no_room: PerCpuArray<MapData, u64>,
-    samples_lost: PerCpuArray<MapData, u64>,
+    lacking: PerCpuArray<MapData, u64>,
     samples: RingBuf<MapData>,
 }
 
@@ -178,7 +178,7 @@ pub fn attach(
     Ok(Drops {
         counts: PerCpuHashMap::try_from(take("COUNTS")?).map_err(read("COUNTS"))?,
         no_room: PerCpuArray::try_from(take("NO_ROOM")?).map_err(read("NO_ROOM"))?,
-        samples_lost: PerCpuArray::try_from(take("SAMPLES_LOST")?).map_err(read("SAMPLES_LOST"))?,
+        lacking: PerCpuArray::try_from(take("LACKING")?).map_err(read("LACKING"))?,
         samples: RingBuf::try_from(take("SAMPLES")?).map_err(read("SAMPLES"))?,
         program: name,
         attempts,
@@ -212,17 +212,22 @@ impl Drops {
                 reading.counts.insert(key, packets);
             }
         }
-        for (slot, counts) in self.no_room.iter().enumerate() {
-            let counts = counts.map_err(|e| Error::Read("NO_ROOM", e))?;
-            let packets: u64 = counts.iter().sum();
-            if packets > 0 {
-                let reason = agent_common::drops::reason(slot as u32).unwrap_or(u32::MAX);
-                reading.no_room.insert(reason, packets);
+        let lacking = |number| -> Result<u64, Error> {
+            let counts = self.lacking.get(&number, 0);
+            Ok(counts.map_err(|e| Error::Read("LACKING", e))?.iter().sum())
+        };
+        // A call for each slot: not where all of them are zero.
+        if lacking(lack::KINDS)? > 0 {
+            for (slot, counts) in self.no_room.iter().enumerate() {
+                let counts = counts.map_err(|e| Error::Read("NO_ROOM", e))?;
+                let packets: u64 = counts.iter().sum();
+                if packets > 0 {
+                    let reason = agent_common::drops::reason(slot as u32).unwrap_or(u32::MAX);
+                    reading.no_room.insert(reason, packets);
+                }
             }
         }
-        let lost = self.samples_lost.get(&0, 0);
-        let lost = lost.map_err(|e| Error::Read("SAMPLES_LOST", e))?;
-        reading.samples_lost = lost.iter().sum();
+        reading.samples_lost = lacking(lack::SAMPLES)?;
         reading.missed = wire::info(&self.fd).map_err(Error::Info)?.missed;
         Ok(reading)
     }
