@@ -140,6 +140,7 @@ impl Started {
             udp,
             pace: agent.pace,
             losses: Losses::default(),
+            leads_ns: AtomicU64::new(0),
             survived: AtomicU64::new(0),
             stop: AtomicBool::new(false),
         });

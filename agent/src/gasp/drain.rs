@@ -51,6 +51,14 @@ const LINGER_NS: u64 = 3_000_000;
 /// as the interrupt that confirms may be the dying CPU's.
 const IN_FLIGHT_NS: u64 = 5_000_000;
 
+/// The first thread has sent or looked within this long: the second one leaves all but the
+/// first word to it. Both at once take the device's lock from each other, and where a
+/// hypervisor takes the CPU from one that has it, the other one gets nothing done either.
+const LEADS_NS: u64 = 20_000_000;
+
+/// It begins within this long, or the second one does.
+const BEGINS_NS: u64 = 1_000_000;
+
 /// More stack than the dying path uses, in bytes.
 const STACK: usize = 16 * 1024;
 
@@ -127,6 +135,9 @@ pub struct Shared {
     pub pace: Pace,
     /// What went wrong.
     pub losses: Losses,
+    /// When the first thread last sent, or looked while something died
+    /// (`CLOCK_MONOTONIC`); zero: never.
+    pub leads_ns: AtomicU64,
     /// Oopses that were survived.
     pub survived: AtomicU64,
     /// Set to end the threads.
@@ -161,7 +172,8 @@ pub struct Drain<'a> {
     outlet: Outlet<'a>,
     /// The CPU it is pinned to; `None` if there is only one, or pinning failed.
     cpu: Option<u32>,
-    /// 0 or 1: the second lets the first go ahead where both could.
+    /// 0 or 1: both say the first word, and the second lets the first go ahead then, unless
+    /// that stands still.
     index: usize,
     death: Option<Progress>,
     /// Everything below belongs to deaths that are over.
@@ -240,7 +252,10 @@ impl<'a> Drain<'a> {
     fn step(&mut self) -> Duration {
         let Shared { ring, pace, .. } = self.shared;
         let Some(declared) = ring.declared() else {
-            self.death = None;
+            if self.death.take().is_some() {
+                // What this thread said, and left the rest to the first.
+                self.outlet.flush_udp(|| false);
+            }
             self.told = ring.acked();
             self.outlet.refresh_links();
             self.outlet.refill();
@@ -291,8 +306,15 @@ impl<'a> Drain<'a> {
             // What is printed now waits for the next hold, which opens it again.
             return self.pause(death, now);
         }
+        let is_led = self.is_led(death, now);
         self.search(death);
+        if is_led && death.told.is_some() {
+            return self.shared.pace.dying;
+        }
         self.word(death, now);
+        if is_led {
+            return self.shared.pace.dying;
+        }
         // What the other thread has sent is sent.
         death.cursor = death.cursor.max(ring.acked());
         if death.told.is_none() {
@@ -315,6 +337,18 @@ impl<'a> Drain<'a> {
             ring.ack(death.cursor);
         }
         self.rest_if_over(death, now)
+    }
+
+    /// Whether the first thread tells of this death, or may be about to. Says so, if this is
+    /// the first.
+    fn is_led(&self, death: &Progress, now: u64) -> bool {
+        let leads_ns = &self.shared.leads_ns;
+        if self.index == 0 {
+            leads_ns.store(now, Ordering::Relaxed);
+            return false;
+        }
+        let since = |at: u64| now.saturating_sub(at);
+        since(leads_ns.load(Ordering::Relaxed)) < LEADS_NS || since(death.seen_ns) < BEGINS_NS
     }
 
     /// Whether there was a word of the newest mark that counts.

@@ -7,6 +7,7 @@ use super::{MAX_COLLECTORS, Reserve, Shared};
 use crate::gasp::link::{Link, MAX_WIRE};
 use crate::gasp::protocol::MAX_FRAME;
 use crate::kernel::packet::PacketSocket;
+use crate::kernel::sched;
 
 /// Frames kept for UDP while the ones below UDP go first.
 const UDP_QUEUE: usize = 32;
@@ -97,6 +98,7 @@ impl<'a> Outlet<'a> {
                 }
             }
         }
+        self.leads();
         self.keep_for_udp(frame);
         let is_out = self.below_udp() || self.flush_udp(|| false);
         if !is_out {
@@ -140,8 +142,17 @@ impl<'a> Outlet<'a> {
                 errors.fetch_add(1, Ordering::Relaxed);
             }
         }
+        self.leads();
         self.drop_oldest();
         true
+    }
+
+    /// Says that the first thread sends, if this is it.
+    fn leads(&self) {
+        if self.thread == 0 {
+            let now = sched::monotonic_ns();
+            self.shared.leads_ns.store(now, Ordering::Relaxed);
+        }
     }
 
     fn drop_oldest(&mut self) {

@@ -116,6 +116,7 @@ fn shared(kernel: &Kernel, pace: Pace) -> (Shared, UdpSocket) {
         udp: vec![socket],
         pace,
         losses: Losses::default(),
+        leads_ns: AtomicU64::new(0),
         survived: AtomicU64::new(0),
         stop: AtomicBool::new(false),
     };
@@ -270,6 +271,8 @@ fn nothing_is_sent_while_the_cpus_are_about_to_be_stopped_and_nothing_is_lost_by
     // The next hold waits for what was printed meanwhile.
     kernel.line(sched::monotonic_ns() - SECOND, "another");
     kernel.control(offset_of!(Control, closed), 0);
+    // The first thread, which there is not, would have begun by now.
+    std::thread::sleep(Duration::from_nanos(BEGINS_NS));
     drain.step();
     let told = lines(&received(&collector));
     assert_eq!(told, ["Kernel panic - not syncing: why", "another"]);
@@ -322,6 +325,40 @@ fn what_is_kept_for_udp_goes_in_order_and_gives_way_to_what_is_urgent() {
     assert!(drain.outlet.flush_udp(|| false));
     assert_eq!(numbers(), (3..34).collect::<Vec<u8>>());
     assert!(drain.outlet.flush_udp(|| true), "nothing is left");
+}
+
+#[test]
+fn the_second_thread_says_the_first_word_and_leaves_the_rest_unless_the_first_stands_still() {
+    let mut kernel = Kernel::new();
+    let (shared, collector) = shared(&kernel, pace(4, Duration::from_secs(3)));
+    let now = sched::monotonic_ns();
+    kernel.mark(now, notice::PANIC);
+    kernel.line(now, "Kernel panic - not syncing: sysrq triggered crash");
+    kernel.control(offset_of!(Control, hold_since_ns), now);
+    let mut second = Drain::new(&shared, None, Reserve::open().ok(), None, 1);
+    // It may be about to begin, and then has just sent something.
+    for leads_ns in [0, now + SECOND] {
+        shared.leads_ns.store(leads_ns, Ordering::Relaxed);
+        assert_eq!(second.step(), shared.pace.dying);
+        assert_eq!(shared.ring.acked(), 0);
+    }
+    std::thread::sleep(Duration::from_nanos(BEGINS_NS));
+    shared.leads_ns.store(now - LEADS_NS, Ordering::Relaxed);
+    second.step();
+    let bodies = received(&collector);
+    let words = bodies.iter().filter(|body| matches!(body, Body::Word(_)));
+    assert_eq!(
+        words.count(),
+        2,
+        "the first one, once, and the last: {bodies:?}"
+    );
+    assert_eq!(last_word(&bodies).notice, Notice::Panic);
+    assert_eq!(lines(&bodies).len(), 1, "{bodies:?}");
+    assert_eq!(shared.ring.acked(), kernel.head);
+
+    // What the first one does says that it goes on.
+    Drain::new(&shared, None, Reserve::open().ok(), None, 0).step();
+    assert!(shared.leads_ns.load(Ordering::Relaxed) >= now);
 }
 
 #[test]
