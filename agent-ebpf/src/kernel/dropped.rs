@@ -7,6 +7,7 @@ use aya_ebpf::helpers::generated::{
 };
 
 use crate::maps;
+use crate::read::number;
 
 /// `ETH_P_IP`, `ETH_P_IPV6` (include/uapi/linux/if_ether.h).
 const PROTOCOL_4: u16 = 0x0800;
@@ -69,12 +70,7 @@ impl Memory for Untyped {
 
     #[inline(always)]
     fn number<T: Copy + Default>(address: u64, offset: u64) -> T {
-        let mut number = T::default();
-        let from = (address + offset) as *const _;
-        // SAFETY: the helper writes the size of `number`, zeros if it fails, and does not
-        // fault on a bad address.
-        unsafe { bpf_probe_read_kernel((&raw mut number).cast(), size_of::<T>() as u32, from) };
-        number
+        number(address, offset)
     }
 }
 
@@ -194,7 +190,7 @@ impl Dropped {
     /// `into` is memory of a ring buffer.
     #[inline(always)]
     pub unsafe fn describe(&self, into: *mut Sample) {
-        let number = |offset: u64| -> u32 {
+        let long = |offset: u64| -> u32 {
             if offset == 0 {
                 0
             } else {
@@ -226,10 +222,10 @@ impl Dropped {
         // if it fails. What is behind the packet's end, user space leaves out.
         unsafe {
             (*into).mono_ns = bpf_ktime_get_ns();
-            (*into).len = number(maps::skb_len());
-            (*into).data_len = number(maps::skb_data_len());
-            (*into).mark = number(maps::skb_mark());
-            (*into).hash = number(maps::skb_hash());
+            (*into).len = long(maps::skb_len());
+            (*into).data_len = long(maps::skb_data_len());
+            (*into).mark = long(maps::skb_mark());
+            (*into).hash = long(maps::skb_hash());
             (*into).cpu = bpf_get_smp_processor_id();
             (*into).queue = short(maps::skb_queue());
             (*into).vlan = short(maps::skb_vlan());

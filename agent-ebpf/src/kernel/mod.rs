@@ -5,6 +5,7 @@ pub mod oom;
 pub mod packet;
 pub mod preempt;
 pub mod printk;
+mod read;
 mod stack;
 pub mod task;
 

@@ -7,6 +7,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str},
 };
 
+use super::read::number;
 use super::{cgroup, field, pointer, stack};
 use crate::maps;
 
@@ -156,18 +157,6 @@ fn linear(address: u64, len: u32) -> u32 {
 #[inline(always)]
 fn first(address: u64) -> u64 {
     number(address, 0)
-}
-
-/// What lies at `offset` behind `address`; zero where that is no memory. Without a
-/// branch: where it is read in a loop, each would double what the verifier walks through.
-#[inline(always)]
-fn number<T: Copy + Default>(address: u64, offset: u64) -> T {
-    let mut number = T::default();
-    let from = (address + offset) as *const _;
-    // SAFETY: the helper writes the size of `number`, zeros if it fails, and does not
-    // fault on a bad address.
-    unsafe { bpf_probe_read_kernel((&raw mut number).cast(), size_of::<T>() as u32, from) };
-    number
 }
 
 /// Writes down the first elements of a list; how many.

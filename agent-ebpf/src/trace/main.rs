@@ -12,14 +12,7 @@ mod dropped;
 #[path = "../probes/drops.rs"]
 mod drops;
 mod maps;
-
-#[cfg(not(test))]
-#[panic_handler]
-fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
-    loop {}
-}
-
-// SAFETY: only the loader reads this symbol, as bytes.
-#[unsafe(link_section = "license")]
-#[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+#[path = "../object.rs"]
+mod object;
+#[path = "../kernel/read.rs"]
+mod read;

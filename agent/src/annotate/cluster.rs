@@ -6,9 +6,10 @@ use agent_core::model::{Lease, NodeName, SeenObject};
 use futures::{StreamExt as _, stream};
 use tokio::sync::mpsc;
 
-use super::{Annotator, BATCH, Executor, now, with_causes};
+use super::{Annotator, BATCH, Executor, now};
 use crate::k8s;
 use crate::store::Change;
+use crate::telemetry::with_causes;
 
 /// What may wait, to be asked and to be told: two seconds' worth of what the
 /// engine asks for.

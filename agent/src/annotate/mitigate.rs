@@ -14,10 +14,11 @@ use agent_core::model::{
 use agent_decode::bugs::{self, Action};
 use tokio::task::JoinSet;
 
-use super::{Annotator, Executor, now, with_causes};
+use super::{Annotator, Executor, now};
 use crate::gasp::advice::Advice;
 use crate::gasp::receiver::Received;
 use crate::k8s::{self, Standing};
+use crate::telemetry::with_causes;
 
 /// Nodes that are written at the same time.
 const IN_FLIGHT: usize = 8;

@@ -38,7 +38,7 @@ use crate::gasp::queue::Taker;
 use crate::gasp::receipt::{Receipt, Receipts};
 use crate::gasp::receiver::Received;
 use crate::store::{self, BootLines, Change, SeenNode, Store, Task};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, with_causes};
 
 /// Messages taken from the queue at once.
 const BATCH: usize = 256;
@@ -544,17 +544,6 @@ async fn until(due: Option<Instant>) {
     if let Some(due) = due {
         tokio::time::sleep_until(due.into()).await;
     }
-}
-
-/// An error and its causes in one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 async fn told_to_stop(stop: &mut watch::Receiver<bool>) {

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use super::{now, until, with_causes};
+use super::{now, until};
 use crate::store::{self, Dropped, Round, Store};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, with_causes};
 
 /// How long after its start, so that one that never runs for an hour drops them as well.
 const FIRST: Duration = Duration::from_secs(60);

@@ -145,8 +145,8 @@ fn print(file: &str, report: &Report, output: Format, is_first: bool) -> anyhow:
     };
     let text = match output {
         Format::Human => human::text(file, report, &known, is_first),
-        Format::Json => serde_json::to_string(&found())? + "\n",
-        Format::Yaml => format!("---\n{}", serde_yaml_ng::to_string(&found())?),
+        Format::Json => out::json_line(&found())?,
+        Format::Yaml => format!("---\n{}", out::yaml(&found())?),
     };
     out::bytes(text.as_bytes())?;
     Ok(())

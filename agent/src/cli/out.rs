@@ -117,13 +117,21 @@ pub fn styled(text: &str, style: Style, colour: bool) -> String {
 
 /// As JSON, with what [`sanitize`] escapes in JSON's own way: a reader gets it as it was.
 pub fn json<T: Serialize>(value: &T) -> serde_json::Result<String> {
-    plain_json(value, |c, out| {
-        let mut units = [0; 2];
-        for unit in c.encode_utf16(&mut units) {
-            // Writing to a String cannot fail.
-            let _ = write!(out, "\\u{unit:04x}");
-        }
-    })
+    Ok(plain(&serde_json::to_string_pretty(value)?, by_utf16))
+}
+
+/// The same on one line.
+pub fn json_line<T: Serialize>(value: &T) -> serde_json::Result<String> {
+    Ok(plain(&serde_json::to_string(value)?, by_utf16))
+}
+
+/// As JSON escapes a character.
+fn by_utf16(c: char, out: &mut String) {
+    let mut units = [0; 2];
+    for unit in c.encode_utf16(&mut units) {
+        // Writing to a String cannot fail.
+        let _ = write!(out, "\\u{unit:04x}");
+    }
 }
 
 /// As YAML. Where something is to be escaped, as JSON, which is YAML as well: in YAML's
@@ -134,17 +142,15 @@ pub fn yaml<T: Serialize>(value: &T) -> anyhow::Result<String> {
         return Ok(text);
     }
     // YAML has no pairs of escapes for one character.
-    Ok(plain_json(value, |c, out| {
+    Ok(plain(&serde_json::to_string_pretty(value)?, |c, out| {
         let _ = write!(out, "\\U{:08x}", u32::from(c));
-    })?)
+    }))
 }
 
-fn plain_json<T: Serialize>(
-    value: &T,
-    escape: impl Fn(char, &mut String),
-) -> serde_json::Result<String> {
+/// JSON with what is not plain escaped, and an end of its last line.
+fn plain(json: &str, escape: impl Fn(char, &mut String)) -> String {
     let mut out = String::new();
-    for c in serde_json::to_string_pretty(value)?.chars() {
+    for c in json.chars() {
         if c == '\n' || is_plain(c) {
             out.push(c);
         } else {
@@ -152,7 +158,7 @@ fn plain_json<T: Serialize>(
         }
     }
     out.push('\n');
-    Ok(out)
+    out
 }
 
 /// Columns of the terminal that standard output goes to, if it is one.
@@ -330,13 +336,18 @@ mod tests {
             "Täst: ok",
         ] {
             let value = serde_json::json!({"said": [text], "n": 1});
-            let all = [json(&value).expect("JSON"), yaml(&value).expect("YAML")];
-            for shown in &all {
+            let line = json_line(&value).expect("JSON");
+            assert_eq!(line.find('\n'), Some(line.len() - 1));
+            let json = json(&value).expect("JSON");
+            let yaml = yaml(&value).expect("YAML");
+            for shown in [&line, &json, &yaml] {
                 assert!(shown.chars().all(|c| c == '\n' || is_plain(c)), "{shown:?}");
             }
-            let read: serde_json::Value = serde_json::from_str(&all[0]).expect("JSON");
-            assert_eq!(read, value);
-            let read: serde_json::Value = serde_yaml_ng::from_str(&all[1]).expect("YAML");
+            for shown in [&line, &json] {
+                let read: serde_json::Value = serde_json::from_str(shown).expect("JSON");
+                assert_eq!(read, value);
+            }
+            let read: serde_json::Value = serde_yaml_ng::from_str(&yaml).expect("YAML");
             assert_eq!(read, value);
         }
         let plain = yaml(&serde_json::json!({"a": "b: c"})).expect("YAML");

@@ -86,7 +86,7 @@ mod tests {
 
     use agent_core::model::{Body, BootId, Gasp, NodeName, Timestamp};
 
-    use super::super::protocol::{Frame, Key, MAX_FRAME, Sealer, Stamp};
+    use super::super::protocol::{Frame, Key, MAX_FRAME};
     use super::super::receipt;
     use super::*;
 
@@ -104,8 +104,8 @@ mod tests {
         }
     }
 
-    /// What an agent receives that said hello.
-    fn sent(node: &str, advice: &Advice) -> Vec<u8> {
+    /// What an agent receives that said hello, and to which this is sent.
+    fn received(node: &str, send: impl FnOnce(&Receipts, &Received) -> io::Result<()>) -> Vec<u8> {
         let agent = UdpSocket::bind("127.0.0.1:0").expect("a socket");
         let patience = Some(Duration::from_secs(10));
         agent.set_read_timeout(patience).expect("a timeout");
@@ -125,27 +125,21 @@ mod tests {
             key_id: 0,
         };
         let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").expect("a socket"));
-        let receipts = Receipts::new(socket, Arc::new(keys(1)));
-        receipts.advise(&hello, advice).expect("sent");
+        send(&Receipts::new(socket, Arc::new(keys(1))), &hello).expect("sent");
         let mut buffer = [0; MAX_FRAME];
-        let len = agent.recv(&mut buffer).expect("advice");
+        let len = agent.recv(&mut buffer).expect("an answer");
         buffer[..len].to_vec()
+    }
+
+    fn sent(node: &str, advice: &Advice) -> Vec<u8> {
+        received(node, |receipts, hello| receipts.advise(hello, advice))
     }
 
     /// A frame of this kind, sealed with the right key.
     fn sealed(kind: Kind, payload: &[u8]) -> Vec<u8> {
-        let sealer = Sealer::new(&own("w01", 5), keys(1).get(0).expect("a key"));
-        let mut frame = [0; MAX_FRAME];
-        let mut draft = sealer.begin(&mut frame, kind);
-        draft.bytes(payload);
-        let len = draft.seal(Stamp {
-            seq: 1,
-            mono_ns: 0,
-            wall_ns: 0,
-            fragment: (0, 1),
-            below_udp: false,
-        });
-        frame[..len].to_vec()
+        received("w01", |receipts, hello| {
+            receipts.answer(&Sender::of(hello), kind, payload)
+        })
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use agent_common::drops::{lack, slot};
-use agent_core::drops::{Filter, Key, Protocol, Reading, Reasons};
+use agent_core::drops::{Filter, Protocol, Reading, Reasons};
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::Program;
 use aya::{Ebpf, EbpfLoader};
@@ -16,6 +16,7 @@ use super::attach::{Attempt, fill, last_words};
 use super::btf::{self, Btf};
 use super::caps::{Capability, have};
 use super::role::Candidate;
+use crate::telemetry::with_causes;
 pub use wire::Sample;
 use wire::{WireCount, WireKey};
 
@@ -149,7 +150,7 @@ pub fn attach(
     loader.map_max_entries("COUNTS", wanted.keys);
     let mut ebpf = loader
         .load(OBJECT)
-        .map_err(|error| Error::Load(last_words(&chain(&error))))?;
+        .map_err(|error| Error::Load(last_words(&with_causes(&error))))?;
     let btf = aya::Btf::from_sys_fs().ok();
     let fits = |way: &'static Candidate| {
         let is_classic = matches!(way.how, super::role::How::Tracepoint(_));
@@ -197,19 +198,11 @@ impl Drops {
     pub fn read(&self) -> Result<Reading, Error> {
         let mut reading = Reading::default();
         for entry in &self.counts {
-            let (WireKey(key), counts) = entry.map_err(|e| Error::Read("COUNTS", e))?;
-            let key = Key {
-                reason: key.reason,
-                location: key.location,
-                netns: key.netns,
-                device: key.device,
-                protocol: key.protocol,
-                transport: key.transport,
-            };
+            let (key, counts) = entry.map_err(|e| Error::Read("COUNTS", e))?;
             let packets = counts.iter().map(|WireCount(count)| count.packets).sum();
             // Reserved, and not counted yet.
             if packets > 0 {
-                reading.counts.insert(key, packets);
+                reading.counts.insert(key.into(), packets);
             }
         }
         let lacking = |number| -> Result<u64, Error> {
@@ -258,16 +251,6 @@ impl Drops {
         // A CPU may still be in it, for less than a microsecond.
         super::sched::sleep(std::time::Duration::from_millis(5));
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text = format!("{text}: {next}");
-        cause = next.source();
-    }
-    text
 }
 
 fn filter(filter: &Filter) -> Vec<(&'static str, u64)> {

@@ -142,6 +142,12 @@ fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> {
     entries.flatten().map(|entry| entry.path())
 }
 
+/// The number of the one that this process is in.
+pub fn own() -> Option<u32> {
+    let file = fs::metadata("/proc/self/ns/net").ok()?;
+    u32::try_from(file.ino()).ok()
+}
+
 /// Out of `net:[4026531840]`.
 fn number(link: &str) -> Option<u32> {
     let rest = link.strip_prefix("net:[")?;
@@ -169,6 +175,47 @@ fn in_inet6(text: &str, index: u32) -> Option<String> {
         .map(ToOwned::to_owned)
 }
 
+/// For tests of what the real kernel does.
+#[cfg(test)]
+pub(crate) mod lone {
+    use std::env;
+    use std::process::Command;
+
+    const IN: &str = "LASTGASP_TEST_IN_NETNS";
+
+    /// Runs the test of this name once more, alone, in a network namespace that is made for
+    /// it, with two ends of a veth, `up0` and `out0`; there it runs `test`.
+    pub(crate) fn with_a_veth(name: &str, test: impl FnOnce()) {
+        if env::var_os(IN).is_some() {
+            let link = ["link", "add", "up0", "type", "veth", "peer", "name", "out0"];
+            let made = Command::new("ip").args(link).status();
+            if made.is_ok_and(|status| status.success()) {
+                test();
+            } else {
+                println!("SKIPPED: no iproute2, or a kernel without veth");
+            }
+            return;
+        }
+        if !nix::unistd::geteuid().is_root() {
+            println!("SKIPPED: a network namespace needs root");
+            return;
+        }
+        let again = Command::new("unshare")
+            .args(["--net", "--"])
+            .arg(env::current_exe().expect("the test's own program"))
+            .args(["--exact", name, "--nocapture"])
+            .env(IN, "1")
+            .output();
+        let Ok(again) = again else {
+            println!("SKIPPED: no unshare (util-linux)");
+            return;
+        };
+        let said = String::from_utf8_lossy(&again.stdout);
+        println!("{said}{}", String::from_utf8_lossy(&again.stderr));
+        assert!(again.status.success() && said.contains("1 passed"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -177,8 +224,9 @@ mod tests {
     fn own_namespace_is_found_by_its_processes() {
         let mut all = Namespaces::default();
         all.scan();
-        let own = fs::read_link("/proc/self/ns/net").expect("procfs");
-        let own = number(&own.to_string_lossy()).expect("a number");
+        let link = fs::read_link("/proc/self/ns/net").expect("procfs");
+        let own = number(&link.to_string_lossy()).expect("a number");
+        assert_eq!(super::own(), Some(own));
         let namespace = all.get(own).expect("this process is in it");
         assert!(namespace.owner.is_some() && namespace.label().is_some());
         assert_eq!(all.number(&own.to_string()), Some(own));

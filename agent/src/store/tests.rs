@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use agent_core::engine::Action;
 use agent_core::model::{
     BootId, Channel, Death, DeathName, DeathState, Inventory, Line, LogLine, Machine, Means,
-    NodeName, NodeObject, Notice, Opinion, PodRef, Proof, Record, RecordKind, Removal, SeenObject,
-    Silence, Stop, Timestamp, Told,
+    NodeName, NodeObject, Notice, Opinion, PodRef, Proof, ReasonCode, Record, RecordKind, Removal,
+    Report, SeenObject, Silence, Stop, Timestamp, Told,
 };
 
 use super::*;
@@ -469,13 +469,10 @@ fn old_lines_and_pods_without_a_death_are_dropped() {
     assert!(store.lines(&death(1), 10).expect("readable").is_empty());
 }
 
-#[test]
-fn a_record_is_kept_once_and_its_lines_where_no_others_came() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = Store::open(&dir.path().join("s.db")).expect("a new store");
-    let record = |boot: u8| KeptRecord {
+fn record(boot: u8, id: u64) -> KeptRecord {
+    KeptRecord {
         node: node(),
-        id: format!("{boot}"),
+        id: format!("{id}"),
         record: Box::new(Record {
             boot: Some(BootId([boot; 16])),
             at: Some(NOW),
@@ -486,7 +483,33 @@ fn a_record_is_kept_once_and_its_lines_where_no_others_came() {
                 "Kernel panic - not syncing: x".into(),
             )
         }),
+        lines: Vec::new(),
+    }
+}
+
+/// What a death's log says.
+fn report(fingerprint: Option<&str>) -> Report {
+    Report {
+        code: ReasonCode::KernelBug,
+        title: "BUG".into(),
+        line: "BUG".into(),
+        fault_function: None,
+        module: None,
+        kernel_release: None,
+        comm: None,
+        corrupted: None,
+        fingerprint: fingerprint.map(str::to_owned),
+        known_bugs: Vec::new(),
+    }
+}
+
+#[test]
+fn a_record_is_kept_once_and_its_lines_where_no_others_came() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = Store::open(&dir.path().join("s.db")).expect("a new store");
+    let record = |boot: u8| KeptRecord {
         lines: lines(0, 2).lines,
+        ..record(boot, boot.into())
     };
     store.commit(NOW, &change()).expect("stored");
     let found = Change {

@@ -1,7 +1,6 @@
 //! What is done against packets that this kernel dies of, on a thread of its own: the
 //! kernel may let who switches features wait, and heartbeats do not.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::sync::mpsc::{self, RecvTimeoutError, TrySendError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use crate::kernel::caps::{self, Capability};
 use crate::kernel::ring::{CrashRing, Entry, Read, until_zero};
 use crate::node::identity;
 use crate::node::mitigate::{self, Ethtool, Mitigator, Settings};
+use crate::node::netns;
 
 /// Between two looks whether somebody has undone it, or a device came.
 const LOOK: Duration = Duration::from_secs(10);
@@ -199,7 +199,7 @@ impl Mitigating {
             };
             let name = String::from_utf8_lossy(until_zero(&packet.device)).into_owned();
             let check = Check::from_wire(packet.check).map_or("a check", Check::condition);
-            let is_own = own_netns() == Some(packet.netns);
+            let is_own = netns::own() == Some(packet.netns);
             return MitigationCause {
                 packet: Some(format!("{check} of skb_segment, leaving by {name}")),
                 device: Some(name).filter(|name| is_own && is_device(name)),
@@ -287,12 +287,6 @@ fn is_vulnerable(cause: &MitigationCause, release: &str) -> bool {
     is
 }
 
-/// The number of this process's network namespace, as the kernel gives it with a packet.
-fn own_netns() -> Option<u32> {
-    let file = std::fs::metadata("/proc/self/ns/net").ok()?;
-    u32::try_from(file.ino()).ok()
-}
-
 /// Undoes what an agent left that was killed, and forgets why.
 fn clear(agent: &Agent, boot: BootId) {
     if mitigate::known(&agent.state_dir, boot).is_none() {
@@ -325,7 +319,6 @@ mod tests {
     use std::fs::File;
     use std::mem::offset_of;
     use std::os::unix::fs::FileExt as _;
-    use std::process::Command;
     use std::time::Instant;
 
     use agent_common::segment::{Packet, check};
@@ -392,7 +385,7 @@ mod tests {
 
     #[test]
     fn a_packet_that_was_survived_is_a_reason_and_one_that_may_kill_is_none_yet() {
-        let own = own_netns().expect("a network namespace");
+        let own = netns::own().expect("a network namespace");
         for (netns, device) in [(own, Some("out0")), (own.wrapping_add(1), None)] {
             let dir = tempfile::tempdir().expect("temporary directory");
             let agent = agent(dir.path(), "gso=observe");
@@ -431,41 +424,16 @@ mod tests {
         }
     }
 
-    /// Runs this test again, alone, in a network namespace that it makes.
     #[test]
     fn the_thread_that_keeps_one_capability_switches_and_undoes_at_the_stop() {
-        const IN: &str = "LASTGASP_TEST_IN_NETNS";
-        if std::env::var_os(IN).is_some() {
-            return on_a_real_kernel();
-        }
-        if !caps::have(Capability::NetAdmin) {
-            println!("SKIPPED: a network namespace needs root");
-            return;
-        }
-        let name = "cli::agent::mitigate::tests::\
-                    the_thread_that_keeps_one_capability_switches_and_undoes_at_the_stop";
-        let again = Command::new("unshare")
-            .args(["--net", "--"])
-            .arg(std::env::current_exe().expect("the test's own program"))
-            .args(["--exact", name, "--nocapture"])
-            .env(IN, "1")
-            .output();
-        let Ok(again) = again else {
-            println!("SKIPPED: no unshare (util-linux)");
-            return;
-        };
-        let said = String::from_utf8_lossy(&again.stdout);
-        println!("{said}{}", String::from_utf8_lossy(&again.stderr));
-        assert!(again.status.success() && said.contains("1 passed"));
+        netns::lone::with_a_veth(
+            "cli::agent::mitigate::tests::\
+             the_thread_that_keeps_one_capability_switches_and_undoes_at_the_stop",
+            on_a_real_kernel,
+        );
     }
 
     fn on_a_real_kernel() {
-        let link = ["link", "add", "up0", "type", "veth", "peer", "name", "out0"];
-        let made = Command::new("ip").args(link).status();
-        if !made.is_ok_and(|status| status.success()) {
-            println!("SKIPPED: no iproute2, or a kernel without veth");
-            return;
-        }
         let dir = tempfile::tempdir().expect("temporary directory");
         let started = Mitigating::start(&agent(dir.path(), "gso=apply"), BOOT);
         let Some(mut mitigating) = started.expect("it starts") else {

@@ -17,6 +17,19 @@ pub(super) struct WireKey(pub(super) wire::Key);
 // padding. Any bytes are one.
 unsafe impl aya::Pod for WireKey {}
 
+impl From<WireKey> for Key {
+    fn from(WireKey(key): WireKey) -> Self {
+        Self {
+            reason: key.reason,
+            location: key.location,
+            netns: key.netns,
+            device: key.device,
+            protocol: key.protocol,
+            transport: key.transport,
+        }
+    }
+}
+
 /// A count, as the map has it for each CPU.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(transparent)]
@@ -64,14 +77,7 @@ impl Sample {
         let device = raw.device.split(|b| *b == 0).next().unwrap_or_default();
         let device = String::from_utf8_lossy(device).into_owned();
         Some(Self {
-            key: Key {
-                reason: raw.key.reason,
-                location: raw.key.location,
-                netns: raw.key.netns,
-                device: raw.key.device,
-                protocol: raw.key.protocol,
-                transport: raw.key.transport,
-            },
+            key: WireKey(raw.key).into(),
             mono_ns: raw.mono_ns,
             len: raw.len,
             mark: raw.mark,

@@ -252,6 +252,7 @@ mod tests {
 
     use super::super::{Mitigator, Outcome, Settings, undo};
     use super::*;
+    use crate::node::netns;
 
     fn set(list: bool, bits: &[(&str, bool)]) -> Vec<u8> {
         let (mut set, mut all) = (Vec::new(), Vec::new());
@@ -295,43 +296,15 @@ mod tests {
         }
     }
 
-    /// Runs this test again, alone, in a network namespace that it makes: on two ends of a
-    /// veth, by the real kernel.
     #[test]
     fn a_real_kernel_switches_and_undoes() {
-        const IN: &str = "LASTGASP_TEST_IN_NETNS";
-        if std::env::var_os(IN).is_some() {
-            return on_a_real_kernel();
-        }
-        if !nix::unistd::geteuid().is_root() {
-            println!("SKIPPED: a network namespace needs root");
-            return;
-        }
-        let own = std::env::current_exe().expect("the test's own program");
-        let name = "node::mitigate::ethtool::tests::a_real_kernel_switches_and_undoes";
-        let again = Command::new("unshare")
-            .args(["--net", "--"])
-            .arg(own)
-            .args(["--exact", name, "--nocapture"])
-            .env(IN, "1")
-            .output();
-        let Ok(again) = again else {
-            println!("SKIPPED: no unshare (util-linux)");
-            return;
-        };
-        let said = String::from_utf8_lossy(&again.stdout);
-        println!("{said}{}", String::from_utf8_lossy(&again.stderr));
-        assert!(again.status.success());
-        assert!(said.contains("1 passed"));
+        netns::lone::with_a_veth(
+            "node::mitigate::ethtool::tests::a_real_kernel_switches_and_undoes",
+            on_a_real_kernel,
+        );
     }
 
     fn on_a_real_kernel() {
-        let link = ["link", "add", "up0", "type", "veth", "peer", "name", "out0"];
-        let made = Command::new("ip").args(link).status();
-        if !made.is_ok_and(|status| status.success()) {
-            println!("SKIPPED: no iproute2, or a kernel without veth");
-            return;
-        }
         let mut kernel = match Ethtool::open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 println!("SKIPPED: a kernel without ethtool's netlink interface");

@@ -1,6 +1,6 @@
 //! How long boots lived, and what that says of deaths.
 
-use agent_core::model::{Context, HoldPoint, KnownBug, ReasonCode, Report, Word};
+use agent_core::model::{Context, HoldPoint, Word};
 use agent_core::recurrence::{Asked, Fleet, HasBug};
 use proptest::prelude::*;
 
@@ -54,18 +54,7 @@ fn crash(name: &str, boot: u8, at: Timestamp, up_ms: u64, fingerprint: Option<&s
             asked: None,
             packet: None,
         }),
-        report: Some(Report {
-            code: ReasonCode::KernelBug,
-            title: "BUG".into(),
-            line: "BUG".into(),
-            fault_function: None,
-            module: None,
-            kernel_release: None,
-            comm: None,
-            corrupted: None,
-            fingerprint: fingerprint.map(str::to_owned),
-            known_bugs: Vec::<KnownBug>::new(),
-        }),
+        report: Some(report(fingerprint)),
         ..death(boot)
     }
 }

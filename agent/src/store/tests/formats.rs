@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 
-use agent_core::model::{ReasonCode, Report};
 use agent_core::recurrence::{Asked, HasBug};
 use rusqlite::Connection;
 
@@ -50,18 +49,7 @@ fn file_of(dir: &Path, format: usize) -> PathBuf {
 
 fn dead() -> Death {
     let mut died = death(1);
-    died.report = Some(Report {
-        code: ReasonCode::KernelBug,
-        title: "BUG".into(),
-        line: "BUG".into(),
-        fault_function: None,
-        module: None,
-        kernel_release: None,
-        comm: None,
-        corrupted: None,
-        fingerprint: Some("f1".into()),
-        known_bugs: Vec::new(),
-    });
+    died.report = Some(report(Some("f1")));
     died
 }
 

@@ -66,24 +66,6 @@ fn with_deaths(deaths: Vec<Death>) -> Change {
     }
 }
 
-fn record(boot: u8, n: u64) -> KeptRecord {
-    KeptRecord {
-        node: node(),
-        id: format!("{n}"),
-        record: Box::new(Record {
-            boot: Some(BootId([boot; 16])),
-            at: Some(NOW),
-            ..Record::new(
-                Channel::Pstore,
-                "erst".into(),
-                RecordKind::Panic,
-                "Kernel panic - not syncing: x".into(),
-            )
-        }),
-        lines: Vec::new(),
-    }
-}
-
 #[test]
 fn of_records_that_came_at_once_only_those_go_that_are_too_many() {
     let dir = tempfile::tempdir().expect("a directory");

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::Text;
 use super::view::View;
+use crate::cli::out;
 use crate::kernel::attach::Attempt;
 
 /// Which form the objects have.
@@ -134,13 +135,12 @@ pub(super) fn text(view: &mut View, text: &Text<'_>) -> serde_json::Result<Strin
 }
 
 fn line(kind: &'static str, of: &impl Serialize) -> serde_json::Result<String> {
-    let line = Line {
+    out::json_line(&Line {
         schema: SCHEMA,
         kind,
         time: jiff::Timestamp::now().to_string(),
         of,
-    };
-    Ok(serde_json::to_string(&line)? + "\n")
+    })
 }
 
 fn of(view: &mut View, grown: &Grown) -> Drops {
