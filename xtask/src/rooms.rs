@@ -95,7 +95,9 @@ const UNSAFE: [&str; 4] = [
 ];
 
 /// What follows speaks to who runs the tests.
-const TESTS: [&str; 8] = ["#", "[", "cfg", "(", "test", ")", "]", "mod"];
+const TESTS: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+/// What may stand between that and the `mod` that it is of.
+const VISIBILITY: [&str; 5] = ["pub", "(", "crate", "super", ")"];
 
 const OUTPUT: &str = "agent/src/cli/out.rs";
 const MAX_LINES: usize = 600;
@@ -231,7 +233,13 @@ fn words(path: &str, tokens: &[Token], paths: &[CodePath], findings: &mut Vec<Fi
     };
     let tests = tokens
         .windows(TESTS.len())
-        .position(|window| window.iter().map(|token| &token.text).eq(TESTS))
+        .enumerate()
+        .position(|(at, window)| {
+            let mut of = tokens[at + TESTS.len()..].iter().map(|token| &token.text);
+            let is_module = of.find(|word| !VISIBILITY.contains(&word.as_str()));
+            window.iter().map(|token| &token.text).eq(TESTS)
+                && is_module.is_some_and(|word| word == "mod")
+        })
         .unwrap_or(tokens.len());
     for (at, token) in tokens.iter().enumerate() {
         let is_macro = tokens.get(at + 1).is_some_and(|next| next.text == "!");

@@ -4,6 +4,7 @@
 //! but the ring, its acknowledgement and the counter of frames. From the moment
 //! a death is declared nothing here allocates, locks, logs or formats.
 
+mod losses;
 mod outlet;
 mod progress;
 mod reserve;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use agent_common::{FLAG_CONTINUES, KIND_LINE, KIND_MARK, RING_SLOTS};
 use agent_core::model::{Context, HoldPoint, Notice};
 
+pub use self::losses::Losses;
 use self::outlet::Outlet;
 use self::progress::Progress;
 pub use self::reserve::Reserve;
@@ -88,32 +90,6 @@ pub struct Pace {
     pub history: u64,
     /// An oops after which nothing happens for this long was survived.
     pub survived: Duration,
-}
-
-/// What was lost on the way out. The agent's log says so.
-#[derive(Debug, Default)]
-pub struct Losses {
-    /// Frames that AF_PACKET refused.
-    pub packet_errors: AtomicU64,
-    /// Frames that UDP refused.
-    pub udp_errors: AtomicU64,
-    /// Entries of the ring that were overwritten before they were read.
-    pub overwritten: AtomicU64,
-    /// Entries that were still unfinished when what they told of was over.
-    pub unfinished: AtomicU64,
-}
-
-impl Losses {
-    /// How much so far, by name.
-    pub fn all(&self) -> [(&'static str, u64); 4] {
-        [
-            ("frames refused below UDP", &self.packet_errors),
-            ("frames refused by UDP", &self.udp_errors),
-            ("log lines overwritten", &self.overwritten),
-            ("log lines unfinished", &self.unfinished),
-        ]
-        .map(|(what, count)| (what, count.load(Ordering::Relaxed)))
-    }
 }
 
 /// What the threads share with the rest of the agent.
@@ -308,10 +284,9 @@ impl<'a> Drain<'a> {
         }
         let is_led = self.is_led(death, now);
         self.search(death);
-        if is_led && death.told.is_some() {
-            return self.shared.pace.dying;
+        if !is_led || death.told.is_none() {
+            self.word(death, now);
         }
-        self.word(death, now);
         if is_led {
             return self.shared.pace.dying;
         }

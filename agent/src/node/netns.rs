@@ -175,18 +175,18 @@ fn in_inet6(text: &str, index: u32) -> Option<String> {
         .map(ToOwned::to_owned)
 }
 
-/// For tests of what the real kernel does.
 #[cfg(test)]
-pub(crate) mod lone {
-    use std::env;
+pub(crate) mod tests {
     use std::process::Command;
+
+    use super::*;
 
     const IN: &str = "LASTGASP_TEST_IN_NETNS";
 
     /// Runs the test of this name once more, alone, in a network namespace that is made for
     /// it, with two ends of a veth, `up0` and `out0`; there it runs `test`.
     pub(crate) fn with_a_veth(name: &str, test: impl FnOnce()) {
-        if env::var_os(IN).is_some() {
+        if std::env::var_os(IN).is_some() {
             let link = ["link", "add", "up0", "type", "veth", "peer", "name", "out0"];
             let made = Command::new("ip").args(link).status();
             if made.is_ok_and(|status| status.success()) {
@@ -202,7 +202,7 @@ pub(crate) mod lone {
         }
         let again = Command::new("unshare")
             .args(["--net", "--"])
-            .arg(env::current_exe().expect("the test's own program"))
+            .arg(std::env::current_exe().expect("the test's own program"))
             .args(["--exact", name, "--nocapture"])
             .env(IN, "1")
             .output();
@@ -214,11 +214,6 @@ pub(crate) mod lone {
         println!("{said}{}", String::from_utf8_lossy(&again.stderr));
         assert!(again.status.success() && said.contains("1 passed"));
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
 
     #[test]
     fn own_namespace_is_found_by_its_processes() {

@@ -100,12 +100,18 @@ fn unsafe_output_and_endless_queues_have_their_places() {
             "fn f() { println!() }\nunsafe fn g() {}\nuse tokio::sync::mpsc::unbounded_channel;\n\
              use std::sync::mpsc::channel;\n#![deny(unsafe_code)]",
         ),
+        (
+            "agent/src/node/netns.rs",
+            "#[cfg(test)]\npub(crate) fn f() { println!() }\n\
+             #[cfg(test)]\npub(crate) mod tests { fn g() { println!() } }",
+        ),
         ("agent/benches/hostile.rs", "fn f() { println!() }"),
         ("xtask/src/lint.rs", "fn f() { println!() }"),
     ];
     assert_eq!(
         found(&files),
         [
+            "agent/src/node/netns.rs:2: output",
             "agent/src/web/mod.rs:1: output",
             "agent/src/web/mod.rs:2: unsafe",
             "agent/src/web/mod.rs:3: bounded",

@@ -426,7 +426,7 @@ mod tests {
 
     #[test]
     fn the_thread_that_keeps_one_capability_switches_and_undoes_at_the_stop() {
-        netns::lone::with_a_veth(
+        netns::tests::with_a_veth(
             "cli::agent::mitigate::tests::\
              the_thread_that_keeps_one_capability_switches_and_undoes_at_the_stop",
             on_a_real_kernel,

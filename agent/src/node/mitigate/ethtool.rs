@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_real_kernel_switches_and_undoes() {
-        netns::lone::with_a_veth(
+        netns::tests::with_a_veth(
             "node::mitigate::ethtool::tests::a_real_kernel_switches_and_undoes",
             on_a_real_kernel,
         );
