@@ -58,7 +58,7 @@ const IN_FLIGHT_NS: u64 = 5_000_000;
 /// hypervisor takes the CPU from one that has it, the other one gets nothing done either.
 const LEADS_NS: u64 = 20_000_000;
 
-/// It begins within this long, or the second one does.
+/// The first one begins within this long, or the second does, which keeps its CPU meanwhile.
 const BEGINS_NS: u64 = 1_000_000;
 
 /// More stack than the dying path uses, in bytes.
@@ -282,19 +282,20 @@ impl<'a> Drain<'a> {
             // What is printed now waits for the next hold, which opens it again.
             return self.pause(death, now);
         }
-        let is_led = self.is_led(death, now);
+        let leads = self.first_leads(now);
         self.search(death);
-        if !is_led || death.told.is_none() {
+        if !leads || death.told.is_none() {
             self.word(death, now);
-        }
-        if is_led {
-            return self.shared.pace.dying;
         }
         // What the other thread has sent is sent.
         death.cursor = death.cursor.max(ring.acked());
-        if death.told.is_none() {
+        let may_begin = self.index > 0 && now.saturating_sub(death.seen_ns) < BEGINS_NS;
+        if death.told.is_none() || (may_begin && !leads) {
             // Nothing goes before the first word; it waits for its line, not for long.
             return self.pause(death, now);
+        }
+        if leads {
+            return self.shared.pace.dying;
         }
         self.lines(death, now);
         self.close(death);
@@ -314,16 +315,14 @@ impl<'a> Drain<'a> {
         self.rest_if_over(death, now)
     }
 
-    /// Whether the first thread tells of this death, or may be about to. Says so, if this is
-    /// the first.
-    fn is_led(&self, death: &Progress, now: u64) -> bool {
+    /// Whether this is not the first thread, and that one goes on. Says so, if it is.
+    fn first_leads(&self, now: u64) -> bool {
         let leads_ns = &self.shared.leads_ns;
         if self.index == 0 {
             leads_ns.store(now, Ordering::Relaxed);
             return false;
         }
-        let since = |at: u64| now.saturating_sub(at);
-        since(leads_ns.load(Ordering::Relaxed)) < LEADS_NS || since(death.seen_ns) < BEGINS_NS
+        now.saturating_sub(leads_ns.load(Ordering::Relaxed)) < LEADS_NS
     }
 
     /// Whether there was a word of the newest mark that counts.

@@ -335,11 +335,12 @@ fn the_second_thread_says_the_first_word_and_leaves_the_rest_unless_the_first_st
     kernel.mark(now, notice::PANIC);
     kernel.line(now, "Kernel panic - not syncing: sysrq triggered crash");
     kernel.control(offset_of!(Control, hold_since_ns), now);
-    let mut second = Drain::new(&shared, None, Reserve::open().ok(), None, 1);
-    // It may be about to begin, and then has just sent something.
-    for leads_ns in [0, now + SECOND] {
+    let mut second = Drain::new(&shared, None, Reserve::open().ok(), Some(1), 1);
+    // It may be about to begin, for which the second waits without letting go of its CPU;
+    // and then has just sent something.
+    for (leads_ns, pause) in [(0, Duration::ZERO), (now + SECOND, shared.pace.dying)] {
         shared.leads_ns.store(leads_ns, Ordering::Relaxed);
-        assert_eq!(second.step(), shared.pace.dying);
+        assert_eq!(second.step(), pause);
         assert_eq!(shared.ring.acked(), 0);
     }
     std::thread::sleep(Duration::from_nanos(BEGINS_NS));
