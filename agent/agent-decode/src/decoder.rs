@@ -7,7 +7,7 @@ use memchr::memmem::Finder;
 use memchr::{memchr, memrchr};
 
 use crate::header;
-use crate::incident::{Boot, Incident};
+use crate::incident::{self, Boot, Incident};
 use crate::kind::{Kind, Weight};
 use crate::needles;
 use crate::report::Report;
@@ -31,6 +31,10 @@ const OPEN_MAX: usize = 4;
 const CUT_LINES: u32 = 8;
 /// Lines of several CPUs are out of order by less than so many nanoseconds.
 const CLOCKS_DIFFER: u64 = 1_000_000_000;
+/// A log that begins inside of a report shows that within so many lines of the kernel's, and
+/// so many of whoever logs to it.
+const HEAD_LINES: u8 = 4;
+const HEAD_ALL: u8 = 64;
 /// Columns of a terminal, at which a line goes on in the next one.
 const COLUMNS: usize = 80;
 
@@ -43,6 +47,9 @@ pub struct Decoder {
     /// Reports that are complete.
     reports: VecDeque<Report>,
     open: Vec<Incident>,
+    /// The kernel's lines that were read, and all, as long as that matters.
+    head: u8,
+    head_all: u8,
     /// What this boot has told and no other line will add to.
     waiting: VecDeque<Incident>,
     boot: Boot,
@@ -190,7 +197,8 @@ impl Decoder {
 
     /// Whether each line has to be read.
     fn is_reading(&self) -> bool {
-        self.cut.is_some()
+        self.head < HEAD_LINES && self.head_all < HEAD_ALL
+            || self.cut.is_some()
             || self.held.is_some()
             || self.pieces.is_some()
             || self.open.iter().any(Incident::is_open)
@@ -297,6 +305,7 @@ impl Decoder {
 
     fn text(&mut self, line: &Stripped<'_>, start: u64, end: u64) {
         let text = clip(line.text.trim());
+        self.head_all = self.head_all.saturating_add(1);
         // Only loaders of BPF programs say what the kernel told them alone.
         if line.is_foreign && wording::somewhere(text) != Some(Kind::BpfVerifier) {
             for open in &mut self.open {
@@ -304,6 +313,7 @@ impl Decoder {
             }
             return;
         }
+        self.head = self.head.saturating_add(u8::from(!text.is_empty()));
         if let Some(panic) = wording::panic(text) {
             self.panic(text, panic, line, start, end);
         } else if let Some(release) = header::banner(text) {
@@ -317,6 +327,10 @@ impl Decoder {
                 lines: 0,
             });
         } else {
+            let is_first = self.head <= HEAD_LINES && self.open.is_empty();
+            if is_first && self.waiting.is_empty() && incident::is_inside(text) {
+                self.open(Incident::stray(line.printed_ns, start));
+            }
             self.detail(text, line.caller, end);
         }
     }
@@ -408,8 +422,12 @@ impl Decoder {
     fn cause_of(&self, panic: &str, start: u64) -> (Kind, Option<usize>) {
         let last = |is: &dyn Fn(&Incident) -> bool| self.waiting.iter().rposition(is);
         let is_trap = |i: &Incident| matches!(i.kind, Kind::SysrqCrash | Kind::SError);
-        let is_oops = |i: &Incident| i.weight() == Weight::Oops || is_trap(i);
-        let is_near = |i: &Incident| is_oops(i) && start.saturating_sub(i.end) <= NEAR;
+        let is_close = |i: &Incident| start.saturating_sub(i.end) <= NEAR;
+        let is_oops = |i: &Incident| {
+            let is_known = i.weight() == Weight::Oops || is_trap(i);
+            if i.is_stray() { is_close(i) } else { is_known }
+        };
+        let is_near = |i: &Incident| is_oops(i) && is_close(i);
         match wording::panic_text(panic) {
             PanicText::AfterOops => (Kind::Panic, last(&is_oops)),
             // It dies by its own oops, or it exits.
@@ -424,13 +442,15 @@ impl Decoder {
             }
             PanicText::Names(kind) => {
                 let reason = kind.reason();
-                let same = last(&|i| i.kind == kind);
-                let alike =
-                    || last(&|i| i.kind.reason() == reason && i.kind != Kind::CgroupOomKill);
+                let same = last(&|i| i.kind == kind && !i.is_stray());
+                let alike = || {
+                    let is_other = |i: &Incident| i.is_stray() || i.kind == Kind::CgroupOomKill;
+                    last(&|i| i.kind.reason() == reason && !is_other(i))
+                };
                 (kind, same.or_else(alike))
             }
             PanicText::AfterWarning => (Kind::Warning, last(&|i| i.weight() == Weight::Warning)),
-            PanicText::Itself => (Kind::Panic, last(&is_near)),
+            PanicText::Itself => (Kind::Panic, last(&|i| is_near(i) && !i.is_stray())),
         }
     }
 
@@ -487,8 +507,10 @@ impl Decoder {
             self.wait(open);
         }
         for incident in std::mem::take(&mut self.waiting) {
-            self.reports
-                .push_back(incident.report(&self.boot, next.as_ref()));
+            if incident.is_sure() {
+                let report = incident.report(&self.boot, next.as_ref());
+                self.reports.push_back(report);
+            }
         }
         self.dead = None;
         self.boot = next.unwrap_or_default();
@@ -500,6 +522,7 @@ impl Decoder {
         self.waiting.push_back(incident);
         if self.waiting.len() > WAITING_MAX
             && let Some(first) = self.waiting.pop_front()
+            && first.is_sure()
         {
             self.reports.push_back(first.report(&self.boot, None));
         }

@@ -160,6 +160,11 @@ pub(crate) fn fault(line: &str) -> Option<Symbol<'_>> {
         let place = place.split_once(">]").map_or(place, |(_, after)| after);
         return Symbol::with_place(place);
     }
+    // Up to 4.x it is said once more behind the stack.
+    if let Some(rest) = line.strip_prefix("RIP  [<") {
+        let (_, place) = rest.split_once(">]")?;
+        return Symbol::with_place(trim_start(place));
+    }
     // Most lines need no more than that.
     if !line.starts_with(['p', 'P', 'E', 'e', 'K', 'N', 'I', 'T']) {
         return None;

@@ -53,6 +53,8 @@ pub(crate) struct Incident {
     pub(crate) end: u64,
     /// Its report is complete: what follows is another.
     pub(crate) is_ended: bool,
+    /// The log begins inside of its report: nothing has said yet what happened.
+    stray: Option<Stray>,
     /// A function that the first line names.
     named: Option<String>,
     named_module: Option<String>,
@@ -80,6 +82,14 @@ pub(crate) struct Incident {
     quiet: u32,
 }
 
+/// What is known of an incident whose first lines are lost.
+#[derive(Clone, Copy, Debug, Default)]
+struct Stray {
+    /// What only an oops says behind its stack was said.
+    is_like_oops: bool,
+    has_end: bool,
+}
+
 /// Which stack is read.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Stack {
@@ -103,6 +113,7 @@ impl Incident {
             start,
             end: start,
             is_ended: false,
+            stray: None,
             named: None,
             named_module: None,
             fault: None,
@@ -129,6 +140,25 @@ impl Incident {
         };
         incident.first_line(line);
         incident
+    }
+
+    /// One whose first lines are lost: with this one the log begins.
+    pub(crate) fn stray(printed_ns: Option<u64>, start: u64) -> Self {
+        Self {
+            stray: Some(Stray::default()),
+            ..Self::new(Kind::Oops, "", printed_ns, start)
+        }
+    }
+
+    /// Whether nothing has said yet what happened.
+    pub(crate) fn is_stray(&self) -> bool {
+        self.stray.is_some()
+    }
+
+    /// Whether it is known that something happened.
+    pub(crate) fn is_sure(&self) -> bool {
+        let is_oops = |stray: &Stray| stray.is_like_oops && stray.has_end;
+        self.stray.as_ref().is_none_or(is_oops)
     }
 
     /// What was said before the first line: of a warning its own text.
@@ -181,8 +211,13 @@ impl Incident {
 
     /// Whether the line belongs to it.
     fn take(&mut self, line: &str) -> bool {
+        if let Some(stray) = &mut self.stray {
+            stray.is_like_oops |= is_behind_oops(line, !self.frames.is_empty());
+            stray.has_end |= line.starts_with("---[ end ");
+        }
         if line.starts_with("---[ end ") {
-            self.is_ended = true;
+            // Where it was is said once more behind that.
+            self.is_ended = !self.is_stray() || self.fault.is_some();
             return true;
         }
         if let Some(header) = Header::parse(line) {
@@ -199,6 +234,9 @@ impl Incident {
         }
         if let Some(symbol) = frames::fault(line) {
             if self.has_place() && !self.is_nowhere {
+                if self.is_stray() && self.fault.is_none() {
+                    line.clone_into(&mut self.line);
+                }
                 self.fault_in(&symbol);
             }
             return true;
@@ -480,6 +518,26 @@ pub(crate) struct Boot {
     pub(crate) release: Option<String>,
     pub(crate) version: Option<String>,
     pub(crate) hardware: Option<String>,
+}
+
+/// Whether this line may be one inside of a report.
+pub(crate) fn is_inside(line: &str) -> bool {
+    frames::fault(line).is_some()
+        || frames::is_stack(line)
+        || frames::frame(line).is_some()
+        || Header::parse(line).is_some()
+        || !header::registers(line).is_empty()
+        || ["Modules linked in:", "Code: "]
+            .iter()
+            .any(|start| line.starts_with(start))
+}
+
+/// Whether a report that has this line is of an oops: a warning has no list of modules and no
+/// code behind its stack (x86's `__die_body`, arm64's `__die`), and does not say once more
+/// where it was (x86 up to 4.x).
+fn is_behind_oops(line: &str, has_frames: bool) -> bool {
+    has_frames && (line.starts_with("Modules linked in:") || line.starts_with("Code: "))
+        || line.starts_with("RIP  [<")
 }
 
 /// Whether a line may go on with the list of modules: only names, and their taint.

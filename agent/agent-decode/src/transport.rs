@@ -493,6 +493,14 @@ mod tests {
                 "program: BUG: x",
             ),
             (
+                b"{\"host\":\"w01\",\"message\":\"[    1.234567] BUG: x \\u003cIRQ\\u003e\"}",
+                "BUG: x <IRQ>",
+            ),
+            (
+                b"{\"level\":\"error\",\"message\":\"BUG: x\"}",
+                "{\"level\":\"error\",\"message\":\"BUG: x\"}",
+            ),
+            (
                 b"[    1.234567]  [&lt;ffff&gt;] x &amp;lt; &quot;",
                 "[<ffff>] x &lt; \"",
             ),

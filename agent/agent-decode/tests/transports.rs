@@ -238,6 +238,10 @@ fn a_log_says_the_same_in_every_dress() {
         let lines = lines(log);
         let plain = reason(reports(log.as_bytes()));
         for (dress, log) in dresses(&lines) {
+            // A log that begins inside of a report does so with its first line.
+            if dress == "between others" && name.starts_with("begins-") {
+                continue;
+            }
             compared += 1;
             let got = reason(reports(&log));
             let (want, got) = (plain.as_ref().map(essence), got.as_ref().map(essence));

@@ -178,7 +178,7 @@ impl Incident {
     /// Whether a line that says that something happens says it of this one: an oops is
     /// announced by several lines, of which the first is the most precise.
     pub(crate) fn is_said_again(&self, kind: Kind, line: &str, printed_ns: Option<u64>) -> bool {
-        if self.is_ended {
+        if self.is_ended || self.is_stray() {
             return false;
         }
         // Another oops inside it is what the first one caused.
@@ -272,8 +272,8 @@ impl Incident {
     /// It ended in a panic of this kind, which this line says.
     pub(crate) fn ends_in(&mut self, kind: Kind, line: &str) {
         self.is_ended = false;
-        // Nobody was found to be killed.
-        if self.is_undecided() {
+        // Nobody was found to be killed; or nothing else says what happened.
+        if self.is_undecided() || self.stray.take().is_some() {
             self.kind = kind;
             line.clone_into(&mut self.line);
         }

@@ -164,10 +164,10 @@ impl Incident {
         let after = |mark: &str| self.line.split_once(mark).map(|(_, rest)| rest);
         let until = |text: &str, mark: &str| text.split(mark).next().unwrap_or(text).to_owned();
         let mut title = match self.kind {
-            Kind::Panic | Kind::Oops => {
-                let said = wording::panic(&self.line).unwrap_or(&self.line);
-                format!("{phrase}: {said}")
-            }
+            Kind::Panic | Kind::Oops => match wording::panic(&self.line).unwrap_or(&self.line) {
+                "" => phrase.to_owned(),
+                said => format!("{phrase}: {said}"),
+            },
             Kind::Bug => match after(" BUG at ") {
                 Some(place) => format!("{phrase} at {}", place.trim_end_matches('!')),
                 None => phrase.to_owned(),

@@ -1,6 +1,8 @@
 //! Lines that are written in another way than letter by letter: for a terminal, as JSON, for
 //! a page.
 
+use super::dates::is_stamp;
+
 /// The text without what steers a terminal, and of what was written over with a carriage
 /// return only what is left.
 pub(super) fn plain(line: &str) -> String {
@@ -35,6 +37,9 @@ fn json_bytes(line: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).replace(['\n', '\r'], " "))
 }
 
+/// What collectors of logs call the text that they ship.
+const SHIPPED: [&str; 3] = ["\"message\"", "\"msg\"", "\"textPayload\""];
+
 /// What is logged, of an object as container runtimes and `journalctl -o json` write it.
 pub(super) fn json(line: &str) -> Option<String> {
     let value = |name: &str| {
@@ -45,7 +50,11 @@ pub(super) fn json(line: &str) -> Option<String> {
             .strip_prefix('"')
     };
     let listed = json_bytes(line);
-    let text = value("\"MESSAGE\"").or_else(|| value("\"log\""));
+    // Anybody's messages are called so: what the kernel printed has its clock before it.
+    let stamped = |name| value(name).filter(|text| is_stamp(text));
+    let text = value("\"MESSAGE\"")
+        .or_else(|| value("\"log\""))
+        .or_else(|| SHIPPED.into_iter().find_map(stamped));
     if text.is_none() && listed.is_none() {
         return None;
     }
