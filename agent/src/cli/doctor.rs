@@ -6,12 +6,13 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use super::out;
+use super::{known, out};
 use crate::config::agent::CONFIGFS;
 use crate::kernel::attach::{self, Status};
 use crate::kernel::caps::{self, Capability};
 use crate::kernel::packet::PacketSocket;
 use crate::kernel::sched;
+use crate::node::mitigate::Ethtool;
 use crate::node::netconsole;
 use crate::probes;
 
@@ -52,12 +53,14 @@ struct Finding {
     roles: Vec<RoleFinding>,
     needs: Vec<Need>,
     /// Ways out that are the kernel's own: nothing fails without them.
-    channels: Vec<Channel>,
+    channels: Vec<Extra>,
+    /// What the agent can do against bugs of the kernel, if asked to.
+    mitigations: Vec<Extra>,
 }
 
-/// A way out beside the probes.
+/// Something without which nothing fails.
 #[derive(Debug, Serialize)]
-struct Channel {
+struct Extra {
     name: &'static str,
     works: bool,
     /// How it stands, and what to change.
@@ -87,11 +90,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         && finding.needs.iter().all(|n| n.have);
     match args.output {
         Output::Text => out::bytes(text(&finding).as_bytes())?,
-        Output::Json => {
-            let mut json = serde_json::to_vec_pretty(&finding)?;
-            json.push(b'\n');
-            out::bytes(&json)?;
-        }
+        Output::Json => out::bytes(out::json(&finding)?.as_bytes())?,
     }
     Ok(ExitCode::from(if whole { 0 } else { 4 }))
 }
@@ -129,6 +128,7 @@ fn look(configfs: &Path) -> Finding {
         },
     ];
     let channels = vec![netconsole(configfs)];
+    let mitigations = vec![gso(&kernel)];
     match attach::attach(&probes::roles(), false) {
         Err(error) => Finding {
             kernel,
@@ -136,6 +136,7 @@ fn look(configfs: &Path) -> Finding {
             roles: Vec::new(),
             needs,
             channels,
+            mitigations,
         },
         Ok((attached, _memory)) => {
             needs.push(Need {
@@ -153,19 +154,41 @@ fn look(configfs: &Path) -> Finding {
                 roles: roles.collect(),
                 needs,
                 channels,
+                mitigations,
             }
         }
     }
 }
 
-fn netconsole(configfs: &Path) -> Channel {
+/// Whether the agent could switch off what has buggy kernels take packets apart.
+fn gso(release: &str) -> Extra {
+    let can_ask = Ethtool::open();
+    let works = can_ask.is_ok() && caps::have(Capability::NetAdmin);
+    let mut status = match can_ask {
+        Err(error) => format!("this kernel's ethtool netlink interface cannot be used: {error}"),
+        Ok(_) if works => "the agent does it if asked to (--mitigate gso=apply)".to_owned(),
+        Ok(_) => "the agent can only say what to do (--mitigate gso=suggest); to do it takes \
+                  CAP_NET_ADMIN: add NET_ADMIN (on Kubernetes deploy/mitigate)"
+            .to_owned(),
+    };
+    if !known::may_have_gso_bug(release, None) {
+        status.push_str("; this kernel is known to have none of the bugs that it is for");
+    }
+    Extra {
+        name: "GSO and GRO off",
+        works,
+        status,
+    }
+}
+
+fn netconsole(configfs: &Path) -> Extra {
     let found = netconsole::find(configfs);
     let status = match (&found, netconsole::muted()) {
         (Err(missing), _) => missing.to_string(),
         (Ok(_), Some(why)) => why.to_owned(),
         (Ok(_), None) => "the agent sets it up if asked to (--netconsole auto)".to_owned(),
     };
-    Channel {
+    Extra {
         name: "netconsole",
         works: found.is_ok(),
         status,
@@ -203,10 +226,10 @@ fn text(finding: &Finding) -> String {
         }
     }
     text.push('\n');
-    for channel in &finding.channels {
-        let sign = if channel.works { "yes" } else { "no " };
-        let status = out::sanitize(&channel.status);
-        let _ = writeln!(text, "{sign}  {}: {status}", channel.name);
+    for extra in finding.channels.iter().chain(&finding.mitigations) {
+        let sign = if extra.works { "yes" } else { "no " };
+        let status = out::sanitize(&extra.status);
+        let _ = writeln!(text, "{sign}  {}: {status}", extra.name);
     }
     let refused = |r: &RoleFinding| {
         r.status.attempts.iter().any(|a| {

@@ -22,6 +22,8 @@ const KIND_CONST: u32 = 10;
 const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
+/// More of them around one type would be a circle.
+const MODIFIERS_MAX: usize = 8;
 const KIND_DATASEC: u32 = 15;
 const KIND_DECL_TAG: u32 = 17;
 const KIND_ENUM64: u32 = 19;
@@ -172,8 +174,11 @@ impl Btf {
             Some(t) if t.kind == KIND_ENUM => Argument::Enum(name(&t)),
             Some(t) if t.kind == KIND_PTR => {
                 let mut to = self.get(t.other);
-                while let Some(t) = to.as_ref().filter(|t| t.kind == KIND_CONST) {
-                    to = self.get(t.other);
+                for _ in 0..MODIFIERS_MAX {
+                    let Some(next) = to.as_ref().filter(|t| t.kind == KIND_CONST) else {
+                        break;
+                    };
+                    to = self.get(next.other);
                 }
                 Argument::Pointer(to.as_ref().map(name))
             }
@@ -317,6 +322,34 @@ mod tests {
         assert_eq!(btf.tracepoint("no_such_tracepoint"), None);
         let bit = btf.bit_offset("sk_buff", "head_frag").expect("a bit field");
         assert_eq!(btf.offset("sk_buff", "head_frag"), Some(bit / 8));
+    }
+
+    #[test]
+    fn a_type_that_refers_to_itself_has_an_end() {
+        let kind = |kind: u32, count: u32| kind << 24 | count;
+        // const 1; pointer to it; a function of nothing and that; a pointer to the function;
+        // what a tracepoint's type is called.
+        let types: [&[u32]; 5] = [
+            &[0, kind(KIND_CONST, 0), 1],
+            &[0, kind(KIND_PTR, 0), 1],
+            &[0, kind(KIND_FUNC_PROTO, 2), 0, 0, 0, 0, 2],
+            &[0, kind(KIND_PTR, 0), 3],
+            &[1, kind(KIND_TYPEDEF, 0), 4],
+        ];
+        let types: Vec<u8> = types
+            .concat()
+            .into_iter()
+            .flat_map(u32::to_le_bytes)
+            .collect();
+        let strings = b"\0btf_trace_x\0";
+        let header = [24, 0, types.len(), types.len(), strings.len()];
+        let mut bytes = vec![0x9f, 0xeb, 1, 0];
+        bytes.extend(header.into_iter().flat_map(|n| (n as u32).to_le_bytes()));
+        bytes.extend(types);
+        bytes.extend(strings);
+        let btf = Btf::parse(bytes).expect("it adds up");
+        let arguments = btf.tracepoint("x").expect("it is there");
+        assert_eq!(arguments, [Argument::Pointer(Some(String::new()))]);
     }
 
     proptest::proptest! {
