@@ -248,6 +248,40 @@ pub(crate) fn pin(cpu: usize) {
     }
 }
 
+/// Has the threads of these names run on all CPUs but the calling thread's, if there are
+/// others.
+pub(crate) fn keep_off(names: &[&str]) -> io::Result<()> {
+    // SAFETY: numbers only.
+    let (here, cpus) = unsafe {
+        (
+            libc::sched_getcpu(),
+            libc::sysconf(libc::_SC_NPROCESSORS_ONLN),
+        )
+    };
+    if cpus < 2 {
+        return Ok(());
+    }
+    // SAFETY: an all-zero set is valid; CPUs of small numbers have a place in it.
+    let others = unsafe {
+        let mut set: libc::cpu_set_t = std::mem::zeroed();
+        for cpu in (0..cpus as usize).filter(|cpu| *cpu as libc::c_int != here) {
+            libc::CPU_SET(cpu, &mut set);
+        }
+        set
+    };
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        let pid = entry.file_name().to_string_lossy().parse();
+        if let (true, Ok(pid)) = (names.contains(&name.trim()), pid) {
+            // SAFETY: the set is readable for its size.
+            check(unsafe {
+                libc::sched_setaffinity(pid, size_of_val(&others), &raw const others)
+            })?;
+        }
+    }
+    Ok(())
+}
+
 /// Runs the calling thread as the agent runs its drain threads: on one CPU, in
 /// real time.
 pub(crate) fn like_a_drain(cpu: usize) -> io::Result<()> {

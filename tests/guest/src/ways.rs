@@ -8,6 +8,9 @@ use ways::{Step, Way};
 
 use crate::{machine, orders, traffic};
 
+/// The thread that begins grace periods, as kernels with and without preemption call it.
+const RCU: [&str; 2] = ["rcu_preempt", "rcu_sched"];
+
 /// Why this machine cannot die so.
 pub(crate) fn missing(way: &Way) -> Option<String> {
     if way.is_of_x86() && !cfg!(target_arch = "x86_64") {
@@ -58,6 +61,7 @@ fn take(step: &Step) -> Result<()> {
         // The host's, and what was looked at before.
         Step::Monitor(_) | Step::Need(..) | Step::NeedPart(..) => {}
         Step::EatMemory => machine::in_child(machine::eat_memory)?,
+        Step::RcuElsewhere => machine::keep_off(&RCU)?,
     }
     Ok(())
 }

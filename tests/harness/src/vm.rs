@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use crate::arch::Arch;
 use crate::autopsy;
-use crate::host;
+use crate::host::{Wait, Waits};
 use crate::priority;
 use crate::progress;
 use crate::qmp::{self, Qmp};
@@ -97,6 +97,8 @@ pub struct Outcome {
     /// For how long its threads had no CPU of the host while its end was waited for, in
     /// milliseconds, if that is known. Four virtual CPUs on two always wait a little.
     pub waited_ms: Option<u64>,
+    /// The longest of that.
+    pub waits: Vec<Wait>,
     /// If it had to be ended after all that time: where its CPUs were (`autopsy::look`).
     pub autopsy: Vec<String>,
 }
@@ -324,11 +326,9 @@ impl Vm {
     /// Waits for the end, or `at_most`; what is still there then is ended.
     pub fn finish(mut self, at_most: Duration) -> Result<Outcome> {
         let until = (Instant::now() + at_most).min(self.deadline);
-        let before = host::waited_ms(self.qemu.id());
-        let mut now = before;
+        let mut waits = Waits::default();
         let ended = loop {
-            // The threads of one that has ended are not counted any more.
-            now = host::waited_ms(self.qemu.id()).max(now);
+            waits.look(self.qemu.id());
             if self.qemu.try_wait()?.is_some() {
                 break true;
             }
@@ -338,7 +338,6 @@ impl Vm {
             std::thread::sleep(Duration::from_millis(5));
         };
         let wall = self.started.elapsed();
-        let waited = now.zip(before);
         // Who waits for nothing does not want to know.
         let autopsy = if ended || at_most < HANGS {
             Vec::new()
@@ -365,7 +364,8 @@ impl Vm {
             console: self.console(),
             datagrams: self.datagrams.try_iter().collect(),
             wall,
-            waited_ms: waited.map(|(now, before)| now.saturating_sub(before)),
+            waited_ms: waits.all_ms(),
+            waits: waits.long,
             autopsy,
         })
     }

@@ -95,6 +95,9 @@ pub enum Step {
     Down(&'static str),
     /// A process takes memory until the kernel kills it.
     EatMemory,
+    /// The kernel's thread that begins grace periods of RCU leaves this CPU: one that waits
+    /// for a CPU that stalls begins none, and so finds none late.
+    RcuElsewhere,
     /// A command to QEMU's monitor, when all else is done.
     Monitor(&'static str),
 }

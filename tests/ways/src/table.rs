@@ -488,7 +488,12 @@ pub static ALL: &[Way] = &[
     },
     Way {
         name: "rcu-stall",
-        steps: &[SHOW_ALL, RCU_STALL_SOON, module("stall", "process")],
+        steps: &[
+            SHOW_ALL,
+            RCU_STALL_SOON,
+            Step::RcuElsewhere,
+            module("stall", "process"),
+        ],
         notice: Notice::RcuStall,
         code: ReasonCode::RcuStall,
         line: "rcu: INFO: ",
@@ -502,6 +507,7 @@ pub static ALL: &[Way] = &[
             SHOW_ALL,
             Step::Write("/proc/sys/kernel/panic_on_rcu_stall", "1"),
             RCU_STALL_SOON,
+            Step::RcuElsewhere,
             module("stall", "process"),
         ],
         notice: Notice::Panic,

@@ -455,6 +455,18 @@ fn save(
             autopsy.join("\n")
         )?;
     }
+    text.push_str(
+        "\nwaits for a CPU of the host, by thread of the machine; ms since the command\n",
+    );
+    for wait in &outcome.waits {
+        writeln!(
+            text,
+            "{:9.1} {} waited {} ms",
+            ms(wait.over),
+            wait.thread,
+            wait.ms
+        )?;
+    }
     text.push_str("\nconsole, ms since the command\n");
     for (at, line) in outcome.console.iter().filter(|(at, _)| *at >= since) {
         writeln!(text, "{:9.1} {line}", ms(*at))?;
