@@ -142,7 +142,7 @@ fn loses_all(form: &str, how: &str) -> Result<()> {
     ensure!(waited > 0 && waited < MANY, "{waited} of {MANY} had room");
     let counted = trace.finish()?;
     for side in [Side::Client, Side::Router, Side::Server] {
-        let found = counted.of(net.number(side)?);
+        let found = counted.inside(net.number(side)?);
         let here = losses.iter().filter(|loss| loss.at == side);
         let count = |reason: &str, device: &str, n| {
             ((reason.to_owned(), device.to_owned(), "udp".to_owned()), n)

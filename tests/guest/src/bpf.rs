@@ -1,5 +1,6 @@
 //! BPF programs by hand (bpf(2)).
 
+use std::ffi::CString;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, FromRawFd as _};
 
@@ -29,19 +30,36 @@ const PROG_GET_FD_BY_ID: libc::c_long = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 
-/// `BPF_PROG_TYPE_SCHED_CLS`, `BPF_PROG_TYPE_TRACING`.
-pub(crate) const CLASSIFIER: u32 = 3;
+/// `BPF_PROG_TYPE_SCHED_CLS`, `BPF_PROG_TYPE_RAW_TRACEPOINT`, `BPF_PROG_TYPE_TRACING`.
+const CLASSIFIER: u32 = 3;
+const RAW: u32 = 17;
 const TRACING: u32 = 26;
-/// `BPF_TRACE_FENTRY`.
+/// `BPF_TRACE_RAW_TP`, `BPF_TRACE_FENTRY`.
+const TYPED: u32 = 23;
 const ENTRY: u32 = 24;
+
+/// Kinds of BTF (Documentation/bpf/btf.rst).
+const TYPEDEF: u32 = 8;
+const FUNCTION: u32 = 12;
+
+/// Where a program runs.
+#[derive(Clone, Copy)]
+pub(crate) enum At<'a> {
+    /// On the packets of a device.
+    Classifier,
+    /// At the entry of a function of the kernel.
+    Entry(&'a str),
+    /// At a tracepoint, with arguments that have types.
+    Typed(&'a str),
+    /// At a tracepoint.
+    Raw(&'a str),
+}
 
 /// What is loaded.
 pub(crate) struct Program<'a> {
-    pub(crate) kind: u32,
+    pub(crate) at: At<'a>,
     /// At most 15 bytes.
     pub(crate) name: &'a str,
-    /// Of a tracing program: the number in BTF of the function at whose entry it is.
-    pub(crate) function: u32,
     pub(crate) instructions: &'a [u64],
 }
 
@@ -67,12 +85,21 @@ struct Load {
 /// Loads a program.
 pub(crate) fn load(program: &Program<'_>) -> Result<File> {
     let license = c"GPL";
+    let (kind, attach, function) = match program.at {
+        At::Classifier => (CLASSIFIER, 0, 0),
+        At::Raw(_) => (RAW, 0, 0),
+        At::Entry(function) => (TRACING, ENTRY, btf_number(FUNCTION, function)?),
+        At::Typed(point) => {
+            let function = btf_number(TYPEDEF, &format!("btf_trace_{point}"))?;
+            (TRACING, TYPED, function)
+        }
+    };
     let mut name = [0; 16];
     for (to, from) in name[..15].iter_mut().zip(program.name.bytes()) {
         *to = from;
     }
     let mut load = Load {
-        kind: program.kind,
+        kind,
         count: program.instructions.len() as u32,
         instructions: program.instructions.as_ptr() as u64,
         license: license.as_ptr() as u64,
@@ -81,9 +108,9 @@ pub(crate) fn load(program: &Program<'_>) -> Result<File> {
         flags: 0,
         name,
         interface: 0,
-        attach: if program.kind == TRACING { ENTRY } else { 0 },
+        attach,
         debug: [0; 9],
-        function: program.function,
+        function,
         object: 0,
     };
     // SAFETY: what `load` points at outlives the call.
@@ -92,19 +119,26 @@ pub(crate) fn load(program: &Program<'_>) -> Result<File> {
     Ok(unsafe { File::from_raw_fd(fd) })
 }
 
-/// Has a program that does nothing run at the entry of a function of the kernel, until what
-/// this gives is dropped.
-pub(crate) fn empty_at(function: &str) -> Result<[File; 2]> {
-    let btf = fs::read("/sys/kernel/btf/vmlinux").context("the kernel shows no BTF")?;
-    let function = btf_function(&btf, function).context("no such function in BTF")?;
+/// Has a program that does nothing run there, until what this gives is dropped. Packets of a
+/// device are no place for it.
+pub(crate) fn empty(at: At<'_>) -> Result<[File; 2]> {
     let program = load(&Program {
-        kind: TRACING,
+        at,
         name: "empty",
-        function,
         instructions: &[instruction(SET, 0, 0, 0), instruction(END, 0, 0, 0)],
     })?;
-    let mut open = [0_u64, program.as_raw_fd() as u64];
-    // SAFETY: `struct { __u64 name; __u32 prog_fd; }`; tracing programs have no name.
+    let point = match at {
+        At::Raw(point) => CString::new(point)?,
+        At::Classifier | At::Entry(_) | At::Typed(_) => CString::default(),
+    };
+    // Who has an entry or a type has no name.
+    let name = if point.is_empty() {
+        0
+    } else {
+        point.as_ptr() as u64
+    };
+    let mut open = [name, program.as_raw_fd() as u64];
+    // SAFETY: `struct { __u64 name; __u32 prog_fd; }`; the name outlives the call.
     let link = unsafe { call(RAW_TRACEPOINT_OPEN, &mut open) }?;
     // SAFETY: the call gave a new descriptor.
     Ok([program, unsafe { File::from_raw_fd(link) }])
@@ -159,9 +193,9 @@ unsafe fn call<T>(command: libc::c_long, attribute: &mut T) -> Result<libc::c_in
     Ok(result as libc::c_int)
 }
 
-/// The number of a function in BTF (Documentation/bpf/btf.rst).
-fn btf_function(btf: &[u8], name: &str) -> Result<u32> {
-    const FUNCTION: u32 = 12;
+/// The number in BTF of what has this kind and this name.
+fn btf_number(wanted: u32, name: &str) -> Result<u32> {
+    let btf = fs::read("/sys/kernel/btf/vmlinux").context("the kernel shows no BTF")?;
     let number = |at: usize| -> Result<u32> {
         let bytes = btf.get(at..at + 4).context("BTF is cut off")?;
         Ok(u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
@@ -182,7 +216,7 @@ fn btf_function(btf: &[u8], name: &str) -> Result<u32> {
                 rest.starts_with(name.as_bytes()) && rest.get(name.len()) == Some(&0)
             })
         };
-        if kind == FUNCTION && is_it() {
+        if kind == wanted && is_it() {
             return Ok(id);
         }
         at += 12
@@ -196,5 +230,5 @@ fn btf_function(btf: &[u8], name: &str) -> Result<u32> {
                 _ => 0,
             };
     }
-    anyhow::bail!("BTF has no function {name}")
+    anyhow::bail!("BTF has no {name}")
 }

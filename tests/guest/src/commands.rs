@@ -24,6 +24,8 @@
 //! | `between-pods KIND MS` | has one pod send to another, `tcp`, `vxlan` (TCP in a tunnel) or `udp`, through devices that take nothing apart; answers with how many bytes arrived |
 //! | `empty-probe FUNCTION` | has an empty BPF program run at the entry of a function of the kernel from now on |
 //! | `bpf-runs` | answers with `NAME:NANOSECONDS:RUNS` of every BPF program, as far as the kernel counts them |
+//! | `lose PORT PACKETS` | sends this many packets to a port of this machine |
+//! | `overfill PORT PACKETS` | sends them to a socket that has room for a few; answers with how many it had room for |
 //! | `flood LINES MS` | writes this many lines to the kernel log, evenly over this time |
 //! | `wake US MS` | wakes two threads this often for this time, for nothing |
 //! | `clock MS` | compares the clock of two CPUs for this long |
@@ -34,6 +36,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -42,7 +45,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{bpf, clock, crash, flood, machine, orders, roads, traffic, ways};
+use crate::{bpf, clock, crash, flood, lose, machine, orders, roads, traffic, ways};
 
 /// What a machine that has a shell has it in.
 const SHELL: &str = "/bin/busybox";
@@ -117,7 +120,11 @@ pub(crate) fn obey(line: &str, children: &mut Children) -> Result<String> {
             let time = Duration::from_millis(second.parse()?);
             return Ok(roads::between_pods(first, time)?.to_string());
         }
-        "empty-probe" => std::mem::forget(bpf::empty_at(first)?),
+        "lose" => lose::send(first.parse()?, second.parse()?)?,
+        "overfill" => {
+            return Ok(lose::overfill(first.parse()?, second.parse()?)?.to_string());
+        }
+        "empty-probe" => std::mem::forget(bpf::empty(bpf::At::Entry(first))?),
         "bpf-runs" => {
             let each = |(name, ns, runs)| format!("{name}:{ns}:{runs}");
             let all: Vec<String> = bpf::runs()?.into_iter().map(each).collect();
@@ -162,12 +169,26 @@ fn way(name: &str) -> Result<&'static ::ways::Way> {
     ::ways::named(name).with_context(|| format!("no way {name}"))
 }
 
-/// The commands that may be given where this is not PID 1.
+/// What may be done where this is not PID 1.
 pub(crate) fn by_hand(line: &str) -> Result<String> {
-    if !line.starts_with("flood ") && !line.starts_with("wake ") {
-        bail!("this is PID 1 of a lab machine; elsewhere: guest flood LINES MS, guest wake US MS");
+    let (command, rest) = line.split_once(' ').unwrap_or((line, ""));
+    match (command, rest.split_once(' ')) {
+        ("flood" | "wake", _) => obey(line, &mut Children::default()),
+        ("empty-tracepoint", Some(("btf", name))) => empty_until_told(bpf::At::Typed(name)),
+        ("empty-tracepoint", Some(("raw", name))) => empty_until_told(bpf::At::Raw(name)),
+        _ => bail!(
+            "this is PID 1 of a lab machine; elsewhere: guest flood LINES MS, guest wake US MS, \
+             guest empty-tracepoint btf|raw NAME"
+        ),
     }
-    obey(line, &mut Children::default())
+}
+
+/// Has an empty program run there until its standard input ends.
+fn empty_until_told(at: bpf::At<'_>) -> Result<String> {
+    let _attached = bpf::empty(at)?;
+    println!("attached");
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok("detached".to_owned())
 }
 
 fn list(directory: &Path) -> Result<String> {

@@ -9,6 +9,7 @@ mod clock;
 mod commands;
 mod crash;
 mod flood;
+mod lose;
 mod machine;
 mod netlink;
 mod orders;
@@ -44,10 +45,9 @@ fn serve() -> Result<()> {
         return crash::save();
     }
     let mut answers = machine::port("lastgasp.ctl").context("no control port")?;
-    let commands = BufReader::new(answers.try_clone()?);
     writeln!(answers, "ok up")?;
     let mut children = commands::Children::default();
-    for line in commands.lines() {
+    for line in BufReader::new(answers.try_clone()?).lines() {
         let line = line?;
         let _turn = commands::ANSWERING.lock();
         let answer = match commands::obey(&line, &mut children) {

@@ -247,9 +247,8 @@ fn load(out: u32, mangle: bool) -> Result<File> {
         instruction(END, 0, 0, 0),
     ]);
     bpf::load(&bpf::Program {
-        kind: bpf::CLASSIFIER,
+        at: bpf::At::Classifier,
         name: "mangle",
-        function: 0,
         instructions: &program,
     })
 }

@@ -2,6 +2,7 @@
 
 pub mod arch;
 pub mod autopsy;
+pub mod borrowed;
 pub mod busybox;
 pub mod cache;
 pub mod controlplane;

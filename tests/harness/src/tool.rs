@@ -54,10 +54,17 @@ pub const IP: Tool = Tool::new("ip", "iproute2");
 pub const NFT: Tool = Tool::new("nft", "nftables");
 /// Another receiver of log lines.
 pub const RSYSLOGD: Tool = Tool::new("rsyslogd", "rsyslog");
+/// Another tracer.
+pub const BPFTRACE: Tool = Tool::new("bpftrace", "bpftrace");
 
 impl Tool {
     const fn new(name: &'static str, package: &'static str) -> Self {
         Self { name, package }
+    }
+
+    /// The Debian package that has it.
+    pub(crate) fn package(self) -> &'static str {
+        self.package
     }
 
     /// Where it is, or a [`Skip`] that says what to install.

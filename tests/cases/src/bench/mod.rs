@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod collector;
 pub mod decode;
+pub mod drops;
 mod place;
 pub mod predictor;
 

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use cases::bench::{Figure, agent, collector, decode, predictor};
+use cases::bench::{Figure, agent, collector, decode, drops, predictor};
 use cases::kube;
 use clap::{Parser, Subcommand, ValueEnum as _};
 use harness::controlplane::Options;
@@ -63,6 +63,16 @@ enum Bench {
     ///
     /// Beside a pass of one regular expression over the same bytes.
     Decode {
+        /// How often.
+        #[arg(long, default_value_t = 5)]
+        runs: usize,
+    },
+    /// What it costs to count dropped packets, a packet, at the rate at which one CPU can lose
+    /// them.
+    ///
+    /// Beside nothing, an empty program in the same form, and bpftrace that counts by reason,
+    /// in network namespaces of this machine. Every packet has to be in the sum. Needs root.
+    Drops {
         /// How often.
         #[arg(long, default_value_t = 5)]
         runs: usize,
@@ -144,6 +154,7 @@ fn bench(args: &Args) -> Result<()> {
         }
         Bench::Collector { rounds, only } => bench_collector(only, (*rounds).max(1))?,
         Bench::Decode { runs } => told("decode", decode::run((*runs).max(1))?)?,
+        Bench::Drops { runs } => told("drops", drops::run((*runs).max(1))?)?,
         Bench::Hostile { count } => of_the_agent("hostile", &[&count.to_string()])?,
         Bench::Prune { deaths, dir } => {
             let dir = std::path::absolute(dir)?;

@@ -4,6 +4,7 @@ pub mod bless;
 pub mod channels;
 pub mod coverage;
 pub mod deaths;
+pub mod drops;
 pub mod kept;
 pub mod next_boot;
 pub mod plan;

@@ -8,7 +8,7 @@ use harness::vm::{Machine, Vm};
 
 use super::next_boot::{Keeper, NextBoot};
 use super::ways::{self, Demand, Way};
-use super::{stories, traffic};
+use super::{drops, stories, traffic};
 use crate::node;
 
 /// One of them.
@@ -345,6 +345,12 @@ pub static ALL: &[Scene] = &[
         about: "looking at packets costs more than it may: the agent takes the probe away, and says so",
         cpus: 2,
         plot: Plot::Story(traffic::dear, None),
+    },
+    Scene {
+        name: "dropped-packets",
+        about: "packets to nobody and to a full socket: `trace drops` counts each, beside the agent, by each form of its program",
+        cpus: 2,
+        plot: Plot::Story(drops::lost, None),
     },
     Scene {
         name: "orderly-reboot",

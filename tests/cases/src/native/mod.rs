@@ -6,4 +6,4 @@ mod trace;
 
 pub use net::{Net, Side};
 pub use packet::Packet;
-pub use trace::{Counted, Trace};
+pub use trace::{Counted, Trace, with_tracefs};

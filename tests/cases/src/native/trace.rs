@@ -34,16 +34,10 @@ impl Trace {
     /// Starts it with these flags and waits until it counts; a [`Skip`] where this user may
     /// not.
     pub fn start(flags: &[&str]) -> Result<Self> {
-        let binary = binary("LASTGASP_BINARY")?;
-        // The classic form needs tracefs. In a view of the file system of its own, the machine
-        // stays as it is.
-        let mut command: Command = UNSHARE.command()?;
-        command.args(["--mount", "sh", "-c"]);
-        command.arg("mount -t tracefs none /sys/kernel/tracing 2>/dev/null; exec \"$@\"");
-        command.arg("sh").arg(binary);
+        let mut command = Command::new(binary("LASTGASP_BINARY")?);
         command.args(["trace", "drops", "-o", "json", "--duration", "5m"]);
         command.args(flags);
-        let mut child = command
+        let mut child = with_tracefs(&command)?
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -81,30 +75,37 @@ impl Trace {
         if self.lines.read_line(&mut line)? == 0 {
             return Ok(None);
         }
-        let object: Value = serde_json::from_str(&line).context("not JSON")?;
-        ensure!(object["schema"] == "lastgasp.trace.drops/1", "{object}");
-        Ok(Some(object))
+        object(&line).map(Some)
     }
 
     /// Ends it as Ctrl-C does; what it counted.
     pub fn finish(mut self) -> Result<Counted> {
         kill(Pid::from_raw(self.child.id() as i32), Signal::SIGINT)?;
-        let mut counted = Counted {
-            drops: Vec::new(),
-            end: Value::Null,
-        };
-        while let Some(object) = self.next()? {
-            match object["kind"].as_str() {
-                Some("drops") => counted.drops.push(object),
-                Some("end") => counted.end = object,
-                other => bail!("what is {other:?}?"),
-            }
-        }
+        let objects: Result<Vec<Value>> = std::iter::from_fn(|| self.next().transpose()).collect();
+        let counted = Counted::of(objects?)?;
         let status = self.child.wait()?;
         ensure!(status.success(), "ended with {status}");
-        ensure!(!counted.end.is_null(), "ended without a summary");
         Ok(counted)
     }
+}
+
+/// The same command with tracefs, which the classic form needs. In a view of the file system
+/// of its own: the machine stays as it is.
+pub fn with_tracefs(command: &Command) -> Result<Command> {
+    let mut with = UNSHARE.command()?;
+    with.args(["--mount", "sh", "-c"])
+        .arg("mount -t tracefs none /sys/kernel/tracing 2>/dev/null; exec \"$@\"")
+        .arg("sh")
+        .arg(command.get_program())
+        .args(command.get_args());
+    Ok(with)
+}
+
+/// The object on a line of `trace drops -o json`.
+fn object(line: &str) -> Result<Value> {
+    let object: Value = serde_json::from_str(line).context("not JSON")?;
+    ensure!(object["schema"] == "lastgasp.trace.drops/1", "{object}");
+    Ok(object)
 }
 
 impl Drop for Trace {
@@ -116,8 +117,28 @@ impl Drop for Trace {
 }
 
 impl Counted {
+    /// All that `trace drops -o json` says.
+    pub fn parse(text: &str) -> Result<Self> {
+        let objects: Result<Vec<Value>> = text.lines().map(object).collect();
+        Self::of(objects?)
+    }
+
+    fn of(objects: Vec<Value>) -> Result<Self> {
+        let (mut drops, mut end) = (Vec::new(), None);
+        for object in objects {
+            match object["kind"].as_str() {
+                Some("begin") => {}
+                Some("drops") => drops.push(object),
+                Some("end") => end = Some(object),
+                other => bail!("what is {other:?}?"),
+            }
+        }
+        let end = end.context("ended without a summary")?;
+        Ok(Self { drops, end })
+    }
+
     /// Packets of a namespace by reason, device and protocol.
-    pub fn of(&self, netns: u64) -> BTreeMap<(String, String, String), u64> {
+    pub fn inside(&self, netns: u64) -> BTreeMap<(String, String, String), u64> {
         let mut all = BTreeMap::new();
         let text = |value: &Value| value.as_str().unwrap_or("-").to_owned();
         for drops in self.drops.iter().filter(|drops| drops["netns"] == netns) {
