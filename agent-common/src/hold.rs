@@ -49,14 +49,16 @@ impl Waiting {
         }
     }
 
-    /// Looks at the clock, and gives the nanoseconds waited.
+    /// Looks at the clock, and gives the nanoseconds waited. `negative` gives all ones
+    /// for a number whose highest bit is set, else zero: without a branch, where a
+    /// verifier would walk through each.
     #[inline(always)]
-    pub const fn look(&mut self, now_ns: u64) -> u64 {
+    pub fn look(&mut self, now_ns: u64, negative: impl Fn(u64) -> u64) -> u64 {
         let since = now_ns.wrapping_sub(self.seen_ns);
         self.seen_ns = now_ns;
-        if since >= AWAY_NS && self.away_ns < AWAY_MAX_NS {
-            self.away_ns += since;
-        }
+        let is_away = !negative(since.wrapping_sub(AWAY_NS));
+        let may_be = negative(self.away_ns.wrapping_sub(AWAY_MAX_NS));
+        self.away_ns = self.away_ns.wrapping_add(since & is_away & may_be);
         now_ns
             .wrapping_sub(self.start_ns)
             .wrapping_sub(self.away_ns)
@@ -67,9 +69,13 @@ impl Waiting {
 mod tests {
     use super::*;
 
+    fn look(waiting: &mut Waiting, now_ns: u64) -> u64 {
+        waiting.look(now_ns, |number| 0_u64.wrapping_sub(number >> 63))
+    }
+
     /// Looks every ten microseconds until so much was waited; gives the clock then.
     fn until(waiting: &mut Waiting, mut now_ns: u64, waited_ns: u64) -> u64 {
-        while waiting.look(now_ns) < waited_ns {
+        while look(waiting, now_ns) < waited_ns {
             now_ns += 10_000;
         }
         now_ns
@@ -83,7 +89,7 @@ mod tests {
 
         let mut waiting = Waiting::new(start);
         let away = until(&mut waiting, start, 3_000_000) + 45_000_000;
-        assert_eq!(waiting.look(away), 3_000_000);
+        assert_eq!(look(&mut waiting, away), 3_000_000);
         assert_eq!(until(&mut waiting, away, limit), start + limit + 45_000_000);
     }
 
@@ -91,7 +97,7 @@ mod tests {
     fn where_each_turn_takes_long_it_ends_too() {
         let mut waiting = Waiting::new(0);
         let mut now = 0;
-        while waiting.look(now) < 50_000_000 {
+        while look(&mut waiting, now) < 50_000_000 {
             now += 3_000_000;
         }
         assert!(now <= AWAY_MAX_NS + 60_000_000, "{now}");

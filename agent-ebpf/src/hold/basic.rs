@@ -15,7 +15,7 @@ use crate::maps::{CONTROL, PAD, PAD_HALF};
 
 /// What fits the verifier's limit. A turn takes the time of copying
 /// [`PAD_HALF`], 2 us and more.
-const TURNS: u32 = 24_000;
+const TURNS: u32 = 20_000;
 
 /// Waits for what the hold is for, for the end of the budget, or for all turns.
 ///
@@ -27,7 +27,6 @@ pub(super) fn spin(wait: &mut Wait) {
         return;
     };
     let pad: *mut u8 = pad.cast();
-    let end = wait.clock.start_ns + wait.budget_ns;
     let closes = is_some(wait.senders) & 1;
     let mut turn = 0;
     while turn < TURNS {
@@ -38,8 +37,9 @@ pub(super) fn spin(wait: &mut Wait) {
             let unacked = negative(acked.wrapping_sub(wait.until));
             write_volatile(&raw mut (*control).closed, closes & !unacked);
             let sending = read_volatile(&raw const (*control).sending) & wait.senders;
+            let waited = wait.clock.look(bpf_ktime_get_ns(), negative);
             let waits =
-                (unacked | is_some(sending)) & negative(bpf_ktime_get_ns().wrapping_sub(end));
+                (unacked | is_some(sending)) & negative(waited.wrapping_sub(wait.budget_ns));
             bpf_probe_read_kernel(
                 pad.add(PAD_HALF as usize).cast(),
                 PAD_HALF & waits as u32,
@@ -50,7 +50,7 @@ pub(super) fn spin(wait: &mut Wait) {
     }
     // SAFETY: as above.
     unsafe {
-        wait.waited_ns = bpf_ktime_get_ns() - wait.clock.start_ns;
+        wait.waited_ns = wait.clock.look(bpf_ktime_get_ns(), negative);
         let is_out = read_volatile(&raw const (*control).acked) >= wait.until
             && read_volatile(&raw const (*control).sending) & wait.senders == 0;
         wait.expired = u64::from(!is_out);

@@ -5,7 +5,7 @@ use core::ptr::read_volatile;
 
 use aya_ebpf::helpers::{bpf_ktime_get_ns, generated::bpf_loop};
 
-use super::{Wait, is_quiet};
+use super::{Wait, is_quiet, negative};
 use crate::maps::CONTROL;
 
 /// Most turns of one hold: the kernel's own limit (`BPF_MAX_LOOPS`). The clock
@@ -35,7 +35,7 @@ unsafe extern "C" fn turn(_index: u32, context: *mut c_void) -> i64 {
     // signature that the helper calls.
     unsafe {
         bpf_loop(LOOKS, look as *mut c_void, context, 0);
-        (*wait).waited_ns = (*wait).clock.look(bpf_ktime_get_ns());
+        (*wait).waited_ns = (*wait).clock.look(bpf_ktime_get_ns(), negative);
         i64::from((*wait).expired == 0 || (*wait).waited_ns >= (*wait).budget_ns)
     }
 }

@@ -318,7 +318,9 @@ fn file_name(line: &str) -> Option<&str> {
     const PATH_MAX: usize = 512;
     let name = line.split([' ', '\t', '[', '<']).next()?;
     let name = &name[..name.floor_char_boundary(PATH_MAX)];
-    for (at, _) in name.match_indices([':', '-']) {
+    let is_name = |at: usize| name[..at].bytes().any(|b| b.is_ascii_alphanumeric());
+    let ends = name.match_indices([':', '-']).map(|(at, _)| at);
+    for at in ends.filter(|at| is_name(*at)) {
         let rest = &line[at + 1..];
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let numbered = match rest.as_bytes().get(digits) {
@@ -460,6 +462,7 @@ mod tests {
             "Okt 21 01:40:46 w01 app[12]: kernel: BUG: x",
             "[00:1f.6] BUG: x",
             "[0000:00:1f.6] BUG: x",
+            "---[ 662109.00328  6.6325] BUG: x",
         ] {
             assert_eq!(strip(line), line);
         }
