@@ -34,8 +34,9 @@ pub const AWAY_MAX_NS: u64 = 1_000_000_000;
 pub struct Waiting {
     /// When it began.
     pub start_ns: u64,
+    /// The same, later by the time that the CPU was not run.
+    since_ns: u64,
     seen_ns: u64,
-    away_ns: u64,
 }
 
 impl Waiting {
@@ -44,24 +45,23 @@ impl Waiting {
     pub const fn new(now_ns: u64) -> Self {
         Self {
             start_ns: now_ns,
+            since_ns: now_ns,
             seen_ns: now_ns,
-            away_ns: 0,
         }
     }
 
     /// Looks at the clock, and gives the nanoseconds waited. `negative` gives all ones
-    /// for a number whose highest bit is set, else zero: without a branch, where a
-    /// verifier would walk through each.
+    /// for a number whose highest bit is set, else zero: without a branch, as a verifier
+    /// may have to walk through each.
     #[inline(always)]
     pub fn look(&mut self, now_ns: u64, negative: impl Fn(u64) -> u64) -> u64 {
-        let since = now_ns.wrapping_sub(self.seen_ns);
+        let gap = now_ns.wrapping_sub(self.seen_ns);
         self.seen_ns = now_ns;
-        let is_away = !negative(since.wrapping_sub(AWAY_NS));
-        let may_be = negative(self.away_ns.wrapping_sub(AWAY_MAX_NS));
-        self.away_ns = self.away_ns.wrapping_add(since & is_away & may_be);
-        now_ns
-            .wrapping_sub(self.start_ns)
-            .wrapping_sub(self.away_ns)
+        let is_away = negative((AWAY_NS - 1).wrapping_sub(gap));
+        let away = self.since_ns.wrapping_sub(self.start_ns);
+        let counts = negative(away.wrapping_sub(AWAY_MAX_NS));
+        self.since_ns = self.since_ns.wrapping_add(gap & is_away & counts);
+        now_ns.wrapping_sub(self.since_ns)
     }
 }
 

@@ -32,7 +32,7 @@ pub static BELL_B: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// Half of [`PAD`], in bytes: a power of two.
 #[cfg(feature = "basic")]
-pub const PAD_HALF: u32 = 64 * 1024;
+pub const PAD_HALF: u32 = 128 * 1024;
 
 /// What a hold has the kernel copy, to pass time.
 #[cfg(feature = "basic")]
