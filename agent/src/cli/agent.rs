@@ -123,7 +123,7 @@ impl Started {
         }
 
         let hold = if cpus.len() > 1 {
-            agent.hold_max
+            agent.pace.hold_max
         } else {
             std::time::Duration::ZERO
         };

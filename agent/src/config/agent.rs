@@ -175,8 +175,6 @@ pub struct Agent {
     pub node_name: Option<String>,
     /// The node's uid, if given.
     pub node_uid: Option<[u8; 16]>,
-    /// Longest hold of one death.
-    pub hold_max: Duration,
     /// How the drain threads behave.
     pub pace: Pace,
     /// Their real-time priority.
@@ -251,12 +249,12 @@ impl Low {
             key_file,
             node_name: self.node_name.filter(|name| !name.is_empty()),
             node_uid,
-            hold_max: millis(in_range(
-                "hold-max-ms",
-                self.hold_max_ms.unwrap_or(50),
-                0..=2000,
-            )?),
             pace: Pace {
+                hold_max: millis(in_range(
+                    "hold-max-ms",
+                    self.hold_max_ms.unwrap_or(50),
+                    0..=2000,
+                )?),
                 rest: millis(in_range(
                     "poll-rest-ms",
                     self.poll_rest_ms.unwrap_or(10),
@@ -349,7 +347,7 @@ mod tests {
     #[test]
     fn defaults_are_the_design_s() {
         let agent = minimal().check().expect("valid");
-        assert_eq!(agent.hold_max, Duration::from_millis(50));
+        assert_eq!(agent.pace.hold_max, Duration::from_millis(50));
         assert_eq!(agent.pace.rest, Duration::from_millis(10));
         assert_eq!(agent.priority, 90);
         let leftovers = agent.leftovers;

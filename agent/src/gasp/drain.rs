@@ -90,6 +90,8 @@ pub struct Pace {
     pub history: u64,
     /// An oops after which nothing happens for this long was survived.
     pub survived: Duration,
+    /// The dying kernel waits this long at most, for one death.
+    pub hold_max: Duration,
 }
 
 /// What the threads share with the rest of the agent.
@@ -401,11 +403,21 @@ impl<'a> Drain<'a> {
         let since = |at: u64| now.saturating_sub(at);
         let expects =
             since(death.active_ns) < KEEP_CPU_NS && since(death.seen_ns) < KEEP_CPU_MAX_NS;
-        if is_another && (expects || ring.held(now).1) {
+        if is_another && (expects || ring.held(now).1) || self.keeps_the_only_cpu(death, now) {
             Duration::ZERO
         } else {
             pace.dying
         }
+    }
+
+    /// Where there is one CPU nobody holds the kernel, but who runs there: until the device
+    /// has let go of the frames, as `device_shutdown` would take them along.
+    fn keeps_the_only_cpu(&self, death: &Progress, now: u64) -> bool {
+        let limit = self.shared.pace.hold_max.as_nanos() as u64;
+        self.cpu.is_none()
+            && now.saturating_sub(death.seen_ns) < limit
+            && self.shared.ring.fatal().is_some()
+            && self.outlet.is_in_flight()
     }
 
     /// Looks for the line that says why among those not looked at yet.

@@ -129,6 +129,7 @@ fn pace(history: u64, survived: Duration) -> Pace {
         dying: Duration::from_micros(500),
         history,
         survived,
+        hold_max: Duration::from_millis(50),
     }
 }
 
