@@ -108,20 +108,40 @@ pub enum Error {
     Bell(&'static str, #[source] aya::maps::MapError),
 }
 
+/// How long a program needs to ring, and much more than that.
+const RINGING: Duration = Duration::from_micros(200);
+
+/// One that has not rung after so many waits of that time never will.
+const RINGING_WAITS: u32 = 100;
+
 /// A ring buffer that only wakes.
-pub struct Bell(RingBuf<MapData>);
+pub struct Bell {
+    ring: RingBuf<MapData>,
+    /// Waits, one after the other, in which something rang that has not rung yet.
+    ringing: u32,
+}
 
 impl Bell {
     /// Waits until it rings, at most this long, and silences it.
     ///
     /// A program that was interrupted while it rang leaves the buffer readable and
-    /// nothing to read. Then it is waited for by the clock: that program may run on
-    /// this very CPU, and would never get to its end.
+    /// nothing to read. Then it is waited for by the clock, as that program may run on
+    /// this very CPU, and would never get to its end; and not for long, as it tells of a
+    /// death: with one CPU the network is gone a few milliseconds later.
     pub fn wait(&mut self, at_most: Duration) {
-        if sched::wait_readable(self.0.as_raw_fd(), at_most) && self.0.next().is_none() {
+        if !sched::wait_readable(self.ring.as_raw_fd(), at_most) || self.silence() {
+            self.ringing = 0;
+        } else if self.ringing < RINGING_WAITS {
+            self.ringing += 1;
+            sched::sleep(at_most.min(RINGING));
+        } else {
             sched::sleep(at_most);
         }
-        while self.0.next().is_some() {}
+    }
+
+    /// Whether it had rung.
+    fn silence(&mut self) -> bool {
+        std::iter::from_fn(|| self.ring.next().map(drop)).count() > 0
     }
 }
 
@@ -256,7 +276,7 @@ fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Error> {
 fn bell(ebpf: &mut Ebpf, name: &'static str) -> Result<Bell, Error> {
     let map = ebpf.take_map(name).ok_or(Error::NoMap(name))?;
     RingBuf::try_from(map)
-        .map(Bell)
+        .map(|ring| Bell { ring, ringing: 0 })
         .map_err(|source| Error::Bell(name, source))
 }
 
