@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use super::coverage::NEXT_BOOT;
 use super::deaths::Deaths;
 use super::record::DeathRecord;
 use super::run::{How, Prepared, Task};
@@ -55,8 +56,19 @@ pub struct Times {
     pub cold: usize,
     /// And only in the first way of each machine.
     pub cold_once: bool,
-    /// In the first of them, if no word gets out, the next boot is asked as well.
+    /// Of the first that gets no word out the next boot is asked as well.
     pub next_boot: bool,
+}
+
+/// Notes whose next boot was asked in an earlier run.
+fn remember(prepared: &[Prepared], known: &[DeathRecord]) {
+    for record in known.iter().filter(|r| r.channels.contains_key(NEXT_BOOT)) {
+        let case = &record.case;
+        let is_its = |on: &&Prepared| (&on.kernel, on.machine.cpus) == (&case.kernel, case.cpus);
+        if let Some(on) = prepared.iter().find(is_its) {
+            on.asks_next_boot(&case.way);
+        }
+    }
 }
 
 /// Every cell as often as it is asked for, less what `known` has of it. Machines take
@@ -75,6 +87,7 @@ pub fn all<'a>(
         let cell = (case.kernel.as_str(), case.cpus, case.way.as_str());
         *had.entry(cell).or_default() += 1;
     }
+    remember(prepared, known);
     let mut tasks = VecDeque::new();
     for run in 0..times.runs {
         for (index, way) in ways.iter().enumerate() {
@@ -87,7 +100,7 @@ pub fn all<'a>(
                 // Drawn in any case: a run that goes on draws what it would have drawn.
                 let cold = run < times.cold && (index == 0 || !times.cold_once);
                 let task = Task {
-                    next_boot: run == 0 && times.next_boot,
+                    next_boot: times.next_boot,
                     ..dice.task(on, How::Way(way), cold)
                 };
                 let cell = (on.kernel.as_str(), on.machine.cpus, way.name);
@@ -111,6 +124,7 @@ pub fn scenes<'a>(
     known: &[DeathRecord],
     dice: &mut Dice,
 ) -> VecDeque<Task<'a>> {
+    remember(prepared, known);
     let mut tasks = VecDeque::new();
     for scene in scenes {
         for on in prepared.iter().filter(|on| on.machine.cpus == scene.cpus) {
@@ -122,7 +136,7 @@ pub fn scenes<'a>(
             for run in 0..runs {
                 // Drawn in any case, as above.
                 let task = Task {
-                    next_boot: run == 0,
+                    next_boot: true,
                     ..dice.task(on, How::Scene(scene), true)
                 };
                 if run >= had {
@@ -178,6 +192,7 @@ pub fn left(count: u64, seed: u64, known: &[DeathRecord], kept: &Deaths) -> BTre
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
     use std::time::Duration;
 
     use harness::arch::Arch;
@@ -207,7 +222,19 @@ mod tests {
             snapshot: "snapshot".into(),
             clock: "tsc".into(),
             impossible: BTreeMap::new(),
+            booted_again: Mutex::default(),
         }
+    }
+
+    #[test]
+    fn the_next_boot_is_asked_about_the_first_silent_death_of_each_kind() {
+        let machines = [prepared(2), prepared(4)];
+        let mut known = DeathRecord::good("6.1", 2, "sysrq-b");
+        known.channels.insert(NEXT_BOOT.into(), "yes".into());
+        remember(&machines, &[known, DeathRecord::good("6.1", 2, "sysrq-c")]);
+        let asks = |cpus: usize, way| machines[cpus].asks_next_boot(way);
+        assert!(!asks(0, "sysrq-b") && asks(1, "sysrq-b"));
+        assert!(asks(0, "sysrq-c") && !asks(0, "sysrq-c"));
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Runs cells of the matrix, several machines side by side.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::mpsc::Sender;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use agent_core::model::Inventory;
@@ -59,9 +59,21 @@ pub struct Prepared {
     pub clock: String,
     /// The ways in which it cannot die, and why.
     pub impossible: BTreeMap<&'static str, String>,
+    /// Ways and scenes with a death that got no word out, after which it booted again.
+    pub booted_again: Mutex<BTreeSet<String>>,
 }
 
 impl Prepared {
+    /// Whether the next boot shall be asked about this death, which got no word out:
+    /// one of each kind is enough, and which that is only shows then.
+    pub fn asks_next_boot(&self, name: &str) -> bool {
+        let mut booted = self
+            .booted_again
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        booted.insert(name.to_owned())
+    }
+
     /// Boots once, starts the agent, and saves the machine.
     /// With `churn` every CPU maps and unmaps memory meanwhile.
     pub fn new(
@@ -106,6 +118,7 @@ impl Prepared {
             sent,
             clock,
             impossible,
+            booted_again: Mutex::default(),
         })
     }
 }
@@ -139,7 +152,8 @@ pub struct Task<'a> {
     pub on_cpu: u32,
     /// Its number, if it was drawn.
     pub draw: Option<u64>,
-    /// If no word got out, the machine boots again: does that say that it died?
+    /// If no word got out, and none did before, the machine boots again: does that say
+    /// that it died?
     pub next_boot: bool,
 }
 
@@ -276,7 +290,8 @@ fn die(task: &Task<'_>, keep: Keep<'_>) -> Result<Fate> {
         }
     };
     let (mut verdict, since, outcome) = kill(task, vm, way, demand)?;
-    if task.next_boot && verdict.word_ms.is_none() && !way.is_survived() {
+    let is_silent = verdict.word_ms.is_none() && !way.is_survived();
+    if task.next_boot && is_silent && task.on.asks_next_boot(task.how.name()) {
         // It may be dead before its next heartbeat.
         let before = match task.how {
             How::Way(_) if !task.cold => [&task.on.sent[..], &outcome.datagrams].concat(),
