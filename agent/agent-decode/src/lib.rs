@@ -27,7 +27,7 @@ pub use frames::Frame;
 pub use header::Taint;
 pub use kind::Kind;
 pub use report::{Report, Source, reason};
-pub use transport::{Caller, Stripped, printed_ns, strip, stripped};
+pub use transport::{Caller, Stripped, clean, printed_ns, strip, stripped};
 
 use agent_core::model::{self, Line};
 

@@ -39,7 +39,7 @@ pub struct Stripped<'a> {
 }
 
 /// The line as text: without colours, line end, and a container that writes JSON.
-pub(crate) fn clean(line: &[u8]) -> Cow<'_, str> {
+pub fn clean(line: &[u8]) -> Cow<'_, str> {
     let line = unframed(line);
     // Where a machine died in the middle of a file, there may be blocks of nothing, and what
     // writes for other systems begins a file with a mark.

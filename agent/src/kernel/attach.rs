@@ -108,17 +108,10 @@ pub enum Error {
     Bell(&'static str, #[source] aya::maps::MapError),
 }
 
-/// How long a program needs to ring, and much more than that.
-const RINGING: Duration = Duration::from_micros(200);
-
-/// One that has not rung after so many waits of that time never will.
-const RINGING_WAITS: u32 = 100;
-
 /// A ring buffer that only wakes.
 pub struct Bell {
     ring: RingBuf<MapData>,
-    /// Waits, one after the other, in which something rang that has not rung yet.
-    ringing: u32,
+    ringing: Ringing,
 }
 
 impl Bell {
@@ -126,22 +119,40 @@ impl Bell {
     ///
     /// A program that was interrupted while it rang leaves the buffer readable and
     /// nothing to read. Then it is waited for by the clock, as that program may run on
-    /// this very CPU, and would never get to its end; and not for long, as it tells of a
-    /// death: with one CPU the network is gone a few milliseconds later.
+    /// this very CPU, and would never get to its end.
     pub fn wait(&mut self, at_most: Duration) {
         if !sched::wait_readable(self.ring.as_raw_fd(), at_most) || self.silence() {
-            self.ringing = 0;
-        } else if self.ringing < RINGING_WAITS {
-            self.ringing += 1;
-            sched::sleep(at_most.min(RINGING));
+            self.ringing = Ringing::default();
         } else {
-            sched::sleep(at_most);
+            sched::sleep(self.ringing.pause(at_most));
         }
     }
 
     /// Whether it had rung.
     fn silence(&mut self) -> bool {
         std::iter::from_fn(|| self.ring.next().map(drop)).count() > 0
+    }
+}
+
+/// Waits, one after the other, for a program that rings and has not rung yet.
+#[derive(Debug, Default)]
+struct Ringing(u32);
+
+impl Ringing {
+    /// How long a program needs to ring, and much more than that. It tells of a death: with
+    /// one CPU the network is gone a few milliseconds later.
+    const PAUSE: Duration = Duration::from_micros(200);
+
+    /// One that has not rung after so many of them never will.
+    const PAUSES: u32 = 100;
+
+    /// How long the next one is.
+    fn pause(&mut self, at_most: Duration) -> Duration {
+        if self.0 == Self::PAUSES {
+            return at_most;
+        }
+        self.0 += 1;
+        at_most.min(Self::PAUSE)
     }
 }
 
@@ -276,7 +287,10 @@ fn array<'a>(ebpf: &'a Ebpf, name: &'static str) -> Result<&'a MapData, Error> {
 fn bell(ebpf: &mut Ebpf, name: &'static str) -> Result<Bell, Error> {
     let map = ebpf.take_map(name).ok_or(Error::NoMap(name))?;
     RingBuf::try_from(map)
-        .map(|ring| Bell { ring, ringing: 0 })
+        .map(|ring| Bell {
+            ring,
+            ringing: Ringing::default(),
+        })
         .map_err(|source| Error::Bell(name, source))
 }
 
@@ -401,4 +415,21 @@ fn brief(error: &ProgramError) -> String {
         return format!("this kernel cannot attach so (os error {ENOTSUPP})");
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_just_ringing_is_soon_looked_at_again_and_not_for_ever() {
+        let (rest, dying) = (Duration::from_millis(10), Duration::from_micros(50));
+        let mut ringing = Ringing::default();
+        assert_eq!(ringing.pause(rest), Ringing::PAUSE);
+        assert_eq!(ringing.pause(dying), dying);
+        let all: Duration = (2..Ringing::PAUSES).map(|_| ringing.pause(rest)).sum();
+        assert!(all < Duration::from_millis(50), "{all:?}");
+        assert_eq!(ringing.pause(rest), rest);
+        assert_eq!(ringing.pause(rest), rest);
+    }
 }
